@@ -1,0 +1,5 @@
+"""`python -m mailferry`."""
+
+from mailferry.cli import main
+
+main()

@@ -1,0 +1,58 @@
+"""The command line: parse, call, print. Results go to standard output, messages to standard error."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mailferry.commands.events import collect
+from mailferry.commands.simulate import simulate
+from mailferry.errors import ConfigError, MailferryError
+
+app = typer.Typer(
+    name="mailferry",
+    help="Carries mail events and mailbox attachments into log files and PostgreSQL.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help starts three times as fast
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command()(collect)
+app.command()(simulate)
+
+
+def main() -> None:
+    """Entry point: errors become one message and an exit status."""
+    try:
+        app()
+    except ConfigError as error:
+        from mailferry.secrets import mask
+
+        for fault in error.faults:
+            typer.echo(mask(fault), err=True)
+        sys.exit(2)
+    except MailferryError as error:
+        from mailferry.secrets import mask
+
+        typer.echo(mask(str(error)), err=True)
+        sys.exit(1)
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        from mailferry import __version__
+
+        typer.echo(f"mailferry {__version__}")
+        raise typer.Exit
+
+
+if __name__ == "__main__":
+    main()

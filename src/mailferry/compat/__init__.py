@@ -1,0 +1,1 @@
+"""The older tools' command lines, as their users type them."""

@@ -1,0 +1,1 @@
+"""Configuration: one model; a reader for each format that people have."""

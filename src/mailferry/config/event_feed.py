@@ -1,0 +1,207 @@
+"""One event feed as configured: what to ask the provider for, and where its events go."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+#: Default list URL and known types by category; the first type is the default.
+CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "mail": ("https://yenipanel-api.uzmanposta.com/api/v2/logs/mail", ("outgoinglog", "incominglog")),
+    "quarantine": ("https://yenipanel-api.uzmanposta.com/api/v2/quarantines", ("quarantine", "hold")),
+    "authentication": ("https://yenipanel-api.uzmanposta.com/api/v2/logs/authentication", ("auth",)),
+}
+
+#: The provider never answers with more records than this, and never for more than 14 days at once.
+PAGE_LIMIT = 1000
+RANGE_LIMIT = 14 * 86_400
+
+PLACEHOLDERS = ("domain", "type", "category", "section", "id")
+#: strftime directives that every platform knows; a name must not depend on the C library.
+DIRECTIVES = frozenset("aAbBcdfHIjmMpSUwWxXyYzZGuV%")
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[int, Field(ge=0)]
+
+
+def type_fault(category: str, kind: str) -> str:
+    """What is wrong with this type of a known category, or ""; authentication has no types and takes any."""
+    types = CATEGORIES[category][1]
+    if not kind or kind in types or category == "authentication":
+        return ""
+    return f"unknown type {kind!r} of category {category}; one of {', '.join(types)}"
+
+
+class EventFeed(BaseModel):
+    """All settings of one section; paths are absolute, names are filled in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    #: The section's suffix ("example-outgoing"); names its files and stands in every message.
+    section: str
+    api_key: SecretStr
+    #: Empty: all domains of the key; its folder is then `global`.
+    domain: str = ""
+    category: Literal["mail", "quarantine", "authentication"] = "mail"
+    type: str = ""
+    url: str = ""
+    #: Unix seconds; None: where the first run finds the clock.
+    start_time: Seconds | None = None
+
+    log_directory: Path
+    log_file_name_format: str = "{domain}_{type}_%Y-%m-%d_%H.log"
+    #: Days that data files are kept; 0 keeps them all.
+    log_retention_days: Seconds = 0
+    message_log_file_name: str = "messages_%Y-%m-%d_%H.log"
+    message_log_retention_count: Count = 2
+    error_log_file_name: str = "errors_%Y-%m-%d_%H.log"
+    error_log_retention_count: Count = 2
+    #: Whose hour a file bears: the event's own, or that of its collection; in `timezone` ("": the machine's).
+    file_time: Literal["event", "collected"] = "event"
+    timezone: str = ""
+
+    position_file: Path
+    lock_file_path: Path
+    heartbeat_file: Path
+
+    #: Seconds asked for at once: the smaller of the two counts.
+    split_interval: Count = 300
+    max_time_gap: Count = 3600
+    max_records_per_page: Count = PAGE_LIMIT
+    #: Seconds before the position that are read again for events that became visible late.
+    look_back: Seconds = 300
+    #: Seconds before now that are left for the next run, as the provider is still indexing them.
+    settle: Seconds = 30
+
+    #: Tries after the first one; seconds of the first pause (doubles, at most 60); seconds for one answer.
+    list_retries: Seconds = 10
+    list_sleep_time: Annotated[float, Field(ge=0)] = 2
+    list_timeout: Annotated[float, Field(gt=0)] = 300
+    detail_retries: Seconds = 10
+    detail_sleep_time: Annotated[float, Field(ge=0)] = 2
+    detail_timeout: Annotated[float, Field(gt=0)] = 120
+    #: Details in flight at once; "auto" finds out what the provider takes, from 1 to 32.
+    max_parallel_details: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = 2
+    #: Keep connections open between requests.
+    use_session: bool = True
+    #: Say every step in the message log and on the console, not only results and troubles.
+    verbose: bool = True
+
+    @field_validator("api_key")
+    @classmethod
+    def _real_key(cls, value: SecretStr) -> SecretStr:
+        key = value.get_secret_value()
+        if not key or re.fullmatch(r"(?i)your[_ -].*|<.*>|change[_-]?me|x{3,}|api[_-]?key", key):
+            raise ValueError("is missing or still a placeholder; put in the key from the provider's panel")
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ValueError("has characters that no key has (spaces, control or non-ASCII characters)")
+        return value
+
+    @field_validator("section", "domain")
+    @classmethod
+    def _usable_as_folder(cls, value: str) -> str:
+        if value in {".", ".."} or re.search(r'[\\/:*?"<>|\x00-\x1f]', value):
+            raise ValueError(
+                f'{value!r} cannot name a folder; leave out / \\ : * ? " < > | and control characters'
+            )
+        return value
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if value and (
+            parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment
+        ):
+            raise ValueError(
+                f"{value!r} is not an http(s) address without query, such as {CATEGORIES['mail'][0]}"
+            )
+        return value.rstrip("/")
+
+    @field_validator("log_file_name_format", "message_log_file_name", "error_log_file_name")
+    @classmethod
+    def _file_name(cls, value: str) -> str:
+        if not value or "/" in value or "\\" in value or value.startswith("."):
+            raise ValueError(f"{value!r} is not a plain file name; folders come from log_directory")
+        for name in re.findall(r"\{([^{}]*)\}", value):
+            if name not in PLACEHOLDERS:
+                known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+                raise ValueError(f"unknown placeholder {{{name}}}; known are {known}")
+        if re.search(r"[{}]", re.sub(r"\{[^{}]*\}", "", value)):
+            raise ValueError(f"{value!r} has a brace without its partner")
+        for directive in re.findall(r"%(.?)", value.replace("%%", "")):
+            if directive not in DIRECTIVES:
+                raise ValueError(f"unknown time code %{directive}; use %Y %m %d %H and the like")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        if value:
+            from zoneinfo import ZoneInfo
+
+            try:
+                ZoneInfo(value)
+            except (KeyError, ValueError, OSError):
+                raise ValueError(
+                    f"unknown time zone {value!r}; use a name such as Europe/Istanbul or UTC"
+                ) from None
+        return value
+
+    @model_validator(mode="after")
+    def _fill_in(self) -> Self:
+        default_url, types = CATEGORIES[self.category]
+        fault = type_fault(self.category, self.type)
+        if fault:
+            raise ValueError(f"type: {fault}")
+        kind = self.type if self.type in types else types[0]
+        # Frozen for everybody else; these complete the value while it is made.
+        object.__setattr__(self, "type", kind)
+        object.__setattr__(self, "url", self.url or default_url)
+        return self
+
+    @property
+    def has_detail(self) -> bool:
+        """Whether each record's full form is fetched by a request of its own."""
+        return self.category == "mail"
+
+    @property
+    def id(self) -> str:
+        """First 8 hex digits of the md5 of what makes a feed this feed; as the older script computed it."""
+        text = f"{self.api_key.get_secret_value()}{self.domain}{self.type}{self.category}{self.url}"
+        return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:8]
+
+    @property
+    def masked_key(self) -> str:
+        """The API key as messages may show it."""
+        key = self.api_key.get_secret_value()
+        return f"{key[:4]}****" if len(key) >= 12 else "****"
+
+    @property
+    def folder(self) -> Path:
+        """Where the feed's files are: `<log_directory>/<domain or global>/<category>[/<type>]`."""
+        folder = self.log_directory / (self.domain or "global") / self.category
+        flat = self.category in {self.type, "authentication"}
+        return folder if flat else folder / self.type
+
+    @property
+    def page_limit(self) -> int:
+        """Records that make a page full."""
+        return min(self.max_records_per_page, PAGE_LIMIT)
+
+    @property
+    def step(self) -> int:
+        """Seconds of one list request."""
+        return min(self.split_interval, self.max_time_gap, RANGE_LIMIT)
+
+    def fill(self, name: str) -> str:
+        """Replace the placeholders of a file name; time codes stay."""
+        for placeholder in PLACEHOLDERS:
+            value = str(getattr(self, placeholder)) or "global"
+            name = name.replace(f"{{{placeholder}}}", value.replace("%", "%%"))
+        return name

@@ -1,0 +1,117 @@
+"""The disk as mailferry uses it: whole lines appended, whole files replaced, both durable when the call returns."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from mailferry.errors import Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+#: Seconds between tries to replace a file that another program (virus scanner, indexer) holds open on Windows.
+REPLACE_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0)
+
+
+@contextlib.contextmanager
+def told(action: str, path: Path) -> Iterator[None]:
+    """Turn an OSError into a Retry that says what could not be done to which file, and what to look at."""
+    try:
+        yield
+    except OSError as error:
+        advice = {
+            errno.ENOSPC: "free space on that disk",
+            errno.EDQUOT: "raise the quota of its owner",
+            errno.EACCES: "give the user that runs mailferry write permission",
+            errno.EPERM: "give the user that runs mailferry write permission",
+            errno.EROFS: "the disk is mounted read-only",
+            errno.EIO: "the disk reports a fault; see the kernel log",
+        }.get(error.errno or 0, "see that path")
+        raise Retry(
+            f"cannot {action} {path}: {error.strerror or error}; {advice}. Nothing is lost, the next run repairs it"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names that were added to or changed in `folder` durable. Windows has no such call and needs none."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write every byte; `os.write` may take only some."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def replace_file(
+    path: Path, data: bytes, *, durable: bool = True, pause: Callable[[float], None] = time.sleep
+) -> None:
+    """Put `data` in the place of the file at `path`, whole or not at all.
+
+    Raises:
+        OSError: it could not be done; the old file is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o640)
+    try:
+        write_all(descriptor, data)
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    for wait in (*REPLACE_PAUSES, None):
+        try:
+            temporary.replace(path)
+            break
+        except PermissionError:
+            # WinError 5 and 32: somebody has the file open; on other systems a real lack of permission.
+            if wait is None or not _held_by_another():
+                raise
+            pause(wait)
+    if durable:
+        sync_folder(path.parent)
+
+
+def _held_by_another() -> bool:
+    return os.name == "nt"
+
+
+def append(path: Path, data: bytes) -> None:
+    """Append to the file at `path`, made where it is missing, and wait until it is on the disk."""
+    new = not path.exists()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o640)
+    try:
+        write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if new:
+        sync_folder(path.parent)
+
+
+def rewrite(path: Path, offset: int, data: bytes) -> None:
+    """Write what is in the file from `offset` on once more, cut all behind it, and wait until it is on the disk.
+
+    After a failed fsync the kernel calls pages clean that never reached the disk: only a new write brings them there.
+    """
+    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    try:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        write_all(descriptor, data)
+        os.ftruncate(descriptor, offset + len(data))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Event feeds: a provider's events -> ordered hourly files."""

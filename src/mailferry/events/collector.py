@@ -1,0 +1,282 @@
+"""One run of one event feed, start to end. The only file that knows the whole story.
+
+    lock -> recover -> read ahead (reader.py) -> write in order, commit (files.py) -> heartbeat, retention -> unlock
+
+What is written leaves strictly in order, so a crash, a signal or an error at any moment leaves a prefix behind, and
+the checkpoint says of which length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from mailferry.errors import MailferryError, Stop
+from mailferry.events import heartbeat
+from mailferry.events.files import HourlyFiles, Line
+from mailferry.events.heartbeat import Heartbeat
+from mailferry.events.journal import Journal
+from mailferry.events.metrics import Metrics
+from mailferry.events.progress import Progress
+from mailferry.events.reader import Done, Reader, cancel, stopped
+from mailferry.events.source import Source, Unreachable
+from mailferry.events.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mailferry.config.event_feed import EventFeed
+    from mailferry.events.reader import Item
+    from mailferry.events.source import Connections
+
+log = logging.getLogger("mailferry.events")
+
+#: Seconds that requests in flight get to finish when a signal asks to stop.
+GRACE = 2.0
+#: A position so many seconds ahead of the clock is no mere clock adjustment.
+CLOCK_TOLERANCE = 300
+
+
+@dataclass(kw_only=True)
+class Result:
+    """How one section's run ended."""
+
+    section: str
+    #: "completed", "skipped" (locked), "stopped" (signal) or "error".
+    status: str = "completed"
+    error: str = ""
+    #: The provider gave no answer at all.
+    unreachable: bool = False
+    #: Unix seconds, or None where there is no checkpoint.
+    position: int | None = None
+    new_gaps: int = 0
+    #: Names of the files written to, in `folder`.
+    files: list[str] = field(default_factory=list)
+    folder: str = ""
+    metrics: Metrics = field(default_factory=Metrics)
+
+
+class Collector:
+    """Collects one feed's events into its destination."""
+
+    def __init__(
+        self,
+        feed: EventFeed,
+        connections: Connections,
+        *,
+        stop: asyncio.Event | None = None,
+        watch: Callable[[str, float], None] = lambda _section, _share: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`watch` is told the share of the run that is done, 0 to 1; `stop` is set to end early and in good order."""
+        self._feed = feed
+        self._connections = connections
+        self._stop = stop or asyncio.Event()
+        self._watch = watch
+        self._clock = clock
+        self._metrics = Metrics()
+        self._result = Result(section=feed.section, folder=str(feed.folder), metrics=self._metrics)
+        self._destination = HourlyFiles(feed, clock)
+        self._deadline: float | None = None
+
+    async def run(self) -> Result:
+        """Collect everything up to now. An error is told in the result, not raised."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self._feed.lock_file_path, timeout=0, thread_local=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            self._result.status = "skipped"
+            log.info("%s: another process is collecting this section; skipped", self._feed.section)
+            return self._result
+        except OSError as error:
+            self._fail(
+                f"cannot lock {self._feed.lock_file_path}: {error.strerror}; check the permissions of its folder"
+            )
+            log.error("%s: %s", self._feed.section, self._result.error)  # noqa: TRY400 - its text says all
+            return self._result
+        self._journal = Journal(self._feed, self._clock)
+        self._beat = Heartbeat(self._feed, self._metrics, self._journal, self._clock)
+        beating = asyncio.create_task(self._keep_beating())
+        try:
+            await self._guarded()
+        finally:
+            await stopped(beating)
+            self._tell()
+            self._journal.close()
+            lock.release()
+        return self._result
+
+    async def _guarded(self) -> None:
+        try:
+            await self._collect()
+            self._result.status = "stopped" if self._stop.is_set() else "completed"
+            for path in self._destination.expire():
+                self._journal.step(f"deleted {path.name}, older than {self._feed.log_retention_days} days")
+        except MailferryError as error:
+            self._fail(str(error))
+            self._result.unreachable = isinstance(error, Unreachable)
+        except Exception as error:  # noqa: BLE001 - one section's defect must not end the others
+            self._fail(f"unexpected {type(error).__name__}: {error}; please report it with the error log")
+            self._journal.error("".join(traceback.format_exception(error)))
+
+    def _fail(self, error: str) -> None:
+        self._result.status, self._result.error = "error", error
+
+    async def _keep_beating(self) -> None:
+        while True:
+            self._beat.write("running", self._destination.vouched)
+            await asyncio.sleep(heartbeat.INTERVAL)
+
+    def _tell(self) -> None:
+        """The end of the run, for people and for monitoring."""
+        result, vouched = self._result, self._destination.vouched
+        self._metrics.ended = time.monotonic()
+        result.position = vouched.position if vouched else None
+        result.files = self._destination.written
+        if result.error:
+            self._journal.error(result.error, level=logging.ERROR)
+        state = f"{result.status}: {self._metrics.events:,} events"
+        if self._metrics.late:
+            state += f", {self._metrics.late} of them late"
+        if result.new_gaps:
+            state += f", {result.new_gaps} new gaps on record"
+        if vouched:
+            state += f"; up to {_utc(vouched.position)}"
+        self._journal.message(state)
+        self._beat.write(result.status, vouched, result.error)
+
+    # --- reading
+
+    async def _collect(self) -> None:
+        progress = self._open()
+        feed = self._feed
+        now = self._clock()
+        if progress.position > now + CLOCK_TOLERANCE:
+            raise Stop(
+                f"[{feed.section}] the position {progress.position} ({_utc(progress.position)}) lies in the future; was this "
+                f"machine's clock set back? It says {_utc(now)}. Nothing was collected or changed: correct the clock, or "
+                f"the first line of {feed.position_file}"
+            )
+        begin, end = progress.begin(feed.look_back), int(now) - feed.settle
+        if begin >= end:
+            self._journal.step("nothing to collect yet")
+            return
+        self._journal.step(f"collecting from {_utc(begin)} to {_utc(end)}")
+        self._span = (begin, end)
+        source = Source(feed, self._connections, self._metrics, self._journal)
+        reader = Reader(feed, source, self._metrics, self._journal, self._clock)
+        reading = asyncio.create_task(reader.read(begin, end, progress.position, progress.seen))
+        stopping = asyncio.create_task(self._stop.wait())
+        writer = Writer(self._destination, progress, feed.look_back, self._metrics)
+        try:
+            await self._write(reader, reading, stopping, writer)
+        finally:
+            await stopped(reading)
+            await stopped(stopping)
+            await reader.discard()
+            await writer.flush()
+
+    def _open(self) -> Progress:
+        feed = self._feed
+        progress, recovered = self._destination.open()
+        if progress is None:
+            now = self._clock()
+            start = int(now) if feed.start_time is None else feed.start_time
+            if start > now + CLOCK_TOLERANCE:
+                raise Stop(
+                    f"[{feed.section}] start_time = {start} lies in the future; give Unix seconds, not milliseconds. "
+                    f"Now is {int(now)}"
+                )
+            progress = Progress(position=start, floor=start)
+            self._destination.commit([], progress, start)
+        elif recovered.adopted or recovered.cut:
+            self._metrics.adopted = recovered.adopted
+            self._journal.message(
+                f"{recovered.adopted} events found written before and kept, {recovered.cut} torn bytes cut"
+            )
+        return progress
+
+    # --- writing
+
+    async def _write(
+        self, reader: Reader, reading: asyncio.Task[None], stopping: asyncio.Task[bool], writer: Writer
+    ) -> None:
+        """Write what the reader gives, in order, until it ends or fails, or until somebody asks to stop."""
+        while (item := await self._next(reader, reading, stopping)) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            if isinstance(item, Done):
+                await self._covered(item, writer)
+                continue
+            try:
+                for line in item.lines:
+                    ready = line if isinstance(line, Line) else await self._ready(line, stopping, writer)
+                    await writer.add(ready, item.range.end)
+            except BaseException as error:
+                await cancel(item.lines)
+                if isinstance(error, _OutOfTime):
+                    return
+                raise
+
+    async def _next(self, reader: Reader, reading: asyncio.Task[None], stopping: asyncio.Task[bool]) -> Item:
+        """The next item; after a stop only what has been read already, then None."""
+        if reader.items.empty() and not self._stop.is_set():
+            getting = asyncio.create_task(reader.items.get())
+            await asyncio.wait({getting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if getting.done():
+                return getting.result()
+            await stopped(getting)
+        if self._stop.is_set():
+            await stopped(reading)
+            if reader.items.empty():
+                return None
+        return reader.items.get_nowait()
+
+    async def _ready(self, line: asyncio.Task[Line], stopping: asyncio.Task[bool], writer: Writer) -> Line:
+        """The line when its detail is there; after a stop, details in flight get `GRACE` seconds in all."""
+        while not line.done():
+            if self._stop.is_set():
+                self._deadline = self._deadline or time.monotonic() + GRACE
+                left = self._deadline - time.monotonic()
+                if left <= 0:
+                    raise _OutOfTime
+                await asyncio.wait({line}, timeout=left)
+            else:
+                await asyncio.wait(
+                    {line, stopping}, timeout=writer.due_in(), return_when=asyncio.FIRST_COMPLETED
+                )
+                if writer.due_in() == 0:
+                    await writer.flush()
+        return line.result()
+
+    async def _covered(self, done: Done, writer: Writer) -> None:
+        for gap in await writer.covered(done):
+            self._result.new_gaps += 1
+            reason = {
+                "saturated": f"it holds more than the {self._feed.page_limit} records that the provider gives at once",
+                "expired": "the provider no longer has events of that time",
+            }[gap.kind]
+            self._journal.error(
+                f"gap from {_utc(gap.start)} to {_utc(gap.end)}: {reason}", level=logging.WARNING
+            )
+        self._watch(
+            self._feed.section, (done.batch.range.end - self._span[0]) / (self._span[1] - self._span[0])
+        )
+
+
+class _OutOfTime(Exception):  # noqa: N818 - ends the writing after a stop
+    """What is still in flight is left for the next run."""
+
+
+def _utc(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return "beyond the calendar"

@@ -1,0 +1,221 @@
+"""Hourly files: the destination of a feed that writes JSON lines. The checkpoint vouches for what is in them."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, tzinfo
+from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
+
+from mailferry import disk
+from mailferry.events import checkpoint, order
+from mailferry.events import record as records
+from mailferry.events.checkpoint import Announced, Intent
+from mailferry.events.order import Seen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from mailferry.config.event_feed import EventFeed
+    from mailferry.events.progress import Progress
+
+
+class Line(NamedTuple):
+    """One event, ready to be written."""
+
+    #: Unix seconds: the event's time.
+    time: int
+    key: str
+    #: The record as JSON, without newline.
+    data: bytes
+
+
+class Recovered(NamedTuple):
+    """What the start of a run found of an earlier one that was cut off, or of the older script."""
+
+    adopted: int
+    #: Bytes of a torn write that were cut off.
+    cut: int
+
+
+class HourlyFiles:
+    """The files of one feed. To be used under the feed's lock.
+
+    Errors: Retry for what the disk refuses, Stop for a damaged checkpoint.
+    """
+
+    def __init__(self, feed: EventFeed, clock: Callable[[], float] = time.time) -> None:
+        self._feed = feed
+        self._clock = clock
+        self._format = feed.fill(feed.log_file_name_format)
+        self._zone = _zone(feed.timezone)
+        self._named: tuple[int, str] = (-1, "")
+        self.folder = feed.folder
+        #: What the checkpoint on the disk says; None before there is one.
+        self.vouched: Progress | None = None
+        #: Names of the files that were written to, in order of their first line.
+        self.written: list[str] = []
+
+    def open(self) -> tuple[Progress | None, Recovered]:
+        """Where to go on (None: this feed has never run), after repairing what a crash has left."""
+        found = checkpoint.load(self._feed.position_file)
+        if found is None:
+            return None, Recovered(0, 0)
+        recovered = Recovered(0, 0)
+        if found.inherited:
+            recovered = self._inherit(found.progress)
+        elif found.intent:
+            recovered = self._settle(found.progress, found.intent)
+            checkpoint.save(self._feed.position_file, found.progress)
+        self.vouched = _copy(found.progress)
+        return found.progress, recovered
+
+    def commit(self, lines: Sequence[Line], progress: Progress, end: int) -> None:
+        """Append `lines`, then vouch for them: `progress` is how far the feed got with them.
+
+        `end`: Unix seconds, the end of the last range that listed the lines. A feed's first commit has no lines: it
+        puts on record where the feed begins.
+        """
+        files: dict[str, list[Line]] = {}
+        for line in lines:
+            files.setdefault(self.name(line.time), []).append(line)
+        if files:
+            assert self.vouched, "a feed's first commit has no lines"
+            # Until they are on the disk, what is vouched for stays what it was.
+            checkpoint.save(self._feed.position_file, self.vouched, self._intent(files, end))
+            for name, part in files.items():
+                path = self.folder / name
+                with disk.told("append to", path):
+                    disk.append(path, b"".join(line.data + b"\n" for line in part))
+                if name not in self.written:
+                    self.written.append(name)
+        checkpoint.save(self._feed.position_file, progress)
+        self.vouched = _copy(progress)
+
+    def name(self, event_time: int) -> str:
+        """The file an event belongs into."""
+        second = event_time if self._feed.file_time == "event" else int(self._clock())
+        if self._named[0] != second:
+            self._named = (second, datetime.fromtimestamp(second, self._zone).strftime(self._format))
+        return self._named[1]
+
+    def expire(self) -> list[Path]:
+        """Delete data files older than `log_retention_days`; none where that is 0."""
+        days = self._feed.log_retention_days
+        if not days:
+            return []
+        oldest = self._clock() - days * 86_400
+        return [
+            path
+            for path in files_of(self.folder, self._format)
+            if path.stat().st_mtime < oldest and _removed(path)
+        ]
+
+    def _intent(self, files: dict[str, list[Line]], end: int) -> Intent:
+        intent = Intent(end=end)
+        for name, part in files.items():
+            path = self.folder / name
+            with disk.told("read", path):
+                offset = _whole_lines(path)
+            checks = [(len(line.data) + 1, crc32(b"\n", crc32(line.data)), line.key) for line in part]
+            intent.files[name] = Announced(offset=offset, lines=checks)
+        return intent
+
+    def _settle(self, progress: Progress, intent: Intent) -> Recovered:
+        """Adopt the announced lines that are whole in their files, and cut what is torn behind them."""
+        adopted = cut = 0
+        for name, announced in intent.files.items():
+            path = self.folder / name
+            if not path.exists():
+                continue
+            with disk.told("repair", path):
+                with path.open("rb") as file:
+                    file.seek(announced.offset)
+                    tail = file.read()
+                good = 0
+                for length, checksum, key in announced.lines:
+                    if crc32(tail[good : good + length]) != checksum or len(tail) < good + length:
+                        break
+                    good += length
+                    adopted += 1
+                    progress.seen.add(key, intent.end)
+                torn = good < sum(length for length, _, _ in announced.lines)
+                keep = tail[:good] if torn else tail
+                if tail:
+                    disk.rewrite(path, announced.offset, keep)
+                    disk.sync_folder(self.folder)
+                cut += len(tail) - len(keep)
+        progress.events += adopted
+        return Recovered(adopted, cut)
+
+    def _inherit(self, progress: Progress) -> Recovered:
+        """Learn from the older script's files what they hold of the time that is going to be read again."""
+        since = progress.floor = max(0, progress.position - self._feed.look_back)
+        answer: list[object] = []
+        for path in files_of(self.folder, self._format):
+            with disk.told("read", path):
+                if path.stat().st_mtime >= since:
+                    answer += _records(path, since)
+        for entry in order.entries(answer, keyed=self._feed.has_detail):
+            progress.seen.add(entry.key, progress.position)
+        return Recovered(len(progress.seen), 0)
+
+
+def files_of(folder: Path, name_format: str) -> Iterator[Path]:
+    """The files in `folder` that `name_format` (strftime) could have named, the oldest first."""
+    pattern = ""
+    for piece in re.split(r"(%.)", name_format):
+        directive = piece[1:] if piece.startswith("%") else ""
+        pattern += "%" if directive == "%" else ".+?" if directive else re.escape(piece)
+    matching = re.compile(pattern)
+    if folder.is_dir():
+        found = [path for path in folder.iterdir() if matching.fullmatch(path.name) and path.is_file()]
+        yield from sorted(found, key=lambda path: (path.stat().st_mtime, path.name))
+
+
+def _zone(name: str) -> tzinfo | None:
+    if not name:
+        return None  # the machine's
+    if name.upper() == "UTC":
+        return UTC
+    from zoneinfo import ZoneInfo
+
+    return ZoneInfo(name)
+
+
+def _whole_lines(path: Path) -> int:
+    """The file's length, after ending a line that somebody else left open (ours are announced, and repaired)."""
+    if not path.exists():
+        return 0
+    with path.open("rb+") as file:
+        length = file.seek(0, 2)
+        if length:
+            file.seek(length - 1)
+            if file.read(1) != b"\n":
+                length += file.write(b"\n")
+    return length
+
+
+def _records(path: Path, since: int) -> Iterable[object]:
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                record = records.decode(line)
+            except ValueError:
+                continue  # a torn line of the older script
+            time = records.event_time(record)
+            if time is None or time >= since:
+                yield record
+
+
+def _copy(progress: Progress) -> Progress:
+    return replace(progress, seen=Seen(dict(progress.seen.ends)))
+
+
+def _removed(path: Path) -> bool:
+    with disk.told("delete", path):
+        path.unlink(missing_ok=True)
+    return True

@@ -1,0 +1,116 @@
+"""A section's own logs: `messages_*` for people, `errors_*` as JSON lines, the newest few of each kept.
+
+A disk that refuses a log line must not stop the collection of data: such a failure is told to the program's log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import orjson
+
+from mailferry.events.files import files_of
+from mailferry.secrets import mask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mailferry.config.event_feed import EventFeed
+
+log = logging.getLogger("mailferry.events")
+
+
+class Journal:
+    """Where one run of one section says what it does."""
+
+    def __init__(self, feed: EventFeed, clock: Callable[[], float] = time.time) -> None:
+        self._feed = feed
+        self._clock = clock
+        self._messages = _Rotating(
+            feed.folder, feed.fill(feed.message_log_file_name), feed.message_log_retention_count
+        )
+        self._errors = _Rotating(
+            feed.folder, feed.fill(feed.error_log_file_name), feed.error_log_retention_count
+        )
+
+    def step(self, text: str) -> None:
+        """What only a `verbose` feed says."""
+        if self._feed.verbose:
+            self.message(text)
+
+    def message(self, text: str, level: int = logging.INFO) -> None:
+        """A line in the message log and on the console."""
+        text = mask(text)
+        now = self._now()
+        self._messages.write(
+            now, f"{now:%Y-%m-%d %H:%M:%S%z} {logging.getLevelName(level)} {text}\n".encode()
+        )
+        log.log(level, "%s: %s", self._feed.section, text)
+
+    def error(
+        self, error: str, *, request: str = "", duration_ms: int | None = None, level: int = logging.DEBUG
+    ) -> None:
+        """A line in the error log; on the console at `level`. A try that is going to be repeated is no warning."""
+        feed = self._feed
+        now = self._now()
+        error = mask(error)
+        fields = {
+            "time": now.isoformat(timespec="milliseconds"),
+            "section": feed.section,
+            "error": error,
+            "api_key": feed.masked_key,
+            "domain": feed.domain,
+            "type": feed.type,
+            "request": mask(request),
+            "duration_ms": duration_ms,
+        }
+        self._errors.write(now, orjson.dumps(fields) + b"\n")
+        if level >= logging.WARNING:
+            self.message(error, level)
+        else:
+            log.log(level, "%s: %s%s", feed.section, error, f" ({mask(request)})" if request else "")
+
+    def close(self) -> None:
+        """Close both files."""
+        self._messages.close()
+        self._errors.close()
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock()).astimezone()
+
+
+class _Rotating:
+    """A log whose file name follows the clock."""
+
+    def __init__(self, folder: Path, name_format: str, keep: int) -> None:
+        self._folder = folder
+        self._format = name_format
+        self._keep = keep
+        self._path: Path | None = None
+        self._stack = contextlib.ExitStack()
+
+    def write(self, now: datetime, line: bytes) -> None:
+        path = self._folder / now.strftime(self._format)
+        try:
+            if path != self._path:
+                self._open(path)
+            self._file.write(line)
+        except OSError as error:
+            log.warning("cannot write %s: %s", path, error.strerror)
+
+    def _open(self, path: Path) -> None:
+        self.close()
+        self._file = self._stack.enter_context(path.open("ab", buffering=0))
+        self._path = path
+        older = [file for file in files_of(self._folder, self._format) if file != path]
+        for file in older[: max(0, len(older) + 1 - self._keep)]:
+            file.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self._stack.close()
+        self._path = None

@@ -1,0 +1,73 @@
+"""How far a feed got: what its destination keeps beside the data. Values only; all times are Unix seconds."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mailferry.events.order import Seen
+from mailferry.events.windows import Gap
+
+#: Gaps kept on record; the count of all goes on.
+GAPS_KEPT = 100
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """The watermark and all that is needed to go on from it exactly."""
+
+    #: Every event before this second has been taken, as far as it was visible.
+    position: int
+    #: Never look back before this: where the feed began.
+    floor: int
+    #: Identities of what a later range may list again.
+    seen: Seen = field(default_factory=Seen)
+    gaps: list[Gap] = field(default_factory=list)
+    gap_count: int = 0
+    #: Events that became visible only after the position had passed them; written all the same.
+    late: int = 0
+    #: Events written since the feed began.
+    events: int = 0
+
+    def begin(self, look_back: int) -> int:
+        """Where the next run starts to read."""
+        return max(self.floor, self.position - look_back)
+
+    def add_gap(self, gap: Gap) -> bool:
+        """Put a gap on record; False where it already was, as look-back finds it again."""
+        if gap in self.gaps:
+            return False
+        self.gaps = [*self.gaps, gap][-GAPS_KEPT:]
+        self.gap_count += 1
+        return True
+
+    def to_json(self) -> dict[str, Any]:
+        """As the checkpoint's second line holds it (the position is the first line)."""
+        return {
+            "floor": self.floor,
+            "late": self.late,
+            "events": self.events,
+            "gap_count": self.gap_count,
+            "gaps": [asdict(gap) for gap in self.gaps],
+            "seen": self.seen.ends,
+        }
+
+    @classmethod
+    def from_json(cls, position: int, state: dict[str, Any]) -> Progress:
+        """The reverse of `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not what `to_json` gave.
+        """
+        seen = state["seen"]
+        if not isinstance(seen, dict) or not all(isinstance(end, int) for end in seen.values()):
+            raise TypeError("seen")
+        return cls(
+            position=position,
+            floor=int(state["floor"]),
+            seen=Seen(seen),
+            gaps=[Gap(**gap) for gap in state["gaps"]],
+            gap_count=int(state["gap_count"]),
+            late=int(state["late"]),
+            events=int(state["events"]),
+        )

@@ -1,0 +1,220 @@
+"""Reading ahead: from a span of time to its events in order, their details under way. Nothing is written here.
+
+windows -> lists (one batch ahead) -> fresh events, oldest first -> chunks of lines, or of details being fetched
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mailferry.errors import Retry, Stop
+from mailferry.events import order, windows
+from mailferry.events import record as records
+from mailferry.events.files import Line
+from mailferry.events.order import Seen
+from mailferry.events.source import Expired
+from mailferry.events.windows import Batch, Gap, Range
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from mailferry.config.event_feed import EventFeed
+    from mailferry.events.journal import Journal
+    from mailferry.events.metrics import Metrics
+    from mailferry.events.order import Placed
+    from mailferry.events.source import Source
+
+#: Events of one chunk where details are fetched, and chunks ahead of the writer: what may be under way at once.
+DETAILS_CHUNK = 64
+PLAIN_CHUNK = 1024
+CHUNKS_AHEAD = 8
+#: Quarantine reaches back 7 days; a day's margin, as the provider's clock is not ours.
+QUARANTINE_REACH = 6 * 86_400
+_DAY = 86_400
+
+
+class Chunk(NamedTuple):
+    """Some events of one batch, in order; those whose detail is still being fetched as tasks."""
+
+    range: Range
+    lines: Sequence[Line | asyncio.Task[Line]]
+
+
+class Done(NamedTuple):
+    """All events of a batch were passed on: its range is covered."""
+
+    batch: Batch
+    #: Identities that were listed once more.
+    repeated: Sequence[str]
+
+
+#: What the writer gets: events, covered ranges, the error that ended the reading at its place, or None for the end.
+Item = Chunk | Done | BaseException | None
+
+
+async def stopped(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait until it is over, whatever it ends with."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await task
+
+
+class Reader:
+    """Reads one feed's events from `begin` to `end` (Unix seconds) into `items`."""
+
+    def __init__(
+        self,
+        feed: EventFeed,
+        source: Source,
+        metrics: Metrics,
+        journal: Journal,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._feed = feed
+        self._source = source
+        self._metrics = metrics
+        self._journal = journal
+        self._clock = clock
+        self.items: asyncio.Queue[Item] = asyncio.Queue(CHUNKS_AHEAD)
+
+    async def read(self, begin: int, end: int, position: int, seen: Seen) -> None:
+        """Fill `items`. `seen`: what was taken before; it is not changed. Runs as a task of its own."""
+        known = Seen(dict(seen.ends))
+        try:
+            async with contextlib.aclosing(self._ahead(begin, end, position)) as batches:
+                async for batch in batches:
+                    await self._pass_on(batch, known)
+            await self.items.put(None)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again by the writer, after all that came before
+            await self.items.put(error)
+
+    async def discard(self) -> None:
+        """End the details that nobody waits for any more."""
+        while not self.items.empty():
+            item = self.items.get_nowait()
+            if isinstance(item, Chunk):
+                await cancel(item.lines)
+
+    # --- lists
+
+    async def _ahead(self, begin: int, end: int, position: int) -> AsyncGenerator[Batch, None]:
+        """All batches, oldest first; the next list is under way while one is worked on."""
+        queue: asyncio.Queue[Batch | BaseException | None] = asyncio.Queue(1)
+
+        async def run() -> None:
+            try:
+                async with contextlib.aclosing(self._batches(begin, end, position)) as batches:
+                    async for batch in batches:
+                        await queue.put(batch)
+                await queue.put(None)
+            except Exception as error:  # noqa: BLE001 - raised again below
+                await queue.put(error)
+
+        running = asyncio.create_task(run())
+        try:
+            while (batch := await queue.get()) is not None:
+                if isinstance(batch, BaseException):
+                    raise batch
+                yield batch
+        finally:
+            await stopped(running)
+
+    async def _batches(self, begin: int, end: int, position: int) -> AsyncGenerator[Batch, None]:
+        start = begin
+        while start < end:
+            now = int(self._clock())
+            if self._feed.category == "quarantine" and start < now - QUARANTINE_REACH:
+                window = Range(start, min(end, now - QUARANTINE_REACH))
+                yield _expired(window, position)
+            else:
+                window = Range(start, min(start + self._feed.step, end))
+                try:
+                    async for batch in self._window(window):
+                        yield batch
+                except Expired:
+                    if window.start > now - QUARANTINE_REACH + _DAY:
+                        raise  # recent time cannot be out of reach: something else is wrong
+                    yield _expired(window, position)
+            start = window.end
+
+    async def _window(self, window: Range) -> AsyncGenerator[Batch, None]:
+        reading = windows.read(window, self._feed.page_limit)
+        answer: list[order.Entry] = []
+        with contextlib.suppress(StopIteration):
+            step = next(reading)
+            while True:
+                if isinstance(step, Range):
+                    answer = order.entries(await self._source.list(step), keyed=self._feed.has_detail)
+                else:
+                    yield step
+                step = reading.send(answer)
+
+    # --- events
+
+    async def _pass_on(self, batch: Batch, known: Seen) -> None:
+        """Pass on a batch's fresh events in chunks, then that it is done."""
+        start, end = batch.range
+        known.forget_before(start)
+        size = DETAILS_CHUNK if self._feed.has_detail else PLAIN_CHUNK
+        repeated: list[str] = []
+        lines: list[Line | asyncio.Task[Line]] = []
+        try:
+            for event in order.oldest_first(batch.answer, start):
+                if event.key in known:
+                    repeated.append(event.key)
+                else:
+                    self._count(event)
+                    lines.append(self._line(event))
+                    if len(lines) == size:
+                        await self.items.put(Chunk(batch.range, lines))
+                        lines = []
+                known.add(event.key, end)
+            if lines:
+                await self.items.put(Chunk(batch.range, lines))
+            lines = []
+            await self.items.put(Done(batch, repeated))
+        finally:
+            await cancel(lines)
+
+    def _count(self, event: Placed) -> None:
+        if not isinstance(event.record, dict):
+            self._metrics.not_objects += 1
+        elif records.event_time(event.record) is None:
+            self._metrics.without_time += 1
+
+    def _line(self, event: Placed) -> Line | asyncio.Task[Line]:
+        if self._feed.has_detail:
+            queue_id, event_time = records.queue_id(event.record), records.event_time(event.record)
+            if queue_id is not None and event_time is not None:
+                return asyncio.create_task(self._detail(event, queue_id, event_time))
+        return Line(event.time, event.key, records.encode(event.record))
+
+    async def _detail(self, event: Placed, queue_id: str, event_time: int) -> Line:
+        try:
+            record: Any = await self._source.detail(queue_id, event_time)
+        except Stop:
+            raise
+        except Retry as error:
+            self._metrics.stand_ins += 1
+            self._journal.error(f"{error}. The list record stands in for the detail", level=logging.WARNING)
+            record = event.record
+        return Line(event.time, event.key, records.encode(record))
+
+
+def _expired(window: Range, position: int) -> Batch:
+    """Time that the provider no longer has; what lies before the position had been read in time."""
+    start = max(window.start, position)
+    gaps = (Gap(kind="expired", start=start, end=window.end),) if start < window.end else ()
+    return Batch(range=window, answer=(), gaps=gaps)
+
+
+async def cancel(lines: Sequence[Line | asyncio.Task[Line]]) -> None:
+    for line in lines:
+        if isinstance(line, asyncio.Task):
+            await stopped(line)

@@ -1,0 +1,133 @@
+"""Many sections in one run: a few at a time, on shared connections, ended together by a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import tempfile
+import time
+from typing import TYPE_CHECKING
+
+from mailferry.errors import ConfigError
+from mailferry.events.collector import Collector, Result
+from mailferry.events.source import Connections
+from mailferry.secrets import hide
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from mailferry.config.event_feed import EventFeed
+
+log = logging.getLogger("mailferry.events")
+
+
+class Exit:
+    """Exit statuses of a run."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    GAP = 4
+
+
+def prepare(feeds: Sequence[EventFeed], config: Path) -> None:
+    """Make the folders that the feeds need.
+
+    Raises:
+        ConfigError: with every folder that cannot be made or written.
+    """
+    faults: dict[str, None] = {}
+    for feed in feeds:
+        hide(feed.api_key.get_secret_value(), feed.masked_key)
+        for option, folder in (
+            ("log_directory", feed.folder),
+            ("position_file", feed.position_file.parent),
+            ("lock_file_path", feed.lock_file_path.parent),
+            ("heartbeat_file", feed.heartbeat_file.parent),
+        ):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                if not os.access(folder, os.W_OK | os.X_OK):
+                    raise PermissionError(0, "no permission")
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+            except OSError as error:
+                why = error.strerror or type(error).__name__
+                remedy = "give the user that runs mailferry a folder it may write"
+                faults[
+                    f"{config}: [{feed.section}] {option}: cannot write in {folder} ({why.lower()}); {remedy}"
+                ] = None
+    if faults:
+        raise ConfigError(list(faults))
+
+
+async def collect(
+    feeds: Sequence[EventFeed],
+    *,
+    workers: int = 1,
+    watch: Callable[[str, float], None] = lambda _section, _share: None,
+    clock: Callable[[], float] = time.time,
+) -> tuple[list[Result], int | None]:
+    """Run the feeds, at most `workers` at once, in their order. Gives the results, and the signal that ended it early."""
+    stop = asyncio.Event()
+    received: list[int] = []
+    connections = Connections()
+    waiting = iter(feeds)
+    results: dict[str, Result] = {}
+
+    def ask_to_stop(number: int) -> None:
+        received.append(number)
+        log.info("%s: writing what is there, then stopping", signal.Signals(number).name)
+        stop.set()
+
+    async def work() -> None:
+        for feed in waiting:
+            if stop.is_set():
+                return
+            results[feed.section] = await Collector(
+                feed, connections, stop=stop, watch=watch, clock=clock
+            ).run()
+
+    restore = _on_signals(ask_to_stop)
+    try:
+        await asyncio.gather(*(work() for _ in range(min(workers, len(feeds)))))
+    finally:
+        restore()
+        await connections.close()
+    not_run = [
+        Result(section=feed.section, status="stopped") for feed in feeds if feed.section not in results
+    ]
+    ordered = [results[feed.section] for feed in feeds if feed.section in results]
+    return ordered + not_run, received[0] if received else None
+
+
+def exit_status(results: Sequence[Result]) -> int:
+    """What the run as a whole came to."""
+    failed = [result for result in results if result.status == "error"]
+    if failed:
+        tried = [result for result in results if result.status != "skipped"]
+        nobody = all(result.unreachable for result in failed) and len(failed) == len(tried)
+        return Exit.UNREACHABLE if nobody else Exit.FAILED
+    return Exit.GAP if any(result.new_gaps for result in results) else Exit.DONE
+
+
+def _on_signals(react: Callable[[int], None]) -> Callable[[], None]:
+    """Call `react` in the running loop on SIGINT and SIGTERM; gives what undoes that."""
+    loop = asyncio.get_running_loop()
+    undo = contextlib.ExitStack()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, react, number)
+        except NotImplementedError:  # Windows: the loop takes none
+            old = signal.signal(number, lambda got, _: loop.call_soon_threadsafe(react, got))
+            undo.callback(signal.signal, number, old)
+        except ValueError:  # not the main thread: whoever runs it handles signals
+            break
+        else:
+            undo.callback(loop.remove_signal_handler, number)
+    return undo.close

@@ -1,0 +1,91 @@
+"""Gathers events in order and commits them together with the position that they reach."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mailferry.events.files import HourlyFiles, Line
+    from mailferry.events.metrics import Metrics
+    from mailferry.events.progress import Progress
+    from mailferry.events.reader import Done
+    from mailferry.events.windows import Gap
+
+#: A commit is made after so many events, bytes or seconds, whichever comes first.
+COMMIT_EVENTS = 5_000
+COMMIT_BYTES = 16 * 2**20
+COMMIT_SECONDS = 5.0
+
+
+class Writer:
+    """One run's way into its destination. `progress` is how far the feed gets, and is changed here alone."""
+
+    def __init__(
+        self, destination: HourlyFiles, progress: Progress, look_back: int, metrics: Metrics
+    ) -> None:
+        self._destination = destination
+        self._progress = progress
+        self._look_back = look_back
+        self._metrics = metrics
+        self._lines: list[Line] = []
+        self._bytes = 0
+        #: Ends of the last range that listed a pending line, and of the latest that did.
+        self._last_end = self._latest_end = progress.position
+        self._changed = False
+        self._broken = False
+        self._committed_at = time.monotonic()
+
+    def due_in(self) -> float | None:
+        """Seconds until what is pending has to be committed; None where nothing is."""
+        return max(0.0, self._committed_at + COMMIT_SECONDS - time.monotonic()) if self._changed else None
+
+    async def add(self, line: Line, listed_to: int) -> None:
+        """Append one event that a range up to `listed_to` (Unix seconds) listed."""
+        progress = self._progress
+        if line.time < progress.position:
+            progress.late += 1
+            self._metrics.late += 1
+        progress.events += 1
+        progress.seen.add(line.key, listed_to)
+        self._lines.append(line)
+        self._bytes += len(line.data) + 1
+        self._last_end = listed_to
+        self._latest_end = max(self._latest_end, listed_to)
+        self._changed = True
+        if len(self._lines) >= COMMIT_EVENTS or self._bytes >= COMMIT_BYTES or self.due_in() == 0:
+            await self.flush()
+
+    async def covered(self, done: Done) -> list[Gap]:
+        """Everything before the end of the batch's range has been taken. Gives the gaps that are new on record."""
+        progress = self._progress
+        end = done.batch.range.end
+        self._metrics.repeated += len(done.repeated)
+        for key in done.repeated:
+            if key in progress.seen:
+                progress.seen.add(key, end)
+        gaps = [gap for gap in done.batch.gaps if progress.add_gap(gap)]
+        self._metrics.gaps += len(gaps)
+        progress.position = max(progress.position, end)
+        self._changed = True
+        if self.due_in() == 0:
+            await self.flush()
+        return gaps
+
+    async def flush(self) -> None:
+        """Commit what is pending. After a commit that failed there is nothing more to be done in this run."""
+        if not self._changed or self._broken:
+            return
+        progress, lines = self._progress, self._lines
+        if lines:
+            # Events come in order, so all before the last one's second have been taken.
+            progress.position = max(progress.position, min(lines[-1].time, self._last_end))
+        progress.seen.forget_before(progress.position - self._look_back)
+        self._broken = True
+        await asyncio.shield(asyncio.to_thread(self._destination.commit, lines, progress, self._latest_end))
+        self._broken = False
+        self._metrics.events += len(lines)
+        self._metrics.bytes_written += self._bytes
+        self._lines, self._bytes, self._changed = [], 0, False
+        self._committed_at = time.monotonic()

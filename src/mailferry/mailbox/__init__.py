@@ -1,0 +1,1 @@
+"""Mailbox feeds: messages -> spreadsheets -> rows in PostgreSQL."""

@@ -1,0 +1,97 @@
+"""What a run came to, for people (plain text) and for programs (one versioned JSON object)."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from mailferry.events.metrics import Metrics
+from mailferry.secrets import mask
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mailferry.events.collector import Result
+
+#: Raised when a field changes its meaning or goes away; new fields do not raise it.
+VERSION = 1
+
+
+def total(results: Sequence[Result]) -> Metrics:
+    """All sections' counts together."""
+    metrics = Metrics()
+    for result in results:
+        metrics.add(result.metrics)
+    return metrics
+
+
+def as_json(results: Sequence[Result], exit_status: int) -> str:
+    """The run as one JSON object; see docs/reference/json.md."""
+    sections = [
+        {
+            "section": result.section,
+            "status": result.status,
+            "error": mask(result.error) or None,
+            "position": result.position,
+            "new_gaps": result.new_gaps,
+            "folder": result.folder,
+            "files": result.files,
+            "metrics": result.metrics.to_json(),
+        }
+        for result in results
+    ]
+    whole: dict[str, Any] = {
+        "version": VERSION,
+        "exit_status": exit_status,
+        "sections": sections,
+        "total": total(results).to_json(),
+    }
+    return json.dumps(whole, ensure_ascii=False)
+
+
+def as_text(results: Sequence[Result]) -> str:
+    """The summary: a block a section, and one in total where there are several."""
+    blocks = [_block(result.section, result.status, result.metrics, mask(result.error)) for result in results]
+    if len(results) > 1:
+        failed = sum(result.status == "error" for result in results)
+        skipped = sum(result.status == "skipped" for result in results)
+        state = f"{len(results)} sections, {failed} failed, {skipped} skipped"
+        blocks.append(_block("total", state, total(results), ""))
+    return "\n".join(blocks)
+
+
+def _block(name: str, status: str, metrics: Metrics, error: str) -> str:
+    m = metrics.to_json()
+    lines = [f"{name}: {status}"]
+    if error:
+        lines.append(f"  error          {error}")
+    extra = [
+        f"{m[key]:,} {words}"
+        for key, words in (
+            ("late_events", "late"),
+            ("adopted_after_crash", "adopted after a crash"),
+            ("details_missing", "without detail"),
+            ("records_without_time", "without time"),
+            ("records_not_objects", "that are no objects"),
+            ("gaps", "new gaps"),
+        )
+        if m[key]
+    ]
+    if m["api_requests"] or m["total_logs_processed"]:
+        lines.append(
+            f"  logs           {m['total_logs_processed']:,}" + (f" ({', '.join(extra)})" if extra else "")
+        )
+        lines.append(
+            f"  API            {m['api_requests']:,} requests, {m['success_rate'] or 0:g} % good, "
+            f"{m['api_errors']:,} failed ({m['api_throttled']:,} throttled)"
+        )
+        lines.append(
+            f"  response time  {_ms(m['avg_response_seconds'])} on average, {_ms(m['min_response_seconds'])} least, "
+            f"{_ms(m['max_response_seconds'])} most"
+        )
+        lines.append(f"  throughput     {m['logs_per_second']:,} logs/s in {m['duration_seconds']:,} s")
+    return "\n".join(lines)
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:,.0f} ms"

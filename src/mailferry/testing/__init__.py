@@ -1,0 +1,1 @@
+"""Stand-ins and fakes that mailferry's own tests use, for users' tests too."""

@@ -1,0 +1,1 @@
+"""The older script's name, for `python -m uzmanposta`; the work is done by mailferry."""

@@ -1,0 +1,5 @@
+"""`python -m uzmanposta`."""
+
+from mailferry.compat.uzmanposta import main
+
+main()

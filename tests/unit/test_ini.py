@@ -1,0 +1,190 @@
+"""`uzmanposta.ini`: the older script's file, read whole, with every fault told at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mailferry.config import ini
+from mailferry.config.event_feed import CATEGORIES
+from mailferry.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mailferry.config.event_feed import EventFeed
+
+KEY = "0123456789abcdef"
+
+
+def read(folder: Path, text: str) -> ini.IniFile:
+    path = folder / "uzmanposta.ini"
+    path.write_text(text, "utf-8")
+    return ini.read(path)
+
+
+def feed(folder: Path, options: str = "", head: str = "[MailLogger:example-outgoing]") -> EventFeed:
+    file = read(folder, f"{head}\napi_key = {KEY}\n{options}")
+    return file.choose(None, every=True)[0]
+
+
+def faults(folder: Path, text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        read(folder, text).choose(None, every=True)
+    return caught.value.faults
+
+
+def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
+    found = feed(tmp_path, "domain = example.com")
+    assert found.folder == tmp_path / "output/example.com/mail/outgoinglog"
+    assert found.position_file == tmp_path / "positions/example-outgoing.pos"
+    assert found.lock_file_path == tmp_path / "locks/example-outgoing.lock"
+    assert found.heartbeat_file == found.folder / "example-outgoing_heartbeat.json"
+    assert found.url == CATEGORIES["mail"][0]
+    assert (found.category, found.type, found.start_time) == ("mail", "outgoinglog", None)
+    assert (found.split_interval, found.max_time_gap, found.max_records_per_page) == (300, 3600, 1000)
+    assert (found.list_retries, found.list_sleep_time, found.list_timeout) == (10, 2, 300)
+    assert (found.detail_retries, found.detail_sleep_time, found.detail_timeout) == (10, 2, 120)
+    assert (found.max_parallel_details, found.use_session, found.verbose) == (2, True, True)
+    assert (found.message_log_retention_count, found.error_log_retention_count) == (2, 2)
+    assert (found.look_back, found.settle, found.file_time, found.log_retention_days) == (300, 30, "event", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "folder"),
+    [
+        ("category = authentication\ndomain = example.com", "example.com/authentication"),
+        ("category = quarantine\ndomain = example.com", "example.com/quarantine"),
+        ("category = quarantine\ntype = hold\ndomain = example.com", "example.com/quarantine/hold"),
+        ("type = incominglog", "global/mail/incominglog"),
+    ],
+)
+def test_folders_are_those_of_the_contract(tmp_path: Path, options: str, folder: str) -> None:
+    assert feed(tmp_path, options).folder == tmp_path / "output" / folder
+
+
+def test_a_percent_sign_is_literal_and_a_byte_order_mark_is_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "uzmanposta.ini"
+    path.write_bytes(b"\xef\xbb\xbf[MailLogger]\napi_key = 50%50%abcdef%(x)s\n")
+    found = ini.read(path).choose(None, every=False)[0]
+    assert (found.section, found.api_key.get_secret_value()) == ("default", "50%50%abcdef%(x)s")
+
+
+def test_placeholders_are_filled_in(tmp_path: Path) -> None:
+    found = feed(
+        tmp_path,
+        "domain = example.com\nposition_file = p/{section}-{id}.pos\nlog_file_name_format = {category}_{domain}_%H%%.log",
+    )
+    assert found.position_file == tmp_path / f"p/example-outgoing-{found.id}.pos"
+    assert found.fill(found.log_file_name_format) == "mail_example.com_%H%%.log"
+
+
+def test_a_url_in_default_counts_for_mail_only(tmp_path: Path) -> None:
+    text = "[DEFAULT]\napi_key = " + KEY + "\nurl = https://one.example.com/list\n"
+    text += "[MailLogger:a]\n[MailLogger:b]\ncategory = quarantine\n[MailLogger:c]\ncategory = authentication\nurl = https://two.example.com/x\n"
+    urls = [found.url for found in read(tmp_path, text).choose(None, every=True)]
+    assert urls == ["https://one.example.com/list", CATEGORIES["quarantine"][0], "https://two.example.com/x"]
+
+
+def test_every_fault_is_told_at_once_with_section_and_option(tmp_path: Path) -> None:
+    text = """[DEFAULT]
+api_kee = x
+[MailLogger:a]
+api_key = YOUR_API_KEY
+type = outgoing
+split_interval = often
+log_file_name_format = {doman}_%Q.log
+[MailLogger:b]
+api_key = 0123456789abcdef
+category = mial
+max_parallel_details = 0
+verbose = perhaps
+timezone = Mars/Olympus
+[MailLogger:b]
+[MailLogger:c]
+api_key = 0123456789abcdef
+domain = ../../etc
+url = ftp://example.com
+just a line
+"""
+    told = "\n".join(faults(tmp_path, text))
+    for part in (
+        "line 14: section [MailLogger:b] stands twice",
+        "line 19: cannot be understood",
+        "[DEFAULT] api_kee: unknown option; did you mean api_key?",
+        "[MailLogger:a] api_key: is missing or still a placeholder",
+        "[MailLogger:a] type: unknown type 'outgoing'",
+        "[MailLogger:a] split_interval = often",
+        "[MailLogger:a] log_file_name_format: unknown placeholder {doman}",
+        "[MailLogger:b] category = mial: unknown category; one of mail, quarantine, authentication",
+        "[MailLogger:b] max_parallel_details = 0: a whole number from 1 to 256, or auto",
+        "[MailLogger:b] verbose = perhaps",
+        "[MailLogger:b] timezone: unknown time zone",
+        "[MailLogger:c] domain:",
+        "[MailLogger:c] url:",
+    ):
+        assert part in told
+    assert told.count("\n") == 12
+
+
+@pytest.mark.parametrize(
+    "format_",
+    ["a/b.log", "../x.log", "", ".hidden", "%Q.log", "{domain.log", "domain}.log", "x%", "{nothing}.log"],
+)
+def test_a_bad_file_name_format_is_refused(tmp_path: Path, format_: str) -> None:
+    told = faults(tmp_path, f"[MailLogger:a]\napi_key={KEY}\nlog_file_name_format = {format_ or '/'}\n")
+    assert len(told) == 1
+    assert "[MailLogger:a] log_file_name_format" in told[0]
+
+
+def test_two_sections_must_not_share_a_file(tmp_path: Path) -> None:
+    text = f"[DEFAULT]\napi_key={KEY}\ndomain=example.com\n[MailLogger:a]\n[MailLogger:b]\n"
+    assert "writes the same file as [MailLogger:a]" in faults(tmp_path, text)[0]
+    shared = f"[DEFAULT]\napi_key={KEY}\nposition_file=one.pos\n[MailLogger:a]\ndomain=a.example\n[MailLogger:b]\ndomain=b.example\n"
+    assert "position_file" in faults(tmp_path, shared)[0]
+
+
+def test_without_a_choice_the_only_section_runs_and_several_are_named(tmp_path: Path) -> None:
+    assert feed(tmp_path).section == "example-outgoing"
+    two = read(tmp_path, f"[DEFAULT]\napi_key={KEY}\n[MailLogger:a]\n[MailLogger:b]\ntype=incominglog\n")
+    assert [found.section for found in two.choose(None, every=True)] == ["a", "b"]
+    assert [found.section for found in two.choose("b", every=False)] == ["b"]
+    assert [found.section for found in two.choose("MailLogger:a", every=False)] == ["a"]
+    with pytest.raises(
+        ConfigError, match=r"choose one by --section NAME or run --all of them: MailLogger:a, MailLogger:b"
+    ):
+        two.choose(None, every=False)
+    with pytest.raises(ConfigError, match="did you mean 'MailLogger:b'"):
+        two.choose("MailLoger:b", every=False)
+
+
+def test_a_faulty_section_does_not_keep_a_named_good_one_from_running(tmp_path: Path) -> None:
+    file = read(tmp_path, f"[MailLogger:good]\napi_key={KEY}\n[MailLogger:bad]\ntype=x\n")
+    assert file.choose("good", every=False)[0].section == "good"
+    with pytest.raises(ConfigError):
+        file.choose("bad", every=False)
+
+
+def test_the_key_is_never_told(tmp_path: Path) -> None:
+    told = faults(tmp_path, "[MailLogger:a]\napi_key = sécret with spaces\nsplit_interval = x\n")
+    assert "sécret" not in "\n".join(told)
+    found = feed(tmp_path)
+    assert KEY not in f"{found!r} {found} {found.masked_key} {found.model_dump()}"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe[\x00", b"no section\n", b"", b"[Other]\nx=1\n"])
+def test_a_file_that_is_none_is_one_clear_message(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "uzmanposta.ini"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        ini.read(path).choose(None, every=True)
+    assert str(path) in str(caught.value)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        ini.read(tmp_path / "missing.ini")
+
+
+def test_a_page_limit_above_the_providers_is_not_believed(tmp_path: Path) -> None:
+    found = feed(tmp_path, "max_records_per_page = 5000")
+    assert found.page_limit == 1000
+    assert "max_records_per_page" in ini.read(tmp_path / "uzmanposta.ini").warnings[0]

@@ -1,0 +1,137 @@
+"""Reading windows: whatever the provider holds and however it reads `endtime`, every event is listed, in order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mailferry.events import order
+from mailferry.events.windows import Batch, Gap, Range, plan, read
+
+if TYPE_CHECKING:
+    from mailferry.events.order import Entry
+
+
+class Listing:
+    """The provider's rules in their shortest form: newest first, capped, one of two readings of `endtime`."""
+
+    def __init__(self, times: list[int], *, cap: int, inclusive: bool, shuffled: bool = False) -> None:
+        self.records: list[dict[str, Any]] = [
+            {"queue_id": f"q{number}", "time": time} for number, time in enumerate(sorted(times))
+        ]
+        self.cap, self.inclusive, self.shuffled = cap, inclusive, shuffled
+        self.asked: list[Range] = []
+
+    def __call__(self, asked: Range) -> list[Entry]:
+        self.asked.append(asked)
+        last = asked.end if self.inclusive else asked.end - 1
+        page = [record for record in reversed(self.records) if asked.start <= record["time"] <= last][
+            : self.cap
+        ]
+        if self.shuffled:
+            page = page[1::2] + page[::2]
+        return order.entries(page, keyed=True)
+
+
+def batches(listing: Listing, window: Range) -> list[Batch]:
+    reading = read(window, listing.cap)
+    found: list[Batch] = []
+    answer: Any = None
+    try:
+        while True:
+            step = reading.send(answer)
+            if isinstance(step, Batch):
+                found.append(step)
+            else:
+                answer = listing(step)
+    except StopIteration:
+        return found
+
+
+def collected(listing: Listing, start: int, end: int, step: int) -> tuple[list[int], list[Gap]]:
+    """What a collector would write of the span, and the gaps."""
+    seen: set[str] = set()
+    times: list[int] = []
+    gaps: list[Gap] = []
+    for window in plan(start, end, step):
+        for batch in batches(listing, window):
+            gaps += batch.gaps
+            for event in order.oldest_first(batch.answer, batch.range.start):
+                if event.key not in seen:
+                    seen.add(event.key)
+                    times.append(event.time)
+    return times, gaps
+
+
+spans = st.lists(st.integers(0, 120), max_size=120)
+
+
+@settings(max_examples=300)
+@given(
+    times=spans,
+    cap=st.integers(2, 20),
+    step=st.integers(1, 60),
+    inclusive=st.booleans(),
+    shuffled=st.booleans(),
+)
+def test_every_event_is_listed_once_and_in_order_or_its_second_is_a_gap(
+    times: list[int], cap: int, step: int, inclusive: bool, shuffled: bool
+) -> None:
+    listing = Listing(times, cap=cap, inclusive=inclusive, shuffled=shuffled)
+    got, gaps = collected(listing, 0, 121, step)
+    full = {time for time, count in Counter(times).items() if count >= cap}
+    assert {gap.start for gap in gaps} <= full
+    lost = Counter(times) - Counter(got)
+    assert set(lost) <= {gap.start for gap in gaps}
+    assert not Counter(got) - Counter(times)
+    assert got == sorted(got)
+
+
+@given(times=spans, inclusive=st.booleans())
+def test_a_second_fuller_than_a_page_is_a_gap_under_both_readings(times: list[int], inclusive: bool) -> None:
+    listing = Listing([*times, *[60] * 9], cap=8, inclusive=inclusive)
+    _, gaps = collected(listing, 0, 121, 30)
+    assert Gap(kind="saturated", start=60, end=61) in gaps
+
+
+def test_without_full_pages_each_window_is_asked_for_once() -> None:
+    listing = Listing(list(range(0, 3000, 10)), cap=1000, inclusive=True)
+    collected(listing, 0, 3000, 300)
+    assert listing.asked == [Range(start, start + 300) for start in range(0, 3000, 300)]
+
+
+def test_a_dense_window_takes_hardly_more_requests_than_it_has_pages() -> None:
+    times = [second for second in range(300) for _ in range(30)]
+    listing = Listing(times, cap=1000, inclusive=True)
+    got, gaps = collected(listing, 0, 300, 300)
+    assert len(got) == 9000
+    assert not gaps
+    assert len(listing.asked) <= 10
+
+
+def test_a_window_of_very_many_pages_is_taken_in_pieces_oldest_first() -> None:
+    times = [second for second in range(600) for _ in range(20)]
+    listing = Listing(times, cap=100, inclusive=False)
+    held = 0
+    for batch in batches(listing, Range(0, 600)):
+        held = max(held, len(batch.answer))
+    got, gaps = collected(listing, 0, 600, 600)
+    assert got == times
+    assert not gaps
+    assert held <= 100
+
+
+@given(start=st.integers(0, 10**10), length=st.integers(0, 10**5), step=st.integers(1, 10**4))
+def test_a_plan_covers_the_span_with_windows_that_share_their_border(
+    start: int, length: int, step: int
+) -> None:
+    windows = list(plan(start, start + length, step))
+    assert all(0 < window.end - window.start <= step for window in windows)
+    assert [window.end for window in windows[:-1]] == [window.start for window in windows[1:]]
+    if windows:
+        assert (windows[0].start, windows[-1].end) == (start, start + length)
+    else:
+        assert length == 0

@@ -1,0 +1,20 @@
+"""`./dev demo`: the main jobs on embedded defaults, in front of the reader."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import demo_events
+
+
+def main() -> int:
+    folder = Path(tempfile.mkdtemp(prefix="mailferry-demo-"))
+    good = demo_events.run(folder / "events")
+    print(f"\nAll files of this demo are in {folder}; delete them when you have seen them.")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

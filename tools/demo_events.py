@@ -1,0 +1,136 @@
+"""The demo of event feeds: a provider full of troubles, a collector that is killed half-way, and the truth at the end."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mailferry.testing import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAILFERRY = [sys.executable, "-m", "mailferry"]
+#: An hour of events that ended an hour ago, so that every run finds the same.
+SPAN, AGO = 3600, 7200
+
+
+def run(folder: Path) -> bool:
+    """Show it; True where nothing is lost, twice or out of order."""
+    folder.mkdir(parents=True)
+    begun = time.monotonic()
+    start = int(time.time()) - AGO
+    print(
+        "Event feeds: a stand-in of the provider's API, with 8 % of its answers bad, throttling and a kill -9\n"
+    )
+    options = {
+        "start": start, "end": start + SPAN, "rate": 0.5, "latency": 0.01, "troubles": 0.08, "odd": 0.04, "max-per-second": 700,
+    }  # fmt: skip
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    provider = subprocess.Popen(
+        [*MAILFERRY, "simulate", *arguments, "--domain=example.com", "--domain=example.org"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert provider.stdout
+        told = json.loads(provider.stdout.readline())
+        config = folder / "uzmanposta.ini"
+        defaults = (
+            "[DEFAULT]\nmax_parallel_details = auto\nlist_sleep_time = 0.1\ndetail_sleep_time = 0.1\n\n"
+        )
+        config.write_text(defaults + told["ini"])
+        print(f"provider   {told['url']}, {len(told['feeds'])} sections in {config}")
+        _killed_run(config)
+        result = _run(config)
+        print(
+            f"second run exit {result['exit_status']}, {result['total']['adopted_after_crash']} events found written and kept"
+        )
+        good = _compare(told, result)
+    finally:
+        provider.terminate()
+        provider.wait()
+    print(
+        f"\n{time.monotonic() - begun:.0f} s in all. {'Nothing lost, nothing twice, in order.' if good else 'THAT WENT WRONG.'}"
+    )
+    return good
+
+
+def _command(config: Path) -> list[str]:
+    return [
+        *MAILFERRY,
+        "collect",
+        "--config",
+        str(config),
+        "--all",
+        "--parallel",
+        "--max-workers",
+        "8",
+        "--json",
+    ]
+
+
+def _killed_run(config: Path) -> None:
+    """Start a run and end it by kill -9 when about half of the events have been written."""
+    log = (config.parent / "first-run.log").open("w")
+    collector = subprocess.Popen(_command(config), stdout=subprocess.DEVNULL, stderr=log)
+    half = SPAN * 8 * 0.5 / 2
+    while collector.poll() is None and _lines(config) < half:
+        time.sleep(0.05 + random.random() / 20)
+    collector.send_signal(signal.SIGKILL)
+    collector.wait()
+    log.close()
+    print(f"first run  killed (kill -9) with {_lines(config):,} lines written")
+
+
+def _lines(config: Path) -> int:
+    return sum(file.read_bytes().count(b"\n") for file in config.parent.glob("output/**/example.*_*.log"))
+
+
+def _run(config: Path) -> dict[str, Any]:
+    done = subprocess.run(_command(config), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def _compare(told: dict[str, Any], result: dict[str, Any]) -> bool:
+    print(
+        f"\n{'section':<28} {'events':>7} {'files':>5} {'logs/s':>7} {'retries':>7} {'lost':>5} {'twice':>5}  order"
+    )
+    good = True
+    sections = {section["section"]: section for section in result["sections"]}
+    for feed in told["feeds"]:
+        section = sections[feed["section"].partition(":")[2]]
+        files = _data_files(section["folder"], feed["domain"])
+        found = verify.compare(_truth(told, feed), verify.read_lines(files))
+        order = "kept" if not found.out_of_order else f"{found.out_of_order} wrong"
+        metrics = section["metrics"]
+        print(
+            f"{section['section']:<28} {found.total:>7,} {len(files):>5} {metrics['logs_per_second']:>7,.0f} "
+            f"{metrics['api_errors']:>7,} {found.lost:>5} {found.twice:>5}  {order}"
+        )
+        good = good and not (found.lost or found.twice or found.foreign or found.out_of_order)
+    example = sections[told["feeds"][0]["section"].partition(":")[2]]["folder"]
+    print(f"\nlook at    {example}\n           (data by the hour, messages_*, errors_*, the heartbeat)")
+    return good and result["exit_status"] == 0
+
+
+def _truth(told: dict[str, Any], feed: dict[str, Any]) -> Iterator[verify.Truth]:
+    names = ("api_key", "domain", "category", "type")
+    query = urllib.parse.urlencode(
+        {name: feed[name] for name in names} | {"start": told["start"], "end": told["end"]}
+    )
+    with urllib.request.urlopen(f"{told['url']}/_truth?{query}") as answer:
+        yield from verify.read_truth(answer)
+
+
+def _data_files(folder: str, domain: str) -> list[Path]:
+    return sorted(Path(folder).glob(f"{domain}_*.log"))
