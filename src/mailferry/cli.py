@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mailferry import startup
+from mailferry.commands import mailbox
 from mailferry.commands.events import collect
 from mailferry.commands.simulate import simulate
 from mailferry.errors import ConfigError, MailferryError
@@ -21,11 +23,16 @@ app = typer.Typer(
 )
 
 app.command()(collect)
+app.command()(mailbox.load)
+app.command()(mailbox.explain)
+app.command()(mailbox.check)
+app.add_typer(mailbox.jobs, name="jobs")
 app.command()(simulate)
 
 
 def main() -> None:
     """Entry point: errors become one message and an exit status."""
+    startup.quicken()
     try:
         app()
     except ConfigError as error:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from mailferry.events.throttle import AdaptiveSlots, Slots, Throttle, retry_after
+from mailferry.events.throttle import AdaptiveSlots, Ahead, Slots, Throttle, retry_after
 
 
 @pytest.mark.parametrize(
@@ -27,10 +27,41 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | N
 
 
 def test_without_retry_after_the_pause_doubles_until_an_answer_comes() -> None:
-    throttle = Throttle(clock=lambda: 0.0)
-    assert [throttle.refused(None, 2) for _ in range(7)] == [2, 4, 8, 16, 32, 60, 60]
+    now = 0.0
+    throttle = Throttle(clock=lambda: now)
+    pauses = []
+    for _ in range(7):
+        pauses.append(throttle.refused(None, 2))
+        now += 100
+    assert pauses == [2, 4, 8, 16, 32, 60, 60]
     throttle.answered()
     assert throttle.refused(None, 2) == 2
+
+
+def test_refusals_of_one_burst_count_once() -> None:
+    throttle = Throttle(clock=lambda: 0.0)
+    assert [throttle.refused(None, 2) for _ in range(8)] == [2] * 8
+
+
+def test_a_request_that_others_depend_on_is_let_in_next() -> None:
+    async def play() -> list[str]:
+        slots = Slots(1)
+        entered: list[str] = []
+
+        async def enter(name: str, way: Slots | Ahead) -> None:
+            async with way:
+                entered.append(name)
+
+        async with slots:
+            waiting = asyncio.create_task(enter("detail", slots))
+            await asyncio.sleep(0)
+            ahead = asyncio.create_task(enter("list", Ahead(slots)))
+            await asyncio.sleep(0)
+            assert not entered
+        await asyncio.gather(waiting, ahead)
+        return entered
+
+    assert asyncio.run(play()) == ["list", "detail"]
 
 
 def rounds(slots: AdaptiveSlots, takes: int, requests: int) -> int:

@@ -6,9 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from mailferry import startup
+
 
 def main() -> None:
     """Entry point."""
+    startup.quicken()
     parser = argparse.ArgumentParser(
         prog="uzmanposta", description="Collect mail events from the Uzman Posta API."
     )
@@ -42,13 +45,9 @@ def main() -> None:
             as_json=False,
         )
     except ConfigError as error:
-        sys.exit(_told(mask("\n".join(error.faults))))
+        sys.stderr.writelines(f"{mask(fault)}\n" for fault in error.faults)
+        sys.exit(2)
     sys.exit(status)
-
-
-def _told(text: str) -> int:
-    sys.stderr.write(text.replace("\\n", "\n") + "\n")
-    return 2
 
 
 def _positive(text: str) -> int:

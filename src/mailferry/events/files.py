@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
@@ -16,8 +19,7 @@ from mailferry.events.checkpoint import Announced, Intent
 from mailferry.events.order import Seen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Sequence
 
     from mailferry.config.event_feed import EventFeed
     from mailferry.events.progress import Progress
@@ -108,11 +110,11 @@ class HourlyFiles:
         if not days:
             return []
         oldest = self._clock() - days * 86_400
-        return [
-            path
-            for path in files_of(self.folder, self._format)
-            if path.stat().st_mtime < oldest and _removed(path)
-        ]
+        old = [found.path for found in files_of(self.folder, self._format) if found.modified < oldest]
+        for path in old:
+            with disk.told("delete", path):
+                path.unlink(missing_ok=True)
+        return old
 
     def _intent(self, files: dict[str, list[Line]], end: int) -> Intent:
         intent = Intent(end=end)
@@ -155,25 +157,38 @@ class HourlyFiles:
         """Learn from the older script's files what they hold of the time that is going to be read again."""
         since = progress.floor = max(0, progress.position - self._feed.look_back)
         answer: list[object] = []
-        for path in files_of(self.folder, self._format):
-            with disk.told("read", path):
-                if path.stat().st_mtime >= since:
-                    answer += _records(path, since)
+        for found in files_of(self.folder, self._format):
+            if found.modified >= since:
+                with disk.told("read", found.path):
+                    answer += _records(found.path, since)
         for entry in order.entries(answer, keyed=self._feed.has_detail):
             progress.seen.add(entry.key, progress.position)
         return Recovered(len(progress.seen), 0)
 
 
-def files_of(folder: Path, name_format: str) -> Iterator[Path]:
+class Found(NamedTuple):
+    """A file of a folder."""
+
+    #: Unix seconds of its last change.
+    modified: float
+    path: Path
+
+
+def files_of(folder: Path, name_format: str) -> list[Found]:
     """The files in `folder` that `name_format` (strftime) could have named, the oldest first."""
     pattern = ""
     for piece in re.split(r"(%.)", name_format):
         directive = piece[1:] if piece.startswith("%") else ""
         pattern += "%" if directive == "%" else ".+?" if directive else re.escape(piece)
     matching = re.compile(pattern)
-    if folder.is_dir():
-        found = [path for path in folder.iterdir() if matching.fullmatch(path.name) and path.is_file()]
-        yield from sorted(found, key=lambda path: (path.stat().st_mtime, path.name))
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            # What somebody else deletes meanwhile is none of ours any more.
+            with contextlib.suppress(FileNotFoundError):
+                if matching.fullmatch(entry.name) and entry.is_file():
+                    found.append(Found(entry.stat().st_mtime, Path(entry.path)))
+    return sorted(found)
 
 
 def _zone(name: str) -> tzinfo | None:
@@ -213,9 +228,3 @@ def _records(path: Path, since: int) -> Iterable[object]:
 
 def _copy(progress: Progress) -> Progress:
     return replace(progress, seen=Seen(dict(progress.seen.ends)))
-
-
-def _removed(path: Path) -> bool:
-    with disk.told("delete", path):
-        path.unlink(missing_ok=True)
-    return True

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mailferry import __version__, disk
+from mailferry.secrets import mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +63,7 @@ class Heartbeat:
             ]
             if progress
             else [],
-            "error": error or None,
+            "error": mask(error) or None,
             "metrics": self._metrics.to_json(),
         }
         try:

@@ -107,7 +107,7 @@ class _Rotating:
         self.close()
         self._file = self._stack.enter_context(path.open("ab", buffering=0))
         self._path = path
-        older = [file for file in files_of(self._folder, self._format) if file != path]
+        older = [found.path for found in files_of(self._folder, self._format) if found.path != path]
         for file in older[: max(0, len(older) + 1 - self._keep)]:
             file.unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import tempfile
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -118,16 +119,16 @@ def exit_status(results: Sequence[Result]) -> int:
 
 def _on_signals(react: Callable[[int], None]) -> Callable[[], None]:
     """Call `react` in the running loop on SIGINT and SIGTERM; gives what undoes that."""
-    loop = asyncio.get_running_loop()
     undo = contextlib.ExitStack()
+    if threading.current_thread() is not threading.main_thread():
+        return undo.close  # whoever runs that one handles signals
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
             loop.add_signal_handler(number, react, number)
         except NotImplementedError:  # Windows: the loop takes none
             old = signal.signal(number, lambda got, _: loop.call_soon_threadsafe(react, got))
             undo.callback(signal.signal, number, old)
-        except ValueError:  # not the main thread: whoever runs it handles signals
-            break
         else:
             undo.callback(loop.remove_signal_handler, number)
     return undo.close

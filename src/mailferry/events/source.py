@@ -12,7 +12,7 @@ import aiohttp
 
 from mailferry.errors import MailferryError, Retry, Stop
 from mailferry.events import record as records
-from mailferry.events.throttle import LONGEST_PAUSE, AdaptiveSlots, Slots, Throttle, retry_after
+from mailferry.events.throttle import LONGEST_PAUSE, AdaptiveSlots, Ahead, Slots, Throttle, retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +62,8 @@ class Request(NamedTuple):
     retries: int
     pause: float
     slots: Slots
+    #: The way into a slot.
+    turn: Slots | Ahead
 
 
 class Connections:
@@ -110,9 +112,15 @@ class Source:
         self._session = connections.session(keep=feed.use_session)
         self._throttle = connections.throttle(key)
         self._headers = {"Authorization": f"Bearer {key}"}
-        self._list_slots = Slots(1)
-        auto = feed.max_parallel_details == "auto"
-        self._detail_slots = connections.adaptive(key) if auto else Slots(int(feed.max_parallel_details))
+        if feed.max_parallel_details == "auto":
+            # What the provider takes at once holds for lists too; details wait for the list that names the next ones.
+            slots = connections.adaptive(key)
+            self._detail_slots: Slots = slots
+            self._list_slots: Slots = slots
+            self._list_turn: Slots | Ahead = Ahead(slots)
+        else:
+            self._detail_slots = Slots(feed.max_parallel_details)
+            self._list_slots = self._list_turn = Slots(1)
         self._list_timeout = aiohttp.ClientTimeout(total=feed.list_timeout, sock_connect=30)
         self._detail_timeout = aiohttp.ClientTimeout(total=feed.detail_timeout, sock_connect=30)
 
@@ -133,6 +141,7 @@ class Source:
             feed.list_retries,
             feed.list_sleep_time,
             self._list_slots,
+            self._list_turn,
         )
         return await self._get(request, _list_answer)
 
@@ -147,6 +156,7 @@ class Source:
             self._detail_timeout,
             feed.detail_retries,
             feed.detail_sleep_time,
+            self._detail_slots,
             self._detail_slots,
         )
 
@@ -166,7 +176,7 @@ class Source:
             await self._throttle.ready()
             started = time.monotonic()
             try:
-                async with request.slots:
+                async with request.turn:
                     await self._throttle.ready()  # a 429 may have come while this one waited for its turn
                     started = time.monotonic()
                     answer = accept(await self._once(request))

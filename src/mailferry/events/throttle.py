@@ -25,7 +25,8 @@ class Throttle:
 
     def refused(self, retry_after: float | None, first_pause: float) -> float:
         """A 429 came: nobody asks before its `retry_after` seconds are over, or a doubling pause. Gives the pause."""
-        self._in_a_row += 1
+        if self._until <= self._clock():
+            self._in_a_row += 1  # the others of one burst say the same thing
         pause = retry_after
         if pause is None:
             pause = min(LONGEST_PAUSE, first_pause * 2 ** min(self._in_a_row - 1, 10))
@@ -68,25 +69,33 @@ class Slots:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def __aenter__(self) -> Self:
-        if self.in_flight < self.limit and not self._waiting:
+        await self.enter()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.leave()
+
+    async def enter(self, *, first: bool = False) -> None:
+        """Wait for a slot; `first`: before all others that wait."""
+        if self.in_flight < self.limit and (first or not self._waiting):
             self.in_flight += 1
-            return self
+            return
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        if first:
+            self._waiting.appendleft(turn)
+        else:
+            self._waiting.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._left()  # the slot was handed over just before
+                self.leave()  # the slot was handed over just before
             else:
                 self._waiting.remove(turn)
             raise
-        return self
 
-    async def __aexit__(self, *_: object) -> None:
-        self._left()
-
-    def _left(self) -> None:
+    def leave(self) -> None:
+        """Give a slot back."""
         self.in_flight -= 1
         self._admit()
 
@@ -107,12 +116,25 @@ class Slots:
         """A request, which has left its slot, timed out or found the provider overloaded."""
 
 
+class Ahead:
+    """The way into `slots` for a request that the others' successors depend on: it is let in next."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+
+    async def __aenter__(self) -> None:
+        await self._slots.enter(first=True)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._slots.leave()
+
+
 class AdaptiveSlots(Slots):
     """Finds out how many requests the provider takes at once: `max_parallel_details = auto`.
 
     One more for each round that goes well; half on a refusal. What was refused is remembered as a ceiling: it is tried
     again only after many good answers, and after twice as many each time it is refused again, so that a provider with a
-    fixed limit is bothered ever more seldom.
+    fixed limit is bothered ever more seldom. A refused trial goes back to what went well before.
     """
 
     LEAST, MOST = 1, 32
@@ -124,6 +146,7 @@ class AdaptiveSlots(Slots):
         self._good = 0
         self._probe_after = self.FIRST_PROBE
         self._before = self.limit
+        self._trying = False
         #: Requests still in flight that began before the last cut; whether the last one that left was one of them.
         self._older = 0
         self._echo = False
@@ -135,30 +158,32 @@ class AdaptiveSlots(Slots):
                 self._grow()
         elif self._ceiling < self.MOST and self._good >= self._probe_after:
             self._ceiling += 1
+            self._trying = True
             self._grow()
 
     def refused(self) -> None:
-        if self._halve():
+        if self._cut(self.limit - 1 if self._trying else self.limit // 2):
             if self._ceiling < self.MOST:  # not the first refusal
                 self._probe_after = min(self.RAREST_PROBE, self._probe_after * 2)
             self._ceiling = max(self.LEAST, min(self._ceiling, self._before - 1))
 
     def overloaded(self) -> None:
-        self._halve()
+        self._cut(self.limit // 2)
 
-    def _halve(self) -> bool:
-        """Half as many; False where the request began before the last cut and tells nothing new."""
+    def _cut(self, limit: int) -> bool:
+        """Only so many from now on; False where the request began before the last cut and tells nothing new."""
         if self._echo:
             return False
-        self._before, self.limit = self.limit, max(self.LEAST, self.limit // 2)
+        self._before, self.limit = self.limit, max(self.LEAST, limit)
         self._older = self.in_flight
         self._good = 0
+        self._trying = False
         return True
 
-    def _left(self) -> None:
+    def leave(self) -> None:
         self._echo = self._older > 0
         self._older = max(0, self._older - 1)
-        super()._left()
+        super().leave()
 
     def _grow(self) -> None:
         self.limit += 1

@@ -1,0 +1,286 @@
+"""`mailferry load`, `explain`, `check` and `jobs`: mailbox feeds."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mailferry.errors import ConfigError, MailferryError, Reject
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from mailferry.config.mailbox_feed import MailboxFeed
+    from mailferry.database import Connection
+    from mailferry.mailbox.loader import Run
+
+CONFIG = "config.env"
+#: Seconds from a signal to the moment when the work is broken off where it stands.
+GRACE = 7
+
+_Config = Annotated[
+    Path,
+    typer.Option(help="File of variables; the environment's win, and relative paths count from its folder."),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+class State(StrEnum):
+    """States of a job, as `jobs list` filters by them."""
+
+    PENDING = "pending"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+def load(config: _Config = Path(CONFIG), as_json: _Json = False) -> None:
+    """Load what has arrived in the mailbox into its table, once.
+
+    Exit status: 0 done, or skipped as another run is at it; 1 the run or a job failed; 2 configuration;
+    3 neither mailbox nor database could be reached.
+    """
+    sys.exit(run_load(read(config), as_json=as_json))
+
+
+def explain(
+    config: _Config = Path(CONFIG),
+    limit: Annotated[int, typer.Option(min=1, help="So many messages, the newest first.")] = 20,
+    as_json: _Json = False,
+) -> None:
+    """Say of each message and part why it would be taken or passed over; nothing is changed.
+
+    Exit status: 0 done; 1 the mailbox cannot be opened; 2 configuration.
+    """
+    import dataclasses
+
+    from mailferry import report_jobs
+    from mailferry.mailbox.explain import explain as messages
+
+    found = list(messages(read(config), limit=limit))
+    plain = [dataclasses.asdict(message) for message in found]
+    typer.echo(report_jobs.dumped(messages=plain) if as_json else report_jobs.explained_text(found))
+
+
+def check(config: _Config = Path(CONFIG), as_json: _Json = False) -> None:
+    """Check configuration, folders, database and mailbox, and say what to do where one fails.
+
+    Exit status: 0 all well; 1 something failed; 2 configuration; 3 neither mailbox nor database could be reached.
+    """
+    sys.exit(run_check(config, as_json=as_json))
+
+
+jobs = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="See, retry and cancel jobs: one message each."
+)
+
+
+@jobs.command("list")
+def list_jobs(
+    config: _Config = Path(CONFIG),
+    state: Annotated[State | None, typer.Option(help="Only jobs in this state.", show_default=False)] = None,
+    text: Annotated[str, typer.Option(help="Only jobs with this in subject, sender or Message-ID.")] = "",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, latest arrival first.")] = 50,
+    as_json: _Json = False,
+) -> None:
+    """List jobs, latest arrival first."""
+    from mailferry import report_jobs
+    from mailferry.mailbox import ledger
+
+    with _ledger(config) as (_, conn):
+        wanted = ledger.JobState(state) if state else None
+        found = ledger.jobs(conn, state=wanted, text=text or None, limit=limit)
+    plain = [report_jobs.job_plain(job) for job in found]
+    typer.echo(report_jobs.dumped(jobs=plain) if as_json else report_jobs.jobs_text(found))
+
+
+@jobs.command()
+def show(
+    number: Annotated[int, typer.Argument(help="The job's number, as `jobs list` has it.")],
+    config: _Config = Path(CONFIG),
+    rejects: Annotated[int, typer.Option(min=0, help="Rejected rows to show of each file.")] = 20,
+    as_json: _Json = False,
+) -> None:
+    """Show all about one job: its files, counts, errors and rejected rows."""
+    import dataclasses
+
+    from mailferry import report_jobs
+    from mailferry.mailbox import ledger
+
+    with _ledger(config) as (_, conn):
+        details = ledger.show(conn, number)
+        if details is None:
+            raise Reject(f"There is no job {number}; `mailferry jobs list` shows those there are.")
+        rows = [(file, ledger.rejected_rows(conn, file.id, rejects)) for file in details.files]
+    if not as_json:
+        typer.echo(report_jobs.details_text(details, rows))
+        return
+    plain = {file.id: [dataclasses.asdict(row) for row in some] for file, some in rows}
+    typer.echo(report_jobs.dumped(job=report_jobs.details_plain(details), rejected_rows=plain))
+
+
+@jobs.command()
+def retry(
+    number: Annotated[int, typer.Argument(help="The job's number, as `jobs list` has it.")],
+    config: _Config = Path(CONFIG),
+    as_json: _Json = False,
+) -> None:
+    """Have the next run do a job again: its files that were not loaded."""
+    _change("retry", number, config, as_json=as_json)
+
+
+@jobs.command()
+def cancel(
+    number: Annotated[int, typer.Argument(help="The job's number, as `jobs list` has it.")],
+    config: _Config = Path(CONFIG),
+    as_json: _Json = False,
+) -> None:
+    """Cancel a job that waits or runs; nothing more of it is loaded."""
+    _change("cancel", number, config, as_json=as_json)
+
+
+def _change(what: str, number: int, config: Path, *, as_json: bool) -> None:
+    from mailferry import report_jobs
+    from mailferry.mailbox import ledger
+
+    with _ledger(config) as (_, conn):
+        job = (ledger.retry if what == "retry" else ledger.cancel)(conn, number)
+    if as_json:
+        typer.echo(report_jobs.dumped(job=report_jobs.job_plain(job)))
+    else:
+        typer.echo(
+            f"job {job.id}: {job.state}" + ("; the next `mailferry load` does it" if what == "retry" else "")
+        )
+
+
+# For both command lines
+
+
+def read(config: Path | None, *, log: bool = True) -> MailboxFeed:
+    """The feed of a file and the environment; a default file that is not there leaves the environment alone.
+
+    Raises ConfigError.
+    """
+    from mailferry import console
+    from mailferry.config import env
+
+    if config == Path(CONFIG) and not config.exists():
+        config = None
+    file = env.read(config)
+    for warning in file.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    if log:
+        console.set_up(file.feed.log_level)
+    return file.feed
+
+
+def run_load(feed: MailboxFeed, *, as_json: bool) -> int:
+    """One run; prints what it came to, and gives the exit status."""
+    import threading
+
+    from mailferry import report_jobs
+    from mailferry.mailbox import loader
+
+    stop = threading.Event()
+    with ending(stop) as received:
+        run = _run(feed, stop)
+    if run is not None:
+        typer.echo(report_jobs.run_json(run) if as_json else report_jobs.run_text(run))
+    if received:
+        return 128 + received[0]
+    assert isinstance(run, loader.Run)
+    return run.exit_status
+
+
+def _run(feed: MailboxFeed, stop: threading.Event) -> Run | None:
+    """None where the work had to be broken off."""
+    from mailferry.mailbox import loader
+    from mailferry.mailbox.process import Interrupted
+
+    try:
+        return loader.run(feed, stop=stop)
+    except Interrupted:
+        typer.echo("broken off; the next run goes on from there", err=True)
+        return None
+
+
+@contextlib.contextmanager
+def ending(stop: threading.Event) -> Iterator[list[int]]:
+    """SIGTERM and SIGINT set `stop`; when the step at hand takes longer than GRACE, it is broken off (Interrupted).
+
+    Gives the signals received.
+    """
+    from mailferry.mailbox.process import Interrupted
+
+    received: list[int] = []
+
+    def react(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        stop.set()
+        if sys.platform != "win32":
+            signal.setitimer(signal.ITIMER_REAL, GRACE)
+
+    def break_off(_number: int, _frame: FrameType | None) -> None:
+        raise Interrupted
+
+    handlers: dict[int, Callable[[int, FrameType | None], None]] = {
+        signal.SIGINT: react,
+        signal.SIGTERM: react,
+    }
+    if sys.platform != "win32":
+        handlers[signal.SIGALRM] = break_off
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield received
+    finally:
+        if sys.platform != "win32":
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_check(config: Path | None, *, as_json: bool) -> int:
+    """The health checks, printed; gives the exit status."""
+    from mailferry import report_jobs
+    from mailferry.mailbox import health
+
+    try:
+        found = list(health.checks(read(config)))
+        status = health.exit_status(found)
+    except ConfigError as error:
+        found, status = [health.faulty(error)], 2
+    plain = [health.as_plain(one) for one in found]
+    typer.echo(
+        report_jobs.dumped(exit_status=status, checks=plain) if as_json else report_jobs.checks_text(found)
+    )
+    return status
+
+
+@contextlib.contextmanager
+def _ledger(config: Path) -> Iterator[tuple[MailboxFeed, Connection]]:
+    """One transaction on the feed's ledger; a database that cannot be reached ends the program with status 3."""
+    from mailferry import database
+    from mailferry.errors import Retry
+
+    feed = read(config)
+    try:
+        with database.connect(feed.database) as pool, database.transaction(pool) as conn:
+            yield feed, conn
+    except Retry as error:
+        _quit(error, 3)
+
+
+def _quit(error: MailferryError, status: int) -> None:
+    from mailferry.secrets import mask
+
+    typer.echo(mask(str(error)), err=True)
+    sys.exit(status)

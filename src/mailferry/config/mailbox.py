@@ -1,0 +1,209 @@
+"""What a mailbox feed needs to know of its mailbox: where it is, how to sign in, what to look for, how to mark."""
+
+from __future__ import annotations
+
+import ipaddress
+import unicodedata
+from enum import StrEnum
+from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+_MIB = 1024 * 1024
+_Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+
+class MailboxKind(StrEnum):
+    IMAP = "imap"
+    MAILDIR = "maildir"
+
+
+class Auth(StrEnum):
+    PASSWORD = "password"  # noqa: S105 - the name of a method, no secret
+    XOAUTH2 = "xoauth2"
+    OAUTHBEARER = "oauthbearer"
+
+
+class Provider(StrEnum):
+    MICROSOFT = "microsoft"
+    GOOGLE = "google"
+    GENERIC = "generic"
+
+
+class MarkBy(StrEnum):
+    """How a message that is dealt with is told from one that is not."""
+
+    SEEN = "seen"  # completed: \Seen; failed: left unread
+    KEYWORD = "keyword"  # an IMAP keyword; of a Maildir, one letter a-z
+    MOVE = "move"  # to another folder
+    LEAVE = "leave"  # nothing is changed; the ledger alone knows
+
+
+#: (completed, failed) where the configuration names none.
+_MARK_DEFAULTS = {
+    (MarkBy.KEYWORD, MailboxKind.IMAP): ("MailferryDone", "MailferryFailed"),
+    (MarkBy.KEYWORD, MailboxKind.MAILDIR): ("m", "x"),
+    (MarkBy.MOVE, MailboxKind.IMAP): ("Processed", "Failed"),
+    (MarkBy.MOVE, MailboxKind.MAILDIR): ("Processed", "Failed"),
+}
+
+
+class OAuthSettings(BaseModel):
+    """How an access token is come by: a refresh token, or client credentials where there is none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    provider: Provider = Provider.GENERIC
+    client_id: str = ""
+    client_secret: SecretStr | None = None
+    #: Directory (tenant) id or domain; Microsoft only.
+    tenant: str = ""
+    #: First refresh token. A newer one in `token_file` that came from it takes its place.
+    refresh_token: SecretStr | None = None
+    #: Replaces the provider's own; needed for `generic`. https, or http to loopback.
+    token_endpoint: str = ""
+    #: Space-separated; "" for what the provider needs for IMAP.
+    scope: str = ""
+    #: PEM file with the authorities to trust at the token endpoint instead of the built-in ones.
+    ca_file: Path | None = None
+    #: Where a rotated refresh token is kept, mode 0600.
+    token_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not self.client_id:
+            raise ValueError("client_id is missing: it is shown where the application was registered")
+        if self.refresh_token is None and self.client_secret is None:
+            raise ValueError("either refresh_token or client_secret is needed")
+        if self.refresh_token is None and self.provider is Provider.GOOGLE:
+            raise ValueError("Google needs a refresh_token: it has no client credentials for mailboxes")
+        if (
+            self.refresh_token is not None
+            and self.token_file is None
+            and self.provider is not Provider.GOOGLE
+        ):
+            raise ValueError(
+                "token_file is missing: this provider renews refresh tokens, and the new one must be kept"
+            )
+        if self.provider is Provider.MICROSOFT and not self.tenant and not self.token_endpoint:
+            raise ValueError("tenant is missing: the directory (tenant) id of Microsoft Entra")
+        if self.provider is Provider.GENERIC and not self.token_endpoint:
+            raise ValueError("token_endpoint is missing")
+        url = urlsplit(self.token_endpoint)
+        if self.token_endpoint and url.scheme != "https" and not _is_loopback_name(url.hostname or ""):
+            raise ValueError("token_endpoint must be an https address: secrets travel there")
+        return self
+
+
+class MailboxSettings(BaseModel):
+    """The mail side of one mailbox feed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    kind: MailboxKind = MailboxKind.IMAP
+
+    # IMAP
+    host: str = "imap.gmail.com"
+    port: int = Field(default=993, ge=1, le=65535)
+    username: str = ""
+    password: SecretStr | None = None
+    #: True: TLS from the first byte. False: STARTTLS.
+    ssl: bool = True
+    #: Allows a sign-in without encryption to a host that is not this machine.
+    allow_plaintext: bool = False
+    #: PEM file with the authorities to trust instead of the system's.
+    ca_file: Path | None = None
+    auth: Auth = Auth.PASSWORD
+    oauth: OAuthSettings | None = None
+    #: Seconds to connect, and seconds of silence before a connection counts as dead.
+    connect_timeout: _Seconds = 15
+    read_timeout: _Seconds = 60
+
+    # Maildir
+    path: Path | None = None
+
+    #: Folder as people write it; "INBOX" is a Maildir's own, others are its sub-folders `.Name`.
+    folder: str = Field(default="INBOX", min_length=1)
+
+    #: Text that subject and sender must contain, in any case; "" for all.
+    subject_filter: str = "Track and Trace"
+    sender_filter: str = ""
+    #: Pattern (`*`, `?`) that an attachment's name must match, in any case; "" for all.
+    name_filter: str = ""
+
+    mark: MarkBy = MarkBy.SEEN
+    #: Keyword or folder; "" for the default of `mark`.
+    mark_completed: str = ""
+    mark_failed: str = ""
+
+    #: Largest attachment, decoded, in bytes.
+    max_file_bytes: int = Field(default=100 * _MIB, gt=0)
+
+    @field_validator(
+        "host",
+        "username",
+        "folder",
+        "subject_filter",
+        "sender_filter",
+        "name_filter",
+        "mark_completed",
+        "mark_failed",
+    )
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if any(unicodedata.category(character) == "Cc" for character in value):
+            raise ValueError("holds a control character")
+        return value
+
+    @field_validator("password")
+    @classmethod
+    def _one_line(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and any(character in value.get_secret_value() for character in "\0\r\n"):
+            raise ValueError("holds a line break or NUL: was it read from a file with its line end?")
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.kind is MailboxKind.MAILDIR:
+            if self.path is None:
+                raise ValueError("path is missing: the Maildir's folder")
+        elif not self.host or not self.username:
+            raise ValueError("host and username are needed")
+        elif self.auth is Auth.PASSWORD and self.password is None:
+            raise ValueError("password is missing")
+        elif self.auth is not Auth.PASSWORD and self.oauth is None:
+            raise ValueError(f"auth = {self.auth} needs the OAuth settings")
+        self._check_marks()
+        return self
+
+    def _check_marks(self) -> None:
+        completed, failed = self.marks
+        if self.mark is MarkBy.KEYWORD:
+            for keyword in (completed, failed):
+                if self.kind is MailboxKind.MAILDIR and not (len(keyword) == 1 and "a" <= keyword <= "z"):
+                    raise ValueError(f"a Maildir's keyword is one letter from a to z, not {keyword!r}")
+                if not keyword.isascii() or any(c in keyword for c in ' (){%*"\\]'):
+                    raise ValueError(f"{keyword!r} cannot be an IMAP keyword: letters, digits, $ . _ - only")
+        if self.mark in (MarkBy.KEYWORD, MarkBy.MOVE) and completed == failed:
+            raise ValueError("mark_completed and mark_failed must differ")
+        if self.mark is MarkBy.MOVE and self.folder in (completed, failed):
+            raise ValueError("messages cannot be moved to the folder that they are read from")
+
+    @property
+    def marks(self) -> tuple[str, str]:
+        """Keyword or folder for completed and for failed; two times "" where `mark` takes none."""
+        completed, failed = _MARK_DEFAULTS.get((self.mark, self.kind), ("", ""))
+        if self.mark in (MarkBy.SEEN, MarkBy.LEAVE):
+            return "", ""
+        return self.mark_completed or completed, self.mark_failed or failed
+
+
+def _is_loopback_name(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,105 @@
+"""The ledger as the loader sees it: what has arrived, what was refused at the door, what is due.
+
+As in `ledger`, every function takes a connection and leaves the transaction to its caller.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from mailferry.database import queries
+from mailferry.mailbox.model import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from mailferry.database import Connection
+    from mailferry.mailbox.attachments import RejectedFile
+    from mailferry.mailbox.model import MessageRef, Passed, StoredFile
+
+#: What a name claims, for files that are none of it.
+_CLAIMED = {".xls": Kind.XLS, ".xlt": Kind.XLS, ".xlsb": Kind.XLSB, ".ods": Kind.ODS}
+
+
+def unknown(conn: Connection, feed: str, refs: Sequence[MessageRef]) -> list[MessageRef]:
+    """Those of the messages that have no job under exactly this number; their order is kept."""
+    known: set[tuple[str, str, int, str]] = set()
+    for account, folder, uidvalidity in {(ref.account, ref.folder, ref.uidvalidity) for ref in refs}:
+        where = {"feed": feed, "account": account, "folder": folder, "uidvalidity": uidvalidity}
+        uids = [ref.uid for ref in refs]
+        rows = conn.execute(_sql("known"), {**where, "uids": uids})
+        known |= {(account, folder, uidvalidity, uid) for (uid,) in rows}
+    return [ref for ref in refs if (ref.account, ref.folder, ref.uidvalidity, ref.uid) not in known]
+
+
+def reject(conn: Connection, job_id: int, files: Iterable[RejectedFile]) -> None:
+    """Put files of a job on record that were not even stored. Their kind is the one that the name claims."""
+    for file in files:
+        values = {
+            "job_id": job_id,
+            "section": file.section,
+            "member": _storable(file.member),
+            "name": _storable(file.name),
+            "kind": str(_CLAIMED.get(PurePath(file.name).suffix.lower(), Kind.XLSX)),
+            "error": _storable(file.reason),
+        }
+        conn.execute(_sql("reject_file"), values)
+
+
+def replace_whole(
+    conn: Connection,
+    job_id: int,
+    files: Iterable[StoredFile],
+    passed: Iterable[Passed],
+    rejected: Iterable[RejectedFile],
+) -> None:
+    """A message that stood on record as a whole, as it could not be read, by now can: its files take that place."""
+    conn.execute(_sql("drop_whole"), {"job_id": job_id})
+    statements = queries("ledger")
+    for file in files:
+        names = {"name": _storable(file.name), "member": _storable(file.member), "path": str(file.path)}
+        facts = {"section": file.section, "kind": str(file.kind), "size": file.size, "sha256": file.sha256}
+        conn.execute(statements["insert_file"], {"job_id": job_id, **names, **facts})
+    for ordinal, part in enumerate(passed):
+        texts = {"section": part.section, "name": _storable(part.name), "reason": _storable(part.reason)}
+        conn.execute(statements["insert_passed"], {"job_id": job_id, "ordinal": ordinal, **texts})
+    reject(conn, job_id, rejected)
+
+
+def refetched(conn: Connection, file_id: int, stored: StoredFile) -> None:
+    """A pending file was fetched once more."""
+    values = {
+        "path": str(stored.path),
+        "kind": str(stored.kind),
+        "size": stored.size,
+        "sha256": stored.sha256,
+    }
+    conn.execute(_sql("refetched"), {"id": file_id, **values})
+
+
+def resume(conn: Connection, feed: str) -> None:
+    """A new run begins: what waited for somebody to act is tried at once."""
+    conn.execute(_sql("resume"), {"feed": feed})
+
+
+def first_due(conn: Connection, feed: str) -> float | None:
+    """Seconds until the feed's first pending job is due, 0 or less when it is; None without one."""
+    row = conn.execute(_sql("first_due"), {"feed": feed}).fetchone()
+    return row[0] if row else None
+
+
+def recorded(conn: Connection, paths: Iterable[Path]) -> set[str]:
+    """Those of the paths that the ledger knows."""
+    rows = conn.execute(_sql("recorded_paths"), {"paths": [str(path) for path in paths]})
+    return {path for (path,) in rows}
+
+
+def _sql(name: str) -> bytes:
+    return queries("arrivals")[name]
+
+
+def _storable(text: str) -> str:
+    """What PostgreSQL takes as text: no NUL, and nothing that UTF-8 cannot say."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()

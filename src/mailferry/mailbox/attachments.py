@@ -1,0 +1,349 @@
+"""Which parts of a message may be spreadsheets, and bringing those that are safely into `pending/`.
+
+`choose` looks at the description alone (pure); `store` fetches, and goes by the bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fnmatch
+import hashlib
+import os
+import tempfile
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from mailferry.errors import Reject, Retry
+from mailferry.mailbox.headers import clean, contains, fold
+from mailferry.mailbox.model import Passed, StoredFile
+from mailferry.mailbox.sniff import MIB, Limits, PlainZip, kind_of, spreadsheets_in_zip
+from mailferry.mailbox.transfer import PIECE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mailferry.config.mailbox import MailboxSettings
+    from mailferry.mailbox.model import Kind, Mailbox, MessageRef, Part, Summary
+
+_EXTENSIONS = (".xlsx", ".xlsm", ".xltx", ".xltm", ".xlsb", ".xls", ".xlt", ".ods")
+_TYPES = (
+    "application/vnd.ms-excel",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml",
+    "application/vnd.oasis.opendocument.spreadsheet",
+    "application/msexcel",
+    "application/x-msexcel",
+    "application/x-excel",
+    "application/excel",
+)
+#: Beginnings of MIME types that are never a spreadsheet, and what to call them.
+_OTHER_TYPES = {
+    "image/": "an image",
+    "audio/": "a sound",
+    "video/": "a video",
+    "font/": "a font",
+    "text/calendar": "a calendar entry",
+    "text/vcard": "a contact",
+    "application/pkcs7-signature": "a signature",
+    "application/x-pkcs7-signature": "a signature",
+    "application/pgp-signature": "a signature",
+    "message/delivery-status": "a delivery report",
+    "message/disposition-notification": "a read receipt",
+    "message/rfc822": "a forwarded message in an encoding that is not opened; forward it as it is",
+    "application/ms-tnef": "Outlook's winmail.dat, which is not opened; have it sent as an ordinary attachment",
+    "multipart/": "a multipart without parts",
+}
+#: How zip archives and OLE2 compound files begin: every format that is read here is one of them.
+_CONTAINERS = (b"PK", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
+#: Enough to tell what a file is.
+_START = 4096
+
+_INCOMING = ".incoming-"
+#: What is the file's own fault (name, size), not that of the disk.
+_OF_THE_FILE = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EFBIG})
+#: Seconds after which a file that was never finished belongs to nobody.
+_ABANDONED = 3600
+
+_MAX_NAME = 150
+_RESERVED = frozenset(
+    [
+        "CON",
+        "PRN",
+        "AUX",
+        "NUL",
+        "CONIN$",
+        "CONOUT$",
+        *(f"{d}{n}" for d in ("COM", "LPT") for n in "0123456789¹²³"),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RejectedFile:
+    """A part, or a file of an archive, that should have been a spreadsheet and cannot be used."""
+
+    section: str
+    name: str
+    #: Name within the archive, or "".
+    member: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """What became of one part: an archive gives several files, anything else one entry in all."""
+
+    files: tuple[StoredFile, ...] = ()
+    passed: tuple[Passed, ...] = ()
+    rejected: tuple[RejectedFile, ...] = ()
+
+
+# --- choosing
+
+
+def choose(summary: Summary, settings: MailboxSettings) -> tuple[tuple[Part, ...], tuple[Passed, ...]]:
+    """Parts that are worth fetching, and the others with the reason. When in doubt a part is taken."""
+    unwanted = _unwanted_message(summary, settings)
+    candidates: list[Part] = []
+    passed: list[Passed] = []
+    for part in summary.parts:
+        if reason := unwanted or _unwanted_part(part, settings.name_filter):
+            passed.append(Passed(section=part.section, name=clean(part.name), reason=reason))
+        else:
+            candidates.append(part)
+    return tuple(candidates), tuple(passed)
+
+
+def _unwanted_message(summary: Summary, settings: MailboxSettings) -> str:
+    if not contains(summary.subject, settings.subject_filter):
+        return f"the subject does not contain {settings.subject_filter!r}"
+    if not contains(summary.sender, settings.sender_filter):
+        return f"the sender does not contain {settings.sender_filter!r}"
+    return ""
+
+
+def _unwanted_part(part: Part, name_filter: str) -> str:
+    if not _is_declared(part.name, part.mime):
+        if part.mime in ("text/plain", "text/html") and not part.name and part.disposition != "attachment":
+            return "the text of the message"
+        for beginning, what in _OTHER_TYPES.items():
+            if part.mime.startswith(beginning):
+                return what
+    # an archive may be called anything: the filter then looks at what is in it
+    if not _is_archive(part) and not _name_matches(part.name, name_filter):
+        return f"the name does not match {name_filter!r}"
+    return ""
+
+
+def _is_declared(name: str, mime: str) -> bool:
+    """Whether name or type call it a spreadsheet, so that somebody expects its rows."""
+    return name.lower().rstrip(". ").endswith(_EXTENSIONS) or mime.startswith(_TYPES)
+
+
+def _is_archive(part: Part) -> bool:
+    return part.name.lower().endswith(".zip") or part.mime in (
+        "application/zip",
+        "application/x-zip-compressed",
+    )
+
+
+def _name_matches(name: str, pattern: str) -> bool:
+    return not pattern or fnmatch.fnmatchcase(fold(name), fold(pattern))
+
+
+def safe_name(name: str, default: str = "attachment") -> str:
+    """A file name that is one on every system, at most 150 bytes of UTF-8; its extension survives cutting."""
+    name = clean(unicodedata.normalize("NFC", name)).replace("\\", "/").rpartition("/")[2]
+    name = "".join("_" if character in '<>:"|?*' else character for character in name).strip(". ")
+    if name.partition(".")[0].rstrip().upper() in _RESERVED:
+        name = f"_{name}"
+    stem, extension = os.path.splitext(name)  # noqa: PTH122 - Path strips more
+    if len(extension.encode()) > 20:
+        stem, extension = name, ""
+    stem = stem.encode()[: _MAX_NAME - len(extension.encode())].decode(errors="ignore").rstrip(". ")
+    return f"{stem}{extension}" if stem else default + extension
+
+
+# --- storing
+
+
+class DiskFault(Retry):
+    """The disk takes nothing at the moment, whatever the message."""
+
+
+def store(
+    mailbox: Mailbox,
+    ref: MessageRef,
+    part: Part,
+    pending: Path,
+    settings: MailboxSettings,
+    limits: Limits | None = None,
+) -> Stored:
+    """Fetch a part; what is a spreadsheet, or is one within a .zip, ends durably in `pending`.
+
+    The same part gives the same file names again, so a repetition after a crash leaves nothing over. Raises Retry
+    for the mailbox's faults and a file that cannot be written, DiskFault where none can.
+    """
+    limits = dataclasses.replace(limits or Limits(), member=settings.max_file_bytes)
+    job = _Job(ref=ref, part=part, pending=pending, limits=limits)
+    try:
+        with _incoming(pending) as file, contextlib.closing(mailbox.fetch(ref, part)) as pieces:  # type: ignore[type-var]  # fetch is a generator in both mailboxes; the protocol promises an iterator
+            return _take_in(job, file, pieces, settings.name_filter)
+    except OSError as error:
+        fault = Retry if error.errno in _OF_THE_FILE else DiskFault
+        raise fault(
+            f"{pending} cannot be written: {error.strerror or error}; check space and rights"
+        ) from None
+
+
+def clear_leftovers(pending: Path, now: float) -> int:
+    """Delete what downloads cut short by a crash left; `now` in Unix seconds. The number of files that went."""
+    count = 0
+    for path in pending.glob(f"{_INCOMING}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if now - path.stat().st_mtime > _ABANDONED:
+                path.unlink()
+                count += 1
+    return count
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    ref: MessageRef
+    part: Part
+    pending: Path
+    limits: Limits
+
+    def rejected(self, reason: str, member: str = "") -> RejectedFile:
+        name = safe_name(member or self.part.name)
+        return RejectedFile(section=self.part.section, name=name, member=member, reason=reason)
+
+    def passed(self, reason: str, member: str = "") -> Passed:
+        return Passed(section=self.part.section, name=clean(member or self.part.name), reason=reason)
+
+    def path(self, sha256: str, name: str, member: str) -> Path:
+        """Told apart by content and by where it came from: two messages with the same file do not share one."""
+        ref = self.ref
+        origin = (ref.account, ref.folder, str(ref.uidvalidity), ref.uid, self.part.section, member)
+        mark = hashlib.sha256("\0".join(origin).encode(errors="surrogatepass")).hexdigest()
+        return self.pending / f"{sha256[:16]}-{mark[:8]}-{name}"
+
+
+class _TooLarge(Reject):
+    """It began like a spreadsheet and does not end."""
+
+
+def _take_in(job: _Job, file: IO[bytes], pieces: Iterable[bytes], name_filter: str) -> Stored:
+    path = Path(file.name)
+    try:
+        size, sha256 = _receive(file, pieces, job.limits.member)
+        kind = kind_of(path, job.limits)
+    except PlainZip:
+        return _unpack(job, path, name_filter)
+    except Reject as error:
+        expected = isinstance(error, _TooLarge) or _is_declared(job.part.name, job.part.mime)
+        if expected or (_is_archive(job.part) and _begins_like_a_container(path)):
+            return Stored(rejected=(job.rejected(str(error)),))
+        return Stored(passed=(job.passed(str(error)),))
+    if not _name_matches(job.part.name, name_filter):
+        return Stored(passed=(job.passed(f"the name does not match {name_filter!r}"),))
+    return Stored(files=(_keep(job, path, kind, size, sha256),))
+
+
+def _receive(file: IO[bytes], pieces: Iterable[bytes], max_bytes: int) -> tuple[int, str]:
+    """Write, hash and fsync; size and SHA-256. Ends early, with Reject, for what is no spreadsheet or too large."""
+    digest = hashlib.sha256()
+    size = 0
+    for piece in pieces:
+        file.write(piece)
+        digest.update(piece)
+        looked_at = size >= _START
+        size += len(piece)
+        if not looked_at and size >= _START:
+            file.flush()
+            if not _begins_like_a_container(Path(file.name)):
+                kind_of(Path(file.name))
+        if size > max_bytes:
+            raise _TooLarge(f"larger than {max_bytes / MIB:,.1f} MB, the largest attachment that is taken")
+    file.flush()
+    os.fsync(file.fileno())
+    # Windows renames no open file
+    file.close()
+    return size, digest.hexdigest()
+
+
+def _begins_like_a_container(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(8).startswith(_CONTAINERS)
+
+
+def _unpack(job: _Job, archive: Path, name_filter: str) -> Stored:
+    """Every spreadsheet in a .zip as a file of its own."""
+    files: list[StoredFile] = []
+    rejected: list[RejectedFile] = []
+    passed: list[Passed] = []
+    others: list[tuple[str, str]] = []
+    wanted = _name_matches(job.part.name, name_filter)
+    try:
+        for member, content in spreadsheets_in_zip(archive, job.limits, others):
+            if not (wanted or _name_matches(member, name_filter)):
+                passed.append(job.passed(f"the name does not match {name_filter!r}", member))
+                continue
+            with _incoming(job.pending) as file:
+                path = Path(file.name)
+                try:
+                    size, sha256 = _receive(file, iter(lambda: content.read(PIECE), b""), job.limits.member)  # noqa: B023 - used up within this turn
+                    files.append(_keep(job, path, kind_of(path, job.limits), size, sha256, member))
+                except PlainZip:
+                    others.append((member, "an archive in an archive, which is not opened"))
+                except Reject as error:
+                    if _is_declared(member, ""):
+                        rejected.append(job.rejected(str(error), member))
+                    else:
+                        others.append((member, str(error)))
+    except Reject as error:
+        rejected.append(job.rejected(str(error)))
+    for name, reason in others:
+        if _is_declared(name, ""):
+            rejected.append(job.rejected(reason, name))
+        else:
+            passed.append(job.passed(reason, name))
+    if not (files or rejected or passed):
+        passed.append(job.passed("an empty archive"))
+    return Stored(files=tuple(files), passed=tuple(passed), rejected=tuple(rejected))
+
+
+def _keep(job: _Job, path: Path, kind: Kind, size: int, sha256: str, member: str = "") -> StoredFile:
+    """Give a received file its name; it is durable once the folder is."""
+    name = safe_name(member or job.part.name, f"attachment.{kind}")
+    target = job.path(sha256, name, member)
+    path.replace(target)
+    _sync_folder(job.pending)
+    return StoredFile(
+        path=target, name=name, section=job.part.section, member=member, kind=kind, size=size, sha256=sha256
+    )
+
+
+@contextlib.contextmanager
+def _incoming(pending: Path) -> Iterator[IO[bytes]]:
+    """A new file in `pending`, gone at the end unless it has got another name."""
+    file = tempfile.NamedTemporaryFile(dir=pending, prefix=_INCOMING, delete=False)  # noqa: SIM115 - closed below, before it goes
+    try:
+        with file:
+            yield file
+    finally:
+        Path(file.name).unlink(missing_ok=True)
+
+
+def _sync_folder(path: Path) -> None:
+    """Make a new name last; Windows cannot open folders and sees to it by itself."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

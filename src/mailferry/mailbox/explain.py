@@ -1,0 +1,130 @@
+"""Why each message and part of a mailbox is taken or passed over; nothing is changed by asking."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mailferry.config.mailbox import MarkBy
+from mailferry.errors import MailferryError, Reject
+from mailferry.mailbox.attachments import choose, store
+from mailferry.mailbox.work import open_mailbox
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from mailferry.config.mailbox_feed import MailboxFeed
+    from mailferry.mailbox.model import Mailbox, MessageRef
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartVerdict:
+    """What would become of one part, or one file of an archive."""
+
+    section: str
+    name: str
+    #: "taken", "passed over" or "rejected".
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MessageVerdict:
+    """What would become of one message."""
+
+    uid: str
+    received: datetime | None
+    sender: str
+    subject: str
+    #: "taken" or "passed over".
+    verdict: str
+    reason: str
+    parts: tuple[PartVerdict, ...] = ()
+
+
+def explain(feed: MailboxFeed, *, limit: int) -> Iterator[MessageVerdict]:
+    """The newest messages, latest first. Attachments are fetched, so that what is said is what a run would do.
+
+    The ledger is not asked: what it knows already is in `jobs list`. Raises Retry or Stop for the mailbox.
+    """
+    any_message = {"subject_filter": "", "sender_filter": ""}
+    everything = feed.mailbox.model_copy(update={**any_message, "mark": MarkBy.LEAVE})
+    unmarked = feed.mailbox.model_copy(update=any_message)
+    mailbox = open_mailbox(everything, look_only=True)
+    try:
+        refs = mailbox.find()
+        open_ones = open_mailbox(unmarked, look_only=True)
+        try:
+            waiting = set(open_ones.find())
+        finally:
+            open_ones.close()
+        for ref in list(reversed(refs))[:limit]:
+            yield _message(feed, mailbox, ref, is_marked=ref not in waiting)
+    finally:
+        mailbox.close()
+
+
+def _message(feed: MailboxFeed, mailbox: Mailbox, ref: MessageRef, *, is_marked: bool) -> MessageVerdict:
+    try:
+        summary = mailbox.summary(ref)
+    except Reject as error:
+        return _verdict(ref, f"it cannot be read: {error}")
+    if summary is None:
+        return _verdict(ref, "it is gone")
+    parts, passed = choose(summary, feed.mailbox)
+    found = [
+        PartVerdict(section=one.section, name=one.name, verdict="passed over", reason=one.reason)
+        for one in passed
+    ]
+    if not is_marked:
+        with tempfile.TemporaryDirectory(prefix="mailferry-") as folder:
+            for part in parts:
+                try:
+                    stored = store(mailbox, ref, part, Path(folder), feed.mailbox, feed.limits)
+                except MailferryError as error:
+                    found.append(
+                        PartVerdict(
+                            section=part.section, name=part.name, verdict="rejected", reason=str(error)
+                        )
+                    )
+                    continue
+                found += [
+                    PartVerdict(
+                        section=one.section,
+                        name=one.name,
+                        verdict="taken",
+                        reason=f"a spreadsheet ({one.kind})",
+                    )
+                    for one in stored.files
+                ]
+                found += [
+                    PartVerdict(section=one.section, name=one.name, verdict="passed over", reason=one.reason)
+                    for one in stored.passed
+                ]
+                found += [
+                    PartVerdict(section=one.section, name=one.name, verdict="rejected", reason=one.reason)
+                    for one in stored.rejected
+                ]
+    reason = ""
+    if is_marked:
+        reason = "it is marked already (read, or as EMAIL_MARK says)"
+    elif not parts:
+        reason = passed[0].reason if len({one.reason for one in passed}) == 1 else "no part of it is wanted"
+    return MessageVerdict(
+        uid=ref.uid,
+        received=summary.received,
+        sender=summary.sender,
+        subject=summary.subject,
+        verdict="passed over" if reason else "taken",
+        reason=reason,
+        parts=tuple(found),
+    )
+
+
+def _verdict(ref: MessageRef, reason: str) -> MessageVerdict:
+    return MessageVerdict(
+        uid=ref.uid, received=None, sender="", subject="", verdict="passed over", reason=reason
+    )

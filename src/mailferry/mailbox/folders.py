@@ -1,0 +1,168 @@
+"""The folders of a feed: `pending/`, `processed/<date>/` and `failed/`, all on one file system.
+
+A file moves once, after the commit that says what became of it, so a crash leaves it where the ledger can find it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import datetime as dt
+import io
+import math
+import shutil
+import tempfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mailferry.disk import replace_file, sync_folder, told
+from mailferry.errors import Stop
+from mailferry.mailbox.attachments import clear_leftovers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+    from pathlib import Path
+
+    from mailferry.mailbox.model import RejectedRow
+
+#: Begins the names of folders in `pending` that hold what the reading child works with.
+READING = ".reading-"
+#: Added to a file's name for the list of its rejected rows.
+REJECTS = ".rejects.csv"
+#: What a spreadsheet program would take for a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Folders:
+    """Where a feed's files lie."""
+
+    base: Path
+
+    @property
+    def pending(self) -> Path:
+        return self.base / "pending"
+
+    @property
+    def processed(self) -> Path:
+        return self.base / "processed"
+
+    @property
+    def failed(self) -> Path:
+        return self.base / "failed"
+
+    def prepare(self) -> None:
+        """Make what is missing. Raises Stop where that, or writing, is not possible."""
+        for folder in (self.pending, self.processed, self.failed):
+            try:
+                folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=folder):
+                    pass
+            except OSError as error:
+                raise Stop(
+                    f"cannot write in {folder} ({error.strerror}); give the user that runs mailferry the right to, "
+                    "free space on that disk, or choose another folder by APP_BASE_DIR"
+                ) from None
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether no other process of this machine works in these folders; held until the end or the process's own."""
+        import filelock
+
+        # A soft lock would outlive a process that was killed.
+        lock = filelock.FileLock(self.base / ".lock", fallback_to_soft=False)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise Stop(
+                f"cannot lock {self.base / '.lock'} ({error.strerror}); it must belong to the user that runs mailferry"
+            ) from None
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def put_away(self, path: Path, *, good: bool, day: dt.date) -> Path | None:
+        """Move a file that is done with; where it is now. None where it is nowhere on this host.
+
+        Raises Retry when the disk refuses.
+        """
+        folder = self.processed / day.isoformat() if good else self.failed
+        target = folder / path.name
+        if path == target or not path.is_file():
+            # Moved before, maybe by somebody who could not say so any more.
+            return target if target.is_file() else None
+        with told("move", path):
+            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            # It lies beside a file that failed before and is now loaded. First, as a moved file is not looked at again.
+            path.with_name(path.name + REJECTS).unlink(missing_ok=True)
+            path.replace(target)
+            sync_folder(folder)
+        return target
+
+    def sweep(self, recorded: Callable[[Collection[Path]], set[str]]) -> int:
+        """Delete from `pending` what no job needs: one was cancelled, or a crash came between storing and recording.
+
+        Of the latter the message is still unmarked, and was fetched again if it is still wanted. Only for who is `alone`.
+        """
+        # Alone, so downloads cut short belong to nobody, whatever their age.
+        count = clear_leftovers(self.pending, math.inf)
+        for path in self.pending.glob(f"{READING}*"):
+            shutil.rmtree(path, ignore_errors=True)
+        found = [path for path in self.pending.iterdir() if path.is_file()]
+        known = recorded(found) if found else set()
+        for path in found:
+            if str(path) not in known:
+                with told("delete", path):
+                    path.unlink(missing_ok=True)
+                count += 1
+        return count
+
+    def expire(self, days: int, now: dt.datetime) -> int:
+        """Delete processed and failed files older than so many days, 0 for never; how many. `now` is aware."""
+        if not days:
+            return 0
+        oldest = now.date() - dt.timedelta(days=days)
+        count = 0
+        for folder in self.processed.iterdir():
+            with contextlib.suppress(ValueError, OSError):
+                if dt.date.fromisoformat(folder.name) < oldest and not folder.is_symlink():
+                    count += sum(not path.name.endswith(REJECTS) for path in folder.iterdir())
+                    shutil.rmtree(folder)
+        limit = (now - dt.timedelta(days=days)).timestamp()
+        for path in self.failed.iterdir():
+            with contextlib.suppress(OSError):
+                if path.lstat().st_mtime < limit and not path.is_dir():
+                    path.unlink()
+                    count += not path.name.endswith(REJECTS)
+        return count
+
+
+def write_rejects(path: Path, rows: Iterable[RejectedRow]) -> Path:
+    """The rows of the file at `path` that were not loaded, as CSV beside it, for people. Raises Retry.
+
+    With a byte order mark, by which spreadsheet programs know UTF-8.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("sheet", "row", "column", "value", "reason"))
+    for row in rows:
+        writer.writerow(
+            (_plain(row.sheet), row.row, _plain(row.column), _plain(row.value), _plain(row.reason))
+        )
+    target = path.with_name(path.name + REJECTS)
+    with told("write", target):
+        replace_file(target, text.getvalue().encode("utf-8-sig", "replace"))
+    return target
+
+
+def _plain(text: str) -> str:
+    """Text that a spreadsheet program does not run: values come from strangers' mail."""
+    if not text.startswith(_FORMULA):
+        return text
+    with contextlib.suppress(ValueError):
+        return text if math.isfinite(float(text)) else f"'{text}"
+    return f"'{text}"

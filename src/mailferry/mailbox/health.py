@@ -1,0 +1,125 @@
+"""Whether a mailbox feed could run: each part tried for real, with nothing left changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+
+from mailferry import database
+from mailferry.errors import MailferryError, Retry
+from mailferry.mailbox import table
+from mailferry.mailbox.folders import Folders
+from mailferry.mailbox.model import Column
+from mailferry.mailbox.rows import clean_name
+from mailferry.mailbox.work import open_mailbox
+from mailferry.secrets import mask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mailferry.config.mailbox_feed import MailboxFeed
+
+#: Bytes below which a disk is too full to go on with, besides what one attachment may take.
+_LEAST_FREE = 200 * 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """What one check found."""
+
+    #: "configuration", "folders", "database" or "mailbox".
+    name: str
+    ok: bool
+    #: What was found, or what is wrong and what to do about it.
+    text: str
+    #: Whether it failed because nothing answered.
+    unreachable: bool = False
+
+
+def checks(feed: MailboxFeed) -> Iterator[Check]:
+    """One after the other, as they are done."""
+    yield Check(name="configuration", ok=True, text=f"feed {feed.name}")
+    for name, look in (("folders", _folders), ("database", _database), ("mailbox", _mailbox)):
+        try:
+            text = look(feed)
+        except MailferryError as error:
+            unreachable = isinstance(error, Retry) and name != "folders"
+            yield Check(name=name, ok=False, text=mask(str(error)), unreachable=unreachable)
+        else:
+            yield Check(name=name, ok=True, text=mask(text))
+
+
+def exit_status(found: list[Check]) -> int:
+    """0 all well; 3 neither database nor mailbox answered; 1 anything else."""
+    if all(check.ok for check in found):
+        return 0
+    asked = [check for check in found if check.name in ("database", "mailbox")]
+    return 3 if asked and all(check.unreachable for check in asked) else 1
+
+
+def faulty(error: MailferryError) -> Check:
+    """The configuration could not even be read."""
+    return Check(name="configuration", ok=False, text=mask(str(error).replace("\n", "; ")))
+
+
+def _folders(feed: MailboxFeed) -> str:
+    folders = Folders(base=feed.base_dir)
+    folders.prepare()
+    free = shutil.disk_usage(folders.pending).free
+    needed = _LEAST_FREE + feed.mailbox.max_file_bytes
+    mib = 1024 * 1024
+    if free < needed:
+        raise Retry(
+            f"{feed.base_dir}: only {free // mib:,} MB free, {needed // mib:,} MB are needed; free space on that disk, "
+            "or choose another by APP_BASE_DIR"
+        )
+    return f"{feed.base_dir} can be written, {free // mib:,} MB free"
+
+
+def _database(feed: MailboxFeed) -> str:
+    """Connect, make what a load makes, write, and roll it all back."""
+    with database.connect(feed.database) as pool, database.transaction(pool) as conn:
+        version = conn.info.server_version
+        where = "the private PostgreSQL" if feed.database.private else f"PostgreSQL at {conn.info.host}"
+        with conn.transaction(force_rollback=True):
+            stage = sql.Identifier(feed.database.temp_schema, "mailferry_check")
+            try:
+                conn.execute(sql.SQL("CREATE TABLE {} (n integer)").format(stage))
+                conn.execute(sql.SQL("INSERT INTO {} VALUES (1)").format(stage))
+                state = _target(feed, conn)
+            except psycopg.Error as error:
+                raise database.translated(error) from error
+        return f"{where}, version {version // 10_000}: can be written; {state}"
+
+
+def _target(feed: MailboxFeed, conn: database.Connection) -> str:
+    target = table.Target.inspect(conn, feed.target_table, feed.unique_key)
+    if target is None:
+        key = clean_name(feed.unique_key)
+        made = table.create(conn, feed.target_table, key, [Column(name=key, type="text")])
+        return f"table {made.title} will be made with the first file"
+    # Privileges are checked before a row is looked for.
+    name, key_name = target.identifier, sql.Identifier(target.key)
+    conn.execute(sql.SQL("INSERT INTO {0} ({1}) SELECT {1} FROM {0} WHERE false").format(name, key_name))
+    conn.execute(sql.SQL("UPDATE {0} SET {1} = {1} WHERE false").format(name, key_name))
+    return f"table {target.title} has {len(target.all_columns)} columns, key {target.key}"
+
+
+def _mailbox(feed: MailboxFeed) -> str:
+    """Sign in, open the folder, see whether marks can be set (which opening does), and count what waits."""
+    mailbox = open_mailbox(feed.mailbox)
+    try:
+        waiting = len(mailbox.find())
+    finally:
+        mailbox.close()
+    return f"signed in, folder {feed.mailbox.folder} is open, {waiting} messages match"
+
+
+def as_plain(check: Check) -> dict[str, object]:
+    """For JSON."""
+    return dataclasses.asdict(check)

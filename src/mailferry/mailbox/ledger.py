@@ -1,0 +1,536 @@
+"""The ledger: which message, which of its files, what became of each. What people read, and what every run goes by.
+
+A job is one message of one feed. Every function takes a connection and leaves the transaction to its caller, so that
+rows and ledger are committed together. The clock is the database's, the one that all hosts share.
+
+How a job ends: with no files at all it has completed; when all its files were rejected or have failed, it has failed;
+when some did, it has completed, and the failures are counted and told in its error. A passing fault (Retry) is tried
+again 1, 2 and 4 seconds later, then its files have failed. A Reject ends it at once. A Stop is nobody's fault but the
+configuration's: the job goes back to pending, no attempt is counted, and the next run finds it due after a minute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from mailferry.database import advisory_key, queries
+from mailferry.errors import Reject, Retry, Stop
+from mailferry.mailbox.model import Counts, Kind, MessageRef, Passed, RejectedRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from mailferry.database import Connection, Pool
+    from mailferry.errors import MailferryError
+    from mailferry.mailbox.model import StoredFile, Summary
+    from mailferry.mailbox.table import Target
+
+#: After the first attempt.
+MOST_RETRIES = 3
+#: How long a claim holds without `renew`.
+LEASE = timedelta(seconds=60)
+#: A job that met a Stop is not tried again before.
+AFTER_STOP = timedelta(minutes=1)
+
+
+class JobState(StrEnum):
+    PENDING = "pending"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class FileState(StrEnum):
+    PENDING = "pending"
+    LOADED = "loaded"
+    DUPLICATE = "duplicate"
+    REJECTED = "rejected"  # it will never load
+    FAILED = "failed"  # what kept it from loading did not pass in time
+
+
+class ClaimLost(Retry):
+    """Another runner has taken this job over, or somebody has cancelled it; nothing of this attempt may be committed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One message of one feed. All times are aware."""
+
+    id: int
+    feed: str
+    ref: MessageRef
+    header_sha256: str
+    message_id: str
+    subject: str
+    sender: str
+    received: datetime
+    #: The table's name as the feed's configuration has it.
+    target: str
+    state: JobState
+    #: Attempts begun, the one in progress included.
+    attempts: int
+    next_attempt_at: datetime
+    #: `host:pid` or the like of whoever claimed it last.
+    runner: str | None
+    recorded_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    #: When the message was marked in the mailbox.
+    marked_at: datetime | None
+    #: "retry", "reject" or "stop", with the text of the last error.
+    error_kind: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class File:
+    """One spreadsheet of a job."""
+
+    id: int
+    job_id: int
+    section: str
+    member: str
+    name: str
+    path: str
+    kind: Kind
+    size: int
+    sha256: str
+    content_sha256: str | None
+    state: FileState
+    #: `schema.table` as found; None before it is finished.
+    target: str | None
+    duplicate_of: int | None
+    counts: Counts
+    error: str | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """The right to work on a job, until the lease runs out or somebody else claims it."""
+
+    job: Job
+    #: The fencing token: whoever holds an older one can commit nothing.
+    fence: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Details:
+    """All about one job."""
+
+    job: Job
+    files: tuple[File, ...]
+    passed: tuple[Passed, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tally:
+    """Finished jobs of a span of time, and their rows."""
+
+    completed: int
+    failed: int
+    files: int
+    #: Files rejected or failed.
+    errors: int
+    rows_read: int
+    inserted: int
+    updated: int
+    unchanged: int
+    rejected: int
+    #: Mean time from the start of the last attempt to the end, or None without any job.
+    seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statistics:
+    """`week` begins on Monday; both begin at midnight of the time zone asked for."""
+
+    today: Tally
+    week: Tally
+    #: Number of jobs by state, of all time.
+    states: dict[JobState, int] = field(default_factory=dict)
+
+
+# Recording
+
+
+def find(conn: Connection, feed: str, ref: MessageRef, header_sha256: str) -> Job | None:
+    """The job of a message that is known already.
+
+    A server that has changed UIDVALIDITY gives every message a new UID: a job with the same header block under
+    another UIDVALIDITY is then this one's, and is bound to the new UID.
+    """
+    keys = {"feed": feed, **asdict(ref), "header_sha256": header_sha256}
+    return _one(conn, "find", keys) or _one(conn, "rebind", keys)
+
+
+def record(
+    conn: Connection,
+    feed: str,
+    summary: Summary,
+    header_sha256: str,
+    *,
+    target: str,
+    files: Sequence[StoredFile] = (),
+    passed: Sequence[Passed] = (),
+) -> Job:
+    """The message with its files and the parts passed over, as a pending job.
+
+    Done again, by a second runner or after a crash, it gives the same job. `header_sha256` is the SHA-256 of the
+    raw header block, hex.
+    """
+    known = find(conn, feed, summary.ref, header_sha256)
+    if known is None:
+        conn.execute(
+            _sql("insert_job"),
+            {
+                "feed": feed,
+                **asdict(summary.ref),
+                "header_sha256": header_sha256,
+                "message_id": _storable(summary.message_id),
+                "subject": _storable(summary.subject),
+                "sender": _storable(summary.sender),
+                "received": summary.received,
+                "target": target,
+            },
+        )
+        known = find(conn, feed, summary.ref, header_sha256)
+        assert known is not None
+    if known.state is not JobState.PENDING:
+        return known
+    for file in files:
+        names = {"name": _storable(file.name), "member": _storable(file.member), "path": str(file.path)}
+        values = {
+            "job_id": known.id,
+            "section": file.section,
+            "kind": str(file.kind),
+            "size": file.size,
+            **names,
+        }
+        conn.execute(_sql("insert_file"), {**values, "sha256": file.sha256})
+    for ordinal, part in enumerate(passed):
+        texts = {"section": part.section, "name": _storable(part.name), "reason": _storable(part.reason)}
+        conn.execute(_sql("insert_passed"), {"job_id": known.id, "ordinal": ordinal, **texts})
+    return known
+
+
+# Working
+
+
+@contextlib.contextmanager
+def only_runner(pool: Pool, feed: str) -> Iterator[bool]:
+    """Whether nobody else runs this feed; held until the end, or until the connection that holds it is lost.
+
+    Who is the only runner knows that jobs of the feed in progress are left over from a crash: `claim(take_over=True)`.
+    """
+    key = (advisory_key("feed", feed),)
+    with pool.connection() as conn:
+        conn.autocommit = True
+        try:
+            row = conn.execute("SELECT pg_try_advisory_lock(%s)", key).fetchone()
+            alone = row == (True,)
+            yield alone
+        finally:
+            # A connection that was lost has lost its locks, too.
+            with contextlib.suppress(psycopg.OperationalError):
+                conn.execute("SELECT pg_advisory_unlock_all()")
+                conn.autocommit = False
+
+
+def claim(
+    conn: Connection,
+    *,
+    runner: str,
+    feed: str | None = None,
+    job_id: int | None = None,
+    take_over: bool = False,
+    lease: timedelta = LEASE,
+) -> Claim | None:
+    """The next job that is due, or that one; None where there is none. Commit at once, others wait for it.
+
+    Jobs of one table come strictly in the order of arrival, so one that waits for its next attempt holds back those
+    behind it. A job in progress is claimed as well when its lease has run out, or, with `take_over`, in any case:
+    whatever its runner still has open is ended first, so that a frozen one neither blocks the table nor commits.
+    """
+    wanted = {"feed": feed, "id": job_id, "take_over": take_over}
+    for (orphan,) in conn.execute(_sql("orphans"), wanted).fetchall():
+        key = advisory_key("job", str(orphan))
+        conn.execute(_sql("evict"), {"key": key})
+        # Free when the last of them is gone.
+        conn.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
+    with conn.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(_sql("claim"), {**wanted, "runner": runner, "lease": lease}).fetchone()
+    return Claim(job=_job(row), fence=row["fence"]) if row else None
+
+
+def hold(conn: Connection, held: Claim) -> None:
+    """At the beginning of every transaction that works on a job: raises ClaimLost where somebody else does.
+
+    Lets whoever takes the job over find and end this transaction. The `finish` functions check once more.
+    """
+    conn.execute("SELECT pg_advisory_xact_lock_shared(%s)", (advisory_key("job", str(held.job.id)),))
+    if not conn.execute(_sql("held"), _fence(held)).fetchone():
+        raise ClaimLost(_lost(held))
+
+
+def renew(conn: Connection, held: Claim, lease: timedelta = LEASE) -> None:
+    """The runner is alive. Raises ClaimLost."""
+    if not conn.execute(_sql("renew"), {**_fence(held), "lease": lease}).rowcount:
+        raise ClaimLost(_lost(held))
+
+
+def duplicate_of(
+    conn: Connection, target: Target, *, sha256: str, content_sha256: str | None = None
+) -> int | None:
+    """The id of the file that makes this one a duplicate: same bytes or same content, loaded into the same table.
+
+    None where another file has changed the table since: then this one is the newest word. None, too, where the
+    table was made anew or emptied. Call it with the table's lock held (`table.lock`).
+    """
+    hashes = {"sha256": sha256, "content_sha256": content_sha256}
+    where = {"target": target.title, "generation": target.generation}
+    row = conn.execute(_sql("duplicate"), {**hashes, **where}).fetchone()
+    return row[0] if row else None
+
+
+def finish_file(
+    conn: Connection,
+    held: Claim,
+    file_id: int,
+    state: FileState,
+    *,
+    target: Target | None = None,
+    counts: Counts | None = None,
+    content_sha256: str | None = None,
+    duplicate_of: int | None = None,
+    error: str | None = None,
+    rejected: Iterable[RejectedRow] = (),
+) -> None:
+    """What became of a file, in the transaction that holds its rows. `rejected` is stored as it comes, however many.
+
+    Raises ClaimLost; ValueError for a file that is not pending.
+    """
+    _hold_to_the_end(conn, held)
+    counted = asdict(counts or Counts())
+    counted["warnings"] = [_storable(warning) for warning in counted["warnings"]]
+    values = {
+        **_fence(held),
+        **counted,
+        "file_id": file_id,
+        "state": str(state),
+        "target": target.title if target else None,
+        "generation": target.generation if target else None,
+        "duplicate_of": duplicate_of,
+        "content_sha256": content_sha256,
+        "error": _storable(error) if error else None,
+    }
+    if not conn.execute(_sql("finish_file"), values).rowcount:
+        raise ValueError(f"file {file_id} of job {held.job.id} is not pending")
+    statement = 'COPY mailferry.rejected_rows (file_id, sheet, "row", "column", value, reason) FROM STDIN'
+    with conn.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rejected:
+            texts = [_storable(text) for text in (row.column, row.value, row.reason)]
+            copy.write_row([file_id, _storable(row.sheet), row.row, *texts])
+
+
+def finish_job(conn: Connection, held: Claim) -> Job:
+    """The end of a job whose files are all finished. Raises ClaimLost; ValueError where a file is still pending."""
+    _hold_to_the_end(conn, held)
+    if any(file.state is FileState.PENDING for file in files_of(conn, held.job.id)):
+        raise ValueError(f"job {held.job.id} has files that are still pending")
+    return _changed(conn, "finish_job", {"id": held.job.id})
+
+
+def fail(conn: Connection, held: Claim, error: MailferryError) -> Job:
+    """The attempt has failed as a whole: pending once more, or given up, by kind of error. Raises ClaimLost.
+
+    Files that were finished before stay as they are; those that were not are failed or rejected with the job.
+    """
+    _hold_to_the_end(conn, held)
+    kind = "stop" if isinstance(error, Stop) else "reject" if isinstance(error, Reject) else "retry"
+    attempt = held.job.attempts
+    values: dict[str, Any] = {"id": held.job.id, "error_kind": kind, "error": _storable(str(error))}
+    if kind == "stop":
+        return _changed(conn, "again_later", {**values, "attempts": attempt - 1, "delay": AFTER_STOP})
+    if kind == "retry" and attempt <= MOST_RETRIES:
+        return _changed(conn, "again_later", {**values, "attempts": attempt, "delay": retry_delay(attempt)})
+    state = FileState.REJECTED if kind == "reject" else FileState.FAILED
+    conn.execute(_sql("give_up_files"), {**values, "state": str(state)})
+    return _changed(conn, "give_up", values)
+
+
+def retry_delay(attempt: int) -> timedelta:
+    """How long after attempt n (from 1) the next one comes: 1, 2, 4 seconds."""
+    return timedelta(seconds=2 ** (attempt - 1))
+
+
+def moved(conn: Connection, file_id: int, path: str) -> None:
+    """The file has gone to another folder, after the commit."""
+    conn.execute("UPDATE mailferry.files SET path = %s WHERE id = %s", (path, file_id))
+
+
+def marked(conn: Connection, job_id: int) -> None:
+    """The message is marked in the mailbox."""
+    conn.execute(_sql("mark"), {"id": job_id})
+
+
+def unmarked(conn: Connection, feed: str) -> list[Job]:
+    """Jobs that ended, but whose message is not marked yet: a crash came in between."""
+    return _many(conn, "unmarked", {"feed": feed})
+
+
+# People
+
+
+def cancel(conn: Connection, job_id: int) -> Job:
+    """Not to be done. One in progress is cancelled too: its runner can commit nothing more. Raises Reject."""
+    job = _one(conn, "cancel", {"id": job_id})
+    if job is None:
+        raise _cannot(conn, job_id, "cancelled", "pending or in progress")
+    return job
+
+
+def retry(conn: Connection, job_id: int) -> Job:
+    """To be done again, at once and with all its attempts: the files that were not loaded. Raises Reject."""
+    job = _one(conn, "retry", {"id": job_id})
+    if job is None:
+        raise _cannot(conn, job_id, "retried", "failed, cancelled or waiting, or has files that failed")
+    conn.execute(_sql("retry_files"), {"id": job_id})
+    conn.execute(_sql("forget_rejected_of_job"), {"id": job_id})
+    return job
+
+
+def jobs(
+    conn: Connection,
+    *,
+    feed: str | None = None,
+    state: JobState | None = None,
+    since: datetime | None = None,
+    text: str | None = None,
+    limit: int = 100,
+) -> list[Job]:
+    """Jobs, latest arrival first. `since`: recorded then or later. `text`: in subject, sender or Message-ID, any case."""
+    filters = {"feed": feed, "state": state and str(state), "since": since, "text": text}
+    return _many(conn, "jobs", {**filters, "limit": limit})
+
+
+def files_of(conn: Connection, *job_ids: int) -> list[File]:
+    """The files of these jobs, in their order."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return [_file(row) for row in cursor.execute(_sql("files"), {"ids": list(job_ids)})]
+
+
+def show(conn: Connection, job_id: int) -> Details | None:
+    """All about one job; None where there is none of that number."""
+    job = _one(conn, "job", {"id": job_id})
+    if job is None:
+        return None
+    passed = conn.execute(_sql("passed"), {"id": job_id}).fetchall()
+    return Details(
+        job=job,
+        files=tuple(files_of(conn, job_id)),
+        passed=tuple(Passed(section=section, name=name, reason=reason) for section, name, reason in passed),
+    )
+
+
+def rejected_rows(conn: Connection, file_id: int, limit: int = 1000) -> list[RejectedRow]:
+    """The first rows of a file that were not loaded."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        found = cursor.execute(_sql("rejected"), {"file_id": file_id, "limit": limit})
+        return [RejectedRow(**row) for row in found]
+
+
+def statistics(conn: Connection, now: datetime, feed: str | None = None) -> Statistics:
+    """What was done today and this week, by `now`'s calendar; `now` is aware."""
+    if now.tzinfo is None:
+        raise ValueError("now must be aware")
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    # Midnight is asked for by the calendar: a day of a week may have 23 or 25 hours.
+    monday = (midnight.replace(tzinfo=None) - timedelta(days=now.weekday())).replace(tzinfo=now.tzinfo)
+    tallies = []
+    with conn.cursor(row_factory=dict_row) as cursor:
+        for since in (midnight, monday):
+            row = cursor.execute(_sql("statistics"), {"since": since, "feed": feed}).fetchone()
+            assert row is not None
+            tallies.append(Tally(**row))
+    states = conn.execute(_sql("states"), {"feed": feed}).fetchall()
+    return Statistics(
+        today=tallies[0], week=tallies[1], states={JobState(state): count for state, count in states}
+    )
+
+
+def forget(conn: Connection, before: datetime) -> int:
+    """Drop the rejected rows of files finished before then, cell values and all; how many there were.
+
+    Jobs and files stay, a few hundred bytes a message: they are the memory that keeps a message from being loaded twice.
+    """
+    return conn.execute(_sql("forget_rejected"), {"before": before}).rowcount
+
+
+# Rows and values
+
+
+def _sql(name: str) -> bytes:
+    return queries("ledger")[name]
+
+
+def _one(conn: Connection, name: str, values: dict[str, Any]) -> Job | None:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        row = cursor.execute(_sql(name), values).fetchone()
+    return _job(row) if row else None
+
+
+def _many(conn: Connection, name: str, values: dict[str, Any]) -> list[Job]:
+    with conn.cursor(row_factory=dict_row) as cursor:
+        return [_job(row) for row in cursor.execute(_sql(name), values)]
+
+
+def _changed(conn: Connection, name: str, values: dict[str, Any]) -> Job:
+    job = _one(conn, name, values)
+    assert job is not None
+    return job
+
+
+def _job(row: dict[str, Any]) -> Job:
+    ref = MessageRef(**{key: row[key] for key in ("account", "folder", "uidvalidity", "uid")})
+    rest = {key: row[key] for key in Job.__dataclass_fields__ if key not in {"ref", "state"}}
+    return Job(ref=ref, state=JobState(row["state"]), **rest)
+
+
+def _file(row: dict[str, Any]) -> File:
+    counts = Counts(**{key: row.pop(key) for key in Counts.__dataclass_fields__})
+    return File(**{**row, "state": FileState(row["state"]), "kind": Kind(row["kind"])}, counts=counts)
+
+
+def _fence(held: Claim) -> dict[str, int]:
+    return {"id": held.job.id, "fence": held.fence}
+
+
+def _hold_to_the_end(conn: Connection, held: Claim) -> None:
+    """The row lock keeps the claim ours until the transaction ends."""
+    if not conn.execute(_sql("hold"), _fence(held)).fetchone():
+        raise ClaimLost(_lost(held))
+
+
+def _lost(held: Claim) -> str:
+    return f"Job {held.job.id} ({held.job.feed}) was taken over by another runner or cancelled; this attempt is void."
+
+
+def _cannot(conn: Connection, job_id: int, done: str, when: str) -> Reject:
+    job = _one(conn, "job", {"id": job_id})
+    if job is None:
+        return Reject(f"There is no job {job_id}.")
+    return Reject(f"Job {job_id} is {job.state.replace('_', ' ')}; a job can be {done} while it is {when}.")
+
+
+def _storable(text: str) -> str:
+    """What PostgreSQL takes as text: no NUL, and nothing that UTF-8 cannot say."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()

@@ -1,0 +1,206 @@
+"""One run of one mailbox, start to end. The only file that knows the whole story.
+
+find, choose, store, record (`gather`) -> read, load (`process`) -> put away, mark (`settle`). Any crash is repaired
+by running again: the ledger knows every job, a message is marked only after the commit that holds its rows, and what
+was stored but not recorded is fetched again under the same name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import logging
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mailferry.errors import MailferryError, Retry
+from mailferry.mailbox import arrivals, ledger
+from mailferry.mailbox.folders import Folders
+from mailferry.mailbox.gather import gather
+from mailferry.mailbox.ledger import JobState
+from mailferry.mailbox.process import process
+from mailferry.mailbox.settle import settle_rest
+from mailferry.mailbox.work import local_now, only_runner, opened, say
+from mailferry.secrets import mask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mailferry.config.mailbox_feed import MailboxFeed
+    from mailferry.mailbox.ledger import Details
+    from mailferry.mailbox.model import MessageRef
+    from mailferry.mailbox.work import Work
+
+#: Seconds that a run waits for a job's next attempt; one that is further off is left to the next run.
+_WAIT = 10.0
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """What one run came to."""
+
+    feed: str
+    #: "done", "skipped" (another run is at it), "stopped" (asked to), "failed" (a passing fault that did not pass),
+    #: "blocked" (a person has to act).
+    status: str = "done"
+    #: Jobs that this run finished or attempted, as they are at its end; by id.
+    jobs: dict[int, Details] = field(default_factory=dict)
+    #: Messages that were recorded.
+    arrived: int = 0
+    #: Whether database and mailbox were open at any time.
+    reached: bool = False
+    #: What the next run has to make good, each with its object.
+    troubles: list[str] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def exit_status(self) -> int:
+        """0 done, skipped or stopped; 1 the run or a job failed; 3 nothing could be reached."""
+        if self.status == "failed" and not self.reached:
+            return 3
+        failed = any(
+            details.job.state in (JobState.FAILED, JobState.PENDING) for details in self.jobs.values()
+        )
+        return int(self.status in ("failed", "blocked") or bool(self.troubles) or failed)
+
+
+def run(
+    feed: MailboxFeed,
+    *,
+    stop: threading.Event | None = None,
+    clock: Callable[[], dt.datetime] = local_now,
+) -> Run:
+    """Load everything that has arrived. Faults are in the result, not raised; `stop` ends it after the current step.
+
+    Passing faults of mailbox or database are tried again after 1, 2 and 4 seconds, as are those of a single job.
+    """
+    result = Run(feed=feed.name)
+    stop = stop or threading.Event()
+    folders = Folders(base=feed.base_dir)
+    try:
+        folders.prepare()
+        with folders.alone() as alone:
+            if alone:
+                _tries(feed, folders, result, stop, clock)
+            else:
+                _skip(result, f"another process works in {folders.base}")
+    except Retry as error:
+        result.status, result.error = "failed", mask(str(error))
+    except MailferryError as error:
+        result.status, result.error = "blocked", mask(str(error))
+    if result.error:
+        say(logging.ERROR, "%s: %s", feed.name, result.error)
+    elif stop.is_set():
+        result.status = "stopped"
+    return result
+
+
+def _skip(result: Run, why: str) -> None:
+    result.status = "skipped"
+    say(logging.INFO, "%s: skipped, %s", result.feed, why)
+
+
+def _tries(
+    feed: MailboxFeed,
+    folders: Folders,
+    result: Run,
+    stop: threading.Event,
+    clock: Callable[[], dt.datetime],
+) -> None:
+    failures: Counter[MessageRef] = Counter()
+    attempt = 0
+    while True:
+        before = len(result.jobs)
+        try:
+            with opened(feed, folders, clock=clock, stop=stop) as work:
+                result.reached = True
+                with only_runner(work) as alone:
+                    if alone:
+                        _once(work, result, failures)
+                    else:
+                        _skip(result, "another host is running it")
+        except Retry as error:
+            # What gets on a little is not at its end.
+            attempt = 1 if len(result.jobs) > before else attempt + 1
+            if attempt > ledger.MOST_RETRIES or stop.is_set():
+                raise
+            wait = ledger.retry_delay(attempt).total_seconds()
+            say(logging.WARNING, "%s: %s; again in %g s", feed.name, error, wait)
+            if stop.wait(wait):
+                return
+        else:
+            return
+
+
+def _once(work: Work, result: Run, failures: Counter[MessageRef]) -> None:
+    with work.transaction() as conn:
+        arrivals.resume(conn, work.feed.name)
+    try:
+        for _ in gather(work, failures):
+            result.arrived += 1
+    except Retry:
+        # What is recorded need not wait for the mailbox.
+        with contextlib.suppress(Retry):
+            _work_off(work, result)
+        raise
+    with work.transaction() as conn:
+        work.folders.sweep(lambda paths: arrivals.recorded(conn, paths))
+    settle_rest(work)
+    _work_off(work, result)
+    result.troubles = settle_rest(work)
+    _clear_up(work)
+
+
+def _work_off(work: Work, result: Run) -> None:
+    """Every job that is due; a short wait for one whose next attempt is near."""
+    overdue = False
+    while not work.stop.is_set():
+        with work.transaction() as conn:
+            # We are the only runner of this feed: what is in progress is left over from a crash.
+            held = ledger.claim(conn, runner=work.runner, feed=work.feed.name, take_over=True)
+            wait = None if held else arrivals.first_due(conn, work.feed.name)
+        if held:
+            try:
+                process(work, held)
+            finally:
+                with contextlib.suppress(Retry):
+                    _note(work, result, held.job.id)
+        elif wait is not None and 0 < wait <= _WAIT:
+            work.stop.wait(wait)
+        elif wait is not None and wait <= 0 and not overdue:
+            # Due since a moment ago; if it cannot be claimed now either, another feed's job holds it back.
+            overdue = True
+            continue
+        else:
+            if wait is not None:
+                say(logging.INFO, "%s: jobs are left for a later run", work.feed.name)
+            return
+        overdue = False
+
+
+def _note(work: Work, result: Run, job_id: int) -> None:
+    with work.transaction() as conn:
+        details = ledger.show(conn, job_id)
+    if details:
+        result.jobs[job_id] = details
+
+
+def _clear_up(work: Work) -> None:
+    """Retention of files and of rejected rows."""
+    days, now = work.feed.retention_days, work.clock()
+    if not days:
+        return
+    files = work.folders.expire(days, now)
+    with work.transaction() as conn:
+        rows = ledger.forget(conn, now - dt.timedelta(days=days))
+    if files or rows:
+        say(
+            logging.INFO,
+            "%s: %d files and %d rejected rows over %d days old deleted",
+            work.feed.name,
+            files,
+            rows,
+            days,
+        )

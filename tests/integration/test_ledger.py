@@ -1,0 +1,461 @@
+"""The ledger: nothing twice, in order, one runner at a time, and every end on record."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import psycopg
+import pytest
+
+from mailferry import database
+from mailferry.errors import Reject, Retry, Stop
+from mailferry.mailbox import ledger
+from mailferry.mailbox.ledger import ClaimLost, FileState, JobState
+from mailferry.mailbox.model import Column, Counts, Kind, MessageRef, Passed, RejectedRow, StoredFile, Summary
+from mailferry.mailbox.table import create
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mailferry.config.database import DatabaseSettings
+    from mailferry.database import Connection
+    from mailferry.mailbox.table import Target
+
+NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
+
+
+def summary(uid: str = "1", *, uidvalidity: int = 7, minutes: Any = 0, subject: str = "Track") -> Summary:
+    ref = MessageRef(account="u@example.com", folder="INBOX", uidvalidity=uidvalidity, uid=uid)
+    return Summary(
+        ref=ref,
+        subject=subject,
+        sender="a@example.com",
+        message_id=f"<{uid}@example.com>",
+        received=NOON + timedelta(minutes=minutes),
+        size=1,
+        parts=(),
+    )
+
+
+def stored(name: str = "a.xlsx", *, section: str = "2", sha256: str = "aa") -> StoredFile:
+    return StoredFile(
+        path=Path("/pending") / name,
+        name=name,
+        section=section,
+        member="",
+        kind=Kind.XLSX,
+        size=9,
+        sha256=sha256,
+    )
+
+
+def record(
+    conn: Connection,
+    uid: str = "1",
+    *,
+    files: Any = None,
+    feed: str = "f",
+    target: str = "t",
+    minutes: Any = None,
+    **more: Any,
+) -> ledger.Job:
+    message = summary(uid, minutes=int(uid) if minutes is None else minutes, **more)
+    return ledger.record(conn, feed, message, f"header {uid}", target=target, files=files or [stored()])
+
+
+def claim(conn: Connection, **more: Any) -> ledger.Claim:
+    got = ledger.claim(conn, runner="host:1", **more)
+    assert got is not None
+    return got
+
+
+def file_ids(conn: Connection, job_id: int) -> list[int]:
+    return [file.id for file in ledger.files_of(conn, job_id)]
+
+
+def make_due(conn: Connection, job_id: int) -> None:
+    conn.execute("UPDATE mailferry.jobs SET next_attempt_at = now() WHERE id = %s", (job_id,))
+
+
+@pytest.fixture
+def target(db: Connection) -> Target:
+    return create(db, "t", "k", [Column(name="k", type="text")])
+
+
+def test_a_message_recorded_again_is_the_same_job_with_the_same_files(db: Connection) -> None:
+    files = [stored(), stored("b.xlsx", section="3", sha256="bb")]
+    message = summary(subject="bad \0 and \ud800")
+    passed = [Passed(section="1", name="x\0", reason="plain text")]
+    first = ledger.record(db, "f", message, "h", target="t", files=files, passed=passed)
+    assert (first.state, first.ref, first.received, first.attempts) == (
+        JobState.PENDING,
+        message.ref,
+        NOON,
+        0,
+    )
+    # A second fetch stores the bytes elsewhere; the newest path is the one that is there.
+    again = [replace(files[0], path=Path("/pending/second")), files[1]]
+    assert ledger.record(db, "f", message, "h", target="t", files=again, passed=passed).id == first.id
+    details = ledger.show(db, first.id)
+    assert details is not None
+    assert [(f.name, f.path) for f in details.files] == [
+        ("a.xlsx", "/pending/second"),
+        ("b.xlsx", "/pending/b.xlsx"),
+    ]
+    assert details.passed == (Passed(section="1", name="x", reason="plain text"),)
+    assert ledger.show(db, first.id + 1000) is None
+
+
+def test_two_runners_that_record_one_message_at_once_get_one_job(
+    db: Connection, connect: Callable[[], Connection]
+) -> None:
+    record(db)
+    got = []
+    other = connect()
+    second = threading.Thread(target=lambda: got.append(record(other).id))
+    second.start()
+    db.commit()
+    second.join()
+    other.commit()
+    assert got == [job.id for job in ledger.jobs(db)]
+
+
+def test_two_feeds_on_one_mailbox_have_a_job_each(db: Connection) -> None:
+    assert record(db).id != record(db, feed="g").id
+
+
+def test_a_changed_uidvalidity_finds_every_message_again_and_none_is_new(db: Connection) -> None:
+    first, copy, other = (record(db, uid) for uid in ("1", "2", "3"))
+    db.execute("UPDATE mailferry.jobs SET header_sha256 = 'same' WHERE id = ANY(%s)", ([first.id, copy.id],))
+    found = []
+    for uid, header in [("31", "same"), ("32", "same"), ("33", "header 3")]:
+        message = summary(uid, uidvalidity=8)
+        job = ledger.find(db, "f", message.ref, header)
+        assert job is not None
+        assert job.ref == message.ref
+        found.append(job.id)
+    assert found == [first.id, copy.id, other.id]
+    # A third message of the same header, under the same UIDVALIDITY, is a message of its own.
+    assert ledger.find(db, "f", summary("34", uidvalidity=8).ref, "same") is None
+    assert ledger.find(db, "f", summary("35", uidvalidity=8).ref, "unheard of") is None
+
+
+def test_one_job_is_claimed_by_one_runner(db: Connection, connect: Callable[[], Connection]) -> None:
+    record(db)
+    db.commit()
+    first = claim(db)
+    assert (first.job.state, first.job.attempts, first.job.runner) == (JobState.IN_PROGRESS, 1, "host:1")
+    assert ledger.claim(connect(), runner="other") is None
+    db.commit()
+    assert ledger.claim(connect(), runner="other") is None
+
+
+def test_jobs_of_one_table_come_in_the_order_of_arrival_and_a_waiting_one_holds_back_only_its_own(
+    db: Connection,
+) -> None:
+    late, early = record(db, "2"), record(db, "1")
+    elsewhere = record(db, "3", target="u")
+    first = claim(db)
+    assert first.job.id == early.id
+    ledger.fail(db, first, Retry("away"))
+    assert claim(db).job.id == elsewhere.id
+    assert ledger.claim(db, runner="x") is None
+    assert ledger.claim(db, runner="x", job_id=late.id) is None
+    make_due(db, early.id)
+    again = claim(db)
+    ledger.finish_file(db, again, file_ids(db, early.id)[0], FileState.LOADED)
+    ledger.finish_job(db, again)
+    assert claim(db).job.id == late.id
+
+
+def test_a_passing_fault_is_tried_again_after_1_2_and_4_seconds_and_then_given_up(db: Connection) -> None:
+    job = record(db)
+    for delay in (1, 2, 4):
+        failed = ledger.fail(db, claim(db), Retry("mailbox away"))
+        (clock,) = db.execute("SELECT clock_timestamp()").fetchall()[0]
+        assert failed.state is JobState.PENDING
+        assert (
+            timedelta(0)
+            < failed.next_attempt_at - clock + timedelta(seconds=1)
+            <= timedelta(seconds=delay + 1)
+        )
+        assert ledger.retry_delay(failed.attempts) == timedelta(seconds=delay)
+        make_due(db, job.id)
+    last = ledger.fail(db, claim(db), Retry("mailbox away"))
+    assert (last.state, last.attempts, last.error_kind, last.error) == (
+        JobState.FAILED,
+        4,
+        "retry",
+        "mailbox away",
+    )
+    assert [file.state for file in ledger.files_of(db, job.id)] == [FileState.FAILED]
+
+
+def test_a_reject_ends_a_job_at_once_and_a_stop_leaves_it_for_the_next_run(db: Connection) -> None:
+    job = record(db)
+    stopped = ledger.fail(db, claim(db), Stop("no such table"))
+    assert (stopped.state, stopped.attempts, stopped.error_kind) == (JobState.PENDING, 0, "stop")
+    assert ledger.claim(db, runner="x") is None
+    make_due(db, job.id)
+    rejected = ledger.fail(db, claim(db), Reject("broken"))
+    assert (rejected.state, rejected.error_kind) == (JobState.FAILED, "reject")
+    assert [file.state for file in ledger.files_of(db, job.id)] == [FileState.REJECTED]
+
+
+@pytest.mark.parametrize(
+    ("states", "end"),
+    [
+        ([], JobState.COMPLETED),
+        ([FileState.LOADED], JobState.COMPLETED),
+        ([FileState.DUPLICATE], JobState.COMPLETED),
+        ([FileState.LOADED, FileState.REJECTED], JobState.COMPLETED),
+        ([FileState.REJECTED], JobState.FAILED),
+        ([FileState.REJECTED, FileState.FAILED], JobState.FAILED),
+    ],
+)
+def test_a_job_whose_files_all_failed_has_failed(
+    db: Connection, states: list[FileState], end: JobState
+) -> None:
+    files = [stored(f"{n}.xlsx", section=str(n)) for n in range(len(states))]
+    job = ledger.record(db, "f", summary(), "h", target="t", files=files)
+    held = claim(db)
+    for file_id, state in zip(file_ids(db, job.id), states, strict=True):
+        bad = state in {FileState.REJECTED, FileState.FAILED}
+        ledger.finish_file(db, held, file_id, state, error="why" if bad else None)
+    done = ledger.finish_job(db, held)
+    assert done.state is end
+    assert (done.error or "").count("why") == sum(
+        state in {FileState.REJECTED, FileState.FAILED} for state in states
+    )
+
+
+def test_a_job_with_pending_files_cannot_end_and_a_file_ends_once(db: Connection) -> None:
+    job = record(db)
+    held = claim(db)
+    with pytest.raises(ValueError, match="still pending"):
+        ledger.finish_job(db, held)
+    (file_id,) = file_ids(db, job.id)
+    ledger.finish_file(db, held, file_id, FileState.LOADED)
+    with pytest.raises(ValueError, match="not pending"):
+        ledger.finish_file(db, held, file_id, FileState.LOADED)
+
+
+def test_counts_warnings_and_rejected_rows_are_kept(db: Connection, target: Target) -> None:
+    job = record(db)
+    (file_id,) = file_ids(db, job.id)
+    counts = Counts(
+        read=9, inserted=1, updated=2, unchanged=3, rejected=2, superseded=1, warnings=["NUL \0 removed"]
+    )
+    rows = [RejectedRow(sheet="Ş", row=n, column="kg", value="a\0\tb\\N", reason="no number") for n in (2, 5)]
+    ledger.finish_file(
+        db,
+        claim(db),
+        file_id,
+        FileState.LOADED,
+        target=target,
+        counts=counts,
+        content_sha256="cc",
+        rejected=rows,
+    )
+    (file,) = ledger.files_of(db, job.id)
+    assert file.counts == replace(counts, warnings=["NUL  removed"])
+    assert (file.target, file.content_sha256) == ("public.t", "cc")
+    assert ledger.rejected_rows(db, file_id) == [replace(row, value="a\tb\\N") for row in rows]
+    assert len(ledger.rejected_rows(db, file_id, limit=1)) == 1
+    assert ledger.forget(db, datetime(2020, 1, 1, tzinfo=UTC)) == 0
+    assert ledger.forget(db, datetime.now(UTC) + timedelta(days=1)) == 2
+    assert ledger.show(db, job.id) is not None
+
+
+def load_as(
+    conn: Connection, target: Target, uid: str, sha256: str, content: str, *, changed: Any = 1
+) -> bool:
+    """A file of these hashes arrives: whether it was a duplicate, else it is loaded."""
+    job = record(conn, uid, files=[stored(sha256=sha256)])
+    held = claim(conn)
+    found = ledger.duplicate_of(conn, target, sha256=sha256, content_sha256=content)
+    state = FileState.LOADED if found is None else FileState.DUPLICATE
+    counts = Counts(read=1, inserted=changed) if found is None else None
+    ledger.finish_file(
+        conn,
+        held,
+        file_ids(conn, job.id)[0],
+        state,
+        target=target,
+        counts=counts,
+        content_sha256=content,
+        duplicate_of=found,
+    )
+    ledger.finish_job(conn, held)
+    return found is not None
+
+
+def test_the_same_bytes_or_content_are_a_duplicate_until_another_file_has_changed_the_table(
+    db: Connection, target: Target
+) -> None:
+    assert not load_as(db, target, "1", "A", "a")
+    assert load_as(db, target, "2", "A", "a")
+    assert load_as(db, target, "3", "A saved again", "a")
+    assert not load_as(db, target, "4", "B", "b", changed=0)
+    assert load_as(db, target, "5", "A", "a")
+    assert not load_as(db, target, "6", "C", "c")
+    assert not load_as(db, target, "7", "A", "a")
+    assert load_as(db, target, "8", "A", "a")
+    assert not load_as(db, target, "9", "C", "c")
+    assert not load_as(db, replace(target, generation="emptied"), "10", "C", "c")
+    assert not load_as(db, replace(target, name="other"), "11", "C", "c")
+
+
+def test_a_runner_whose_job_was_taken_over_can_commit_nothing(
+    db: Connection, connect: Callable[[], Connection]
+) -> None:
+    job = record(db)
+    old = claim(db)
+    db.commit()
+    late = connect()
+    ledger.renew(late, old)
+    late.commit()
+    new = claim(db, take_over=True)
+    db.commit()
+    assert (new.fence, new.job.attempts) == (old.fence + 1, 2)
+    (file_id,) = file_ids(db, job.id)
+    for act in (
+        lambda: ledger.hold(late, old),
+        lambda: ledger.renew(late, old),
+        lambda: ledger.finish_file(late, old, file_id, FileState.LOADED),
+        lambda: ledger.finish_job(late, old),
+        lambda: ledger.fail(late, old, Retry("late")),
+    ):
+        with pytest.raises(ClaimLost):
+            act()
+        late.rollback()
+    ledger.finish_file(db, new, file_id, FileState.LOADED)
+
+
+def test_a_frozen_runners_open_transaction_is_ended_by_whoever_takes_over(
+    db: Connection, connect: Callable[[], Connection]
+) -> None:
+    job = record(db)
+    old = claim(db)
+    db.commit()
+    frozen, other = connect(), connect()
+    ledger.hold(frozen, old)
+    ledger.finish_file(frozen, old, file_ids(frozen, job.id)[0], FileState.LOADED)
+    new = claim(other, take_over=True)
+    other.commit()
+    with pytest.raises(psycopg.OperationalError):
+        frozen.commit()
+    assert [file.state for file in ledger.files_of(db, job.id)] == [FileState.PENDING]
+    ledger.hold(other, new)
+
+
+def test_a_lease_that_has_run_out_frees_the_job_and_one_that_is_renewed_does_not(db: Connection) -> None:
+    record(db)
+    old = claim(db, lease=timedelta(seconds=-1))
+    ledger.renew(db, old)
+    assert ledger.claim(db, runner="x") is None
+    ledger.renew(db, old, timedelta(seconds=-1))
+    assert claim(db).fence == old.fence + 1
+
+
+def test_only_one_runner_has_a_feed_and_a_lost_connection_gives_it_back(
+    database_settings: DatabaseSettings,
+) -> None:
+    with database.connect(database_settings) as pool:
+        with (
+            ledger.only_runner(pool, "f") as first,
+            ledger.only_runner(pool, "f") as second,
+            ledger.only_runner(pool, "g") as elsewhere,
+        ):
+            assert (first, second, elsewhere) == (True, False, True)
+        with ledger.only_runner(pool, "f") as again:
+            assert again
+            with database.transaction(pool) as conn:
+                conn.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+                conn.execute("SELECT pg_advisory_lock(%s)", (database.advisory_key("feed", "f"),))
+                conn.execute("SELECT pg_advisory_unlock_all()")
+            with ledger.only_runner(pool, "f") as taken:
+                assert taken
+        with database.transaction(pool) as conn:
+            assert conn.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (
+                0,
+            )
+
+
+def test_what_ended_but_is_not_marked_is_found_after_a_crash(db: Connection) -> None:
+    job = record(db)
+    assert ledger.unmarked(db, "f") == []
+    held = claim(db)
+    ledger.finish_file(db, held, file_ids(db, job.id)[0], FileState.LOADED)
+    done = ledger.finish_job(db, held)
+    assert ledger.unmarked(db, "f") == [done]
+    ledger.marked(db, job.id)
+    assert ledger.unmarked(db, "f") == []
+
+
+def test_people_cancel_and_retry(db: Connection) -> None:
+    waiting, running = record(db, "1"), record(db, "2", target="u")
+    assert ledger.cancel(db, waiting.id).state is JobState.CANCELLED
+    held = claim(db)
+    assert held.job.id == running.id
+    ledger.cancel(db, running.id)
+    with pytest.raises(ClaimLost):
+        ledger.finish_file(db, held, file_ids(db, running.id)[0], FileState.LOADED)
+    with pytest.raises(Reject, match="is cancelled"):
+        ledger.cancel(db, waiting.id)
+    with pytest.raises(Reject, match="no job"):
+        ledger.cancel(db, 10**6)
+    assert ledger.retry(db, waiting.id).state is JobState.PENDING
+    rejected = claim(db)
+    row = RejectedRow(sheet="s", row=1, column="c", value="v", reason="r")
+    (file_id,) = file_ids(db, waiting.id)
+    ledger.finish_file(db, rejected, file_id, FileState.REJECTED, error="bad", rejected=[row])
+    failed = ledger.finish_job(db, rejected)
+    ledger.marked(db, failed.id)
+    again = ledger.retry(db, waiting.id)
+    assert (again.state, again.attempts, again.error, again.marked_at) == (JobState.PENDING, 0, None, None)
+    assert ledger.rejected_rows(db, file_id) == []
+    loaded = claim(db)
+    ledger.finish_file(db, loaded, file_id, FileState.LOADED)
+    ledger.finish_job(db, loaded)
+    with pytest.raises(Reject, match="is completed"):
+        ledger.retry(db, waiting.id)
+
+
+def test_jobs_are_listed_by_feed_state_time_and_text(db: Connection) -> None:
+    one, two = record(db, "1"), record(db, "2", feed="g", subject="Günlük 100%")
+    claim(db, feed="f")
+    assert [job.id for job in ledger.jobs(db)] == [two.id, one.id]
+    assert [job.id for job in ledger.jobs(db, limit=1)] == [two.id]
+    assert [job.id for job in ledger.jobs(db, feed="f")] == [one.id]
+    assert [job.id for job in ledger.jobs(db, state=JobState.PENDING)] == [two.id]
+    assert [job.id for job in ledger.jobs(db, text="100%")] == [two.id]
+    assert ledger.jobs(db, since=datetime.now(UTC) + timedelta(days=1)) == []
+
+
+def test_statistics_count_today_and_this_week_by_the_callers_calendar(db: Connection, target: Target) -> None:
+    zone = ZoneInfo("Europe/Istanbul")
+    # A Wednesday, half an hour after midnight in Istanbul, when it is still Tuesday in UTC.
+    now = datetime(2026, 3, 4, 0, 30, tzinfo=zone)
+    for uid, ago in [("1", 10), ("2", 40), ("3", 60 * 24 * 3)]:
+        load_as(db, target, uid, uid, uid)
+        end = now - timedelta(minutes=ago)
+        statement = "UPDATE mailferry.jobs SET started_at = %s, finished_at = %s WHERE uid = %s"
+        db.execute(statement, (end - timedelta(seconds=3), end, uid))
+    got = ledger.statistics(db, now)
+    assert (got.today.completed, got.week.completed, got.states) == (1, 2, {JobState.COMPLETED: 3})
+    assert (got.week.files, got.week.rows_read, got.week.inserted, got.week.errors, got.week.seconds) == (
+        2,
+        2,
+        2,
+        0,
+        3.0,
+    )
+    assert ledger.statistics(db, now, feed="other").week.seconds is None
+    with pytest.raises(ValueError, match="aware"):
+        ledger.statistics(db, datetime(2026, 3, 4))  # noqa: DTZ001 - that is the point

@@ -1,0 +1,266 @@
+"""`mailferry load`, `explain`, `check`, `jobs`, and the older service's command line, as processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support_mail import Maildir, mail, workbook
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from mailferry.config.database import DatabaseSettings
+    from mailferry.database import Connection
+
+HEADER = ("HAWB", "Status")
+SECRET = "pass-of-the-database"
+
+
+class Installed:
+    """A config.env in a folder of its own, with a Maildir and a database."""
+
+    def __init__(self, folder: Path, database: DatabaseSettings) -> None:
+        self.folder = folder
+        self.maildir = Maildir(folder / "Maildir")
+        self.config = folder / "config.env"
+        self.config.write_text(
+            f"EMAIL_MAILDIR=Maildir\nAPP_BASE_DIR=app\nDB_HOST={database.host}\nDB_NAME={database.name}\n"
+            f"DB_USERNAME={database.user}\nDB_PASSWORD={SECRET}\n"
+        )
+        self.config.chmod(0o600)
+
+    def start(self, *arguments: str, module: str = "mailferry") -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=self.folder,
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, module: str = "mailferry") -> tuple[int, str, str]:
+        """Exit status, standard output and standard error."""
+        process = self.start(*arguments, module=module)
+        out, error = process.communicate(timeout=60)
+        assert SECRET not in out + error
+        assert "Traceback" not in error
+        return process.returncode, out, error
+
+    def json(self, *arguments: str, module: str = "mailferry", status: int = 0) -> Any:
+        code, out, error = self.run(*arguments, "--json", module=module)
+        assert code == status, error
+        answer = json.loads(out)
+        assert answer["version"] == 1
+        return answer
+
+    def send(self, *rows: tuple[object, ...], subject: str = "Track and Trace") -> None:
+        self.maildir.deliver(mail(subject, ("data.xlsx", workbook(HEADER, *rows))))
+
+
+@pytest.fixture
+def here(tmp_path: Path, database_settings: DatabaseSettings) -> Installed:
+    return Installed(tmp_path, database_settings)
+
+
+def test_load_prints_what_it_came_to_for_people_and_for_programs(here: Installed) -> None:
+    here.send(("1", "a"), ("2", "b"))
+    status, out, error = here.run("load")
+    assert status == 0
+    assert "2 read, 2 inserted" in out
+    assert "moved to" in error
+    here.send(("1", "z"))
+    here.maildir.deliver(mail("Track and Trace", ("b.xls", b"a;b")))
+    answer = here.json("load", status=1)
+    assert (answer["exit_status"], answer["status"], answer["arrived"]) == (1, "done", 2)
+    assert answer["rows"] == {
+        "read": 1, "inserted": 0, "updated": 1, "unchanged": 0, "superseded": 0, "rejected": 0
+    }  # fmt: skip
+    assert [job["state"] for job in answer["jobs"]] == ["completed", "failed"]
+    assert answer["jobs"][1]["files"][0]["error"]
+
+
+def test_jobs_are_listed_shown_cancelled_and_retried(here: Installed) -> None:
+    here.send(("1", "a"), (None, "b"))
+    here.maildir.deliver(mail("Track and Trace Ü", ("b.xls", b"a;b")))
+    here.run("load")
+    found = here.json("jobs", "list")["jobs"]
+    assert [(job["id"], job["state"]) for job in found] == [(2, "failed"), (1, "completed")]
+    assert [
+        job["id"] for job in here.json("jobs", "list", "--state", "failed", "--text", "TRACE Ü")["jobs"]
+    ] == [2]
+    shown = here.json("jobs", "show", "1")
+    assert shown["rejected_rows"]["1"][0]["reason"]
+    status, out, _ = here.run("jobs", "show", "1")
+    assert status == 0
+    assert "row 3" in out
+    assert here.json("jobs", "retry", "2")["job"]["state"] == "pending"
+    assert here.json("jobs", "cancel", "2")["job"]["state"] == "cancelled"
+    status, _, error = here.run("jobs", "cancel", "2")
+    assert (status, "is cancelled" in error) == (1, True)
+    status, _, error = here.run("jobs", "show", "99")
+    assert (status, "no job 99" in error) == (1, True)
+
+
+def test_explain_says_why_each_message_and_part_is_taken_or_not_and_changes_nothing(here: Installed) -> None:
+    here.send(("1", "a"))
+    here.run("load")
+    here.send(("2", "b"))
+    here.send(("3", "c"), subject="Something else")
+    here.maildir.deliver(mail("Track and Trace", ("b.xls", b"a;b")))
+    before = here.maildir.flags()
+    found = here.json("explain")["messages"]
+    assert here.maildir.flags() == before
+    assert [message["verdict"] for message in found] == ["taken", "passed over", "taken", "passed over"]
+    assert [part["verdict"] for part in found[0]["parts"]] == ["passed over", "rejected"]
+    assert "subject" in found[1]["reason"]
+    assert [part["verdict"] for part in found[2]["parts"]] == ["passed over", "taken"]
+    assert "marked already" in found[3]["reason"]
+    status, out, _ = here.run("explain", "--limit", "1")
+    assert status == 0
+    assert "rejected" in out
+
+
+def test_check_tries_every_part_and_leaves_nothing_behind(here: Installed) -> None:
+    answer = here.json("check")
+    assert [(check["name"], check["ok"]) for check in answer["checks"]] == [
+        ("configuration", True),
+        ("folders", True),
+        ("database", True),
+        ("mailbox", True),
+    ]
+    assert "will be made" in answer["checks"][2]["text"]
+    here.send(("1", "a"))
+    here.run("load")
+    status, out, _ = here.run("test-config", module="trackandtrace.main_service")
+    assert status == 0
+    assert "has 4 columns, key hawb" in out
+
+
+def test_check_says_of_each_part_that_fails_what_to_do(here: Installed) -> None:
+    good = here.config.read_text()
+    here.config.write_text(good.replace("DB_NAME=t", "DB_NAME=missing_").replace("=Maildir", "=nowhere"))
+    answer = here.json("check", status=1)
+    assert [check["ok"] for check in answer["checks"]] == [True, True, False, False]
+    assert "Create the database" in answer["checks"][2]["text"]
+    assert "no Maildir" in answer["checks"][3]["text"]
+    (here.folder / "file").touch()
+    here.config.write_text(good.replace("APP_BASE_DIR=app", "APP_BASE_DIR=file"))
+    assert "APP_BASE_DIR" in here.json("check", status=1)["checks"][1]["text"]
+    here.config.write_text(
+        "EMAIL_HOST=127.0.0.1\nEMAIL_PORT=1\nEMAIL_USERNAME=a\nEMAIL_PASSWORD=b\nAPP_BASE_DIR=app\n"
+        "DB_HOST=127.0.0.1\nDB_PORT=1\nDB_NAME=x\nDB_USERNAME=x\n"
+    )
+    here.json("check", status=3)
+    here.config.write_text("EMAIL_HOTS=x\n")
+    assert "EMAIL_HOST" in here.json("check", status=2)["checks"][0]["text"]
+    status, out, error = here.run("load")
+    assert (status, out) == (2, "")
+    assert "EMAIL_HOTS: unknown variable" in error
+
+
+def test_the_older_commands_run_once_and_tell_the_statistics(here: Installed) -> None:
+    here.send(("1", "a"), ("2", "b"))
+    module = "trackandtrace.main_service"
+    status, out, _ = here.run("run-once", module=module)
+    assert (status, "2 inserted" in out) == (0, True)
+    answer = here.json("status", module=module)
+    assert answer["states"] == {"completed": 1}
+    assert (answer["today"]["completed"], answer["today"]["inserted"], answer["week"]["rows_read"]) == (
+        1,
+        2,
+        2,
+    )
+    status, out, _ = here.run("status", "--config", str(here.config), module=module)
+    assert (status, "1 completed" in out) == (0, True)
+    assert here.run("nonsense", module=module)[0] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_start_loads_at_once_waits_for_its_next_turn_and_ends_on_a_signal(
+    here: Installed, number: int
+) -> None:
+    here.send(("1", "a"))
+    process = here.start(module="trackandtrace.main_service")
+    assert process.stderr
+    for line in process.stderr:
+        if "marked as completed" in line:
+            break
+    process.send_signal(number)
+    _, error = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert "ended" in error
+    assert here.maildir.flags() == {"1.test.host": "S"}
+
+
+@pytest.fixture
+def held_up(here: Installed, db: Connection, connect: Callable[[], Connection]) -> subprocess.Popen[str]:
+    """A `load` of three messages that waits within the first, for a row that `db` has locked."""
+    db.execute("CREATE TABLE tracking_data (hawb text PRIMARY KEY, status text)")
+    db.execute("INSERT INTO tracking_data VALUES ('0', 'old')")
+    db.commit()
+    db.execute("SELECT 1 FROM tracking_data FOR UPDATE")
+    for number in range(3):
+        here.send((str(number), "a"))
+    process = here.start("load")
+    watcher = connect()
+    watcher.autocommit = True
+    waiting = (
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'transactionid'"
+    )
+    while process.poll() is None and not watcher.execute(waiting.encode()).fetchone():
+        watcher.execute("SELECT pg_sleep(0.02)")
+    return process
+
+
+def test_load_finishes_the_step_it_is_at_when_a_signal_comes(
+    here: Installed, held_up: subprocess.Popen[str], db: Connection
+) -> None:
+    held_up.send_signal(signal.SIGTERM)
+    db.rollback()
+    out, _ = held_up.communicate(timeout=30)
+    assert held_up.returncode == 128 + signal.SIGTERM
+    assert "stopped" in out
+    states = [job["state"] for job in here.json("jobs", "list")["jobs"]]
+    assert states == ["pending", "pending", "completed"]
+    assert here.json("load")["exit_status"] == 0
+    assert set(here.maildir.flags().values()) == {"S"}
+
+
+def test_load_breaks_off_a_step_that_does_not_end_and_the_next_run_does_it(
+    here: Installed, held_up: subprocess.Popen[str], db: Connection
+) -> None:
+    held_up.send_signal(signal.SIGTERM)
+    _, error = held_up.communicate(timeout=30)
+    assert held_up.returncode == 128 + signal.SIGTERM
+    assert "broken off" in error
+    assert {(job["state"], job["attempts"]) for job in here.json("jobs", "list")["jobs"]} == {("pending", 0)}
+    db.rollback()
+    assert here.json("load")["exit_status"] == 0
+    assert db.execute("SELECT count(*) FROM tracking_data WHERE status = 'a'").fetchone() == (3,)
+
+
+def test_without_a_database_configured_the_private_one_is_used(tmp_path: Path, server_folder: Path) -> None:
+    folder = server_folder / "private-load"
+    folder.mkdir(mode=0o755)
+    maildir = Maildir(tmp_path / "Maildir")
+    maildir.deliver(mail("Track and Trace", ("d.xlsx", workbook(HEADER, ("1", "a")))))
+    done = subprocess.run(
+        [sys.executable, "-m", "mailferry", "load", "--json"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "EMAIL_MAILDIR": "Maildir", "APP_BASE_DIR": str(folder / "app")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"]["inserted"] == 1
+    assert not (folder / "app" / "postgres" / "data" / "postmaster.pid").exists()

@@ -1,0 +1,203 @@
+"""The private server: made, shared, stopped by the last, and usable after anything."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from fixtures_postgres import FAST
+from psycopg.conninfo import make_conninfo
+from pydantic import SecretStr
+
+from mailferry import database, private_postgres
+from mailferry.config.database import DatabaseSettings
+from mailferry.errors import Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def folder(server_folder: Path) -> Iterator[Path]:
+    folder = server_folder / uuid.uuid4().hex / "postgres"
+    folder.parent.mkdir(mode=0o711)
+    yield folder
+    pid = server_pid(folder)
+    if pid:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGQUIT)
+
+
+def server_pid(folder: Path) -> int | None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return int((folder / "data/postmaster.pid").read_text().splitlines()[0])
+    return None
+
+
+def query(where: dict[str, Any], statement: str) -> tuple[Any, ...] | None:
+    with psycopg.connect(make_conninfo(**where)) as conn:
+        cursor = conn.execute(statement)
+        while cursor.nextset():
+            pass
+        return cursor.fetchone()
+
+
+def test_one_private_server_serves_all_who_ask_and_stops_with_the_last(folder: Path) -> None:
+    with private_postgres.running(folder, settings=FAST) as first:
+        with private_postgres.running(folder) as second:
+            assert first == second
+            pid = server_pid(folder)
+        assert server_pid(folder) == pid
+        assert query(first, "SHOW listen_addresses") == ("",)
+        assert query(first, "CREATE TABLE kept (n) AS SELECT 1; SELECT 2") is not None
+    assert server_pid(folder) is None
+    with private_postgres.running(folder, settings=FAST) as where:
+        assert query(where, "SELECT n FROM kept") == (1,)
+
+
+def test_nobody_else_gets_at_the_socket_or_the_data(folder: Path) -> None:
+    with private_postgres.running(folder, settings=FAST) as where:
+        for path in (Path(where["host"]), folder / "data"):
+            assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("victim", ["server", "backends too"])
+def test_a_killed_server_is_found_by_the_next_start_with_all_that_was_committed(
+    folder: Path, victim: str
+) -> None:
+    # With fsync off nothing is promised after a power cut; a kill leaves the kernel's cache in place.
+    with private_postgres.running(folder, settings=FAST) as where:
+        conn = psycopg.connect(make_conninfo(**where), autocommit=True)
+        conn.execute("CREATE TABLE kept AS SELECT 1 AS n")
+        pid = server_pid(folder)
+        assert pid is not None
+        if victim == "backends too":
+            os.kill(conn.info.backend_pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+        with private_postgres.running(folder, settings=FAST) as again:
+            assert server_pid(folder) != pid
+            assert query(again, "SELECT n FROM kept") == (1,)
+        with contextlib.suppress(psycopg.Error):
+            conn.close()
+    assert server_pid(folder) is None
+
+
+def test_a_killed_user_leaves_a_server_that_the_next_one_uses_and_stops(folder: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path; from mailferry import private_postgres as p\n"
+        "with p.running(Path(sys.argv[1]), settings={'fsync': 'off'}): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
+    left = server_pid(folder)
+    assert left is not None
+    with private_postgres.running(folder) as where:
+        assert server_pid(folder) == left
+        assert query(where, "SELECT 1") == (1,)
+    assert server_pid(folder) is None
+
+
+def test_processes_share_the_server_and_the_last_one_stops_it(folder: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from mailferry import private_postgres as p\n"
+        "with p.running(Path(sys.argv[1]), settings={'fsync': 'off'}):\n"
+        "    print('in', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(folder)]
+    with contextlib.ExitStack() as stack:
+        both = [
+            stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            for _ in range(2)
+        ]
+        for process in both:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"in\n"
+        for process, still_up in zip(both, [True, False], strict=True):
+            assert process.stdin is not None
+            process.stdin.close()
+            assert process.wait() == 0
+            assert (server_pid(folder) is not None) is still_up
+
+
+def test_a_pid_file_whose_number_is_a_strangers_by_now_does_not_matter(folder: Path) -> None:
+    with private_postgres.running(folder, settings=FAST):
+        kept = (folder / "data/postmaster.pid").read_text().splitlines()
+    (folder / "data/postmaster.pid").write_text("\n".join([str(os.getpid()), *kept[1:]]) + "\n")
+    with private_postgres.running(folder, settings=FAST) as where:
+        assert query(where, "SELECT 1") == (1,)
+
+
+def test_a_making_that_was_cut_short_is_begun_anew(folder: Path) -> None:
+    (folder / "data.new").mkdir(parents=True)
+    (folder / "data.new/PG_VERSION").write_text("1")
+    with private_postgres.running(folder, settings=FAST) as where:
+        assert query(where, "SELECT 1") == (1,)
+
+
+def test_a_path_too_long_for_a_socket_and_with_odd_letters_works(folder: Path) -> None:
+    odd = folder.parent / ("it's $HOME ş" + "x" * 100) / "postgres"
+    odd.parent.mkdir(mode=0o711)
+    with private_postgres.running(odd, settings=FAST) as where:
+        assert query(where, "SELECT 1") == (1,)
+        assert Path(where["host"]).stat().st_mode & 0o777 == 0o700
+    Path(where["host"]).rmdir()
+
+
+def test_a_socket_folder_that_somebody_else_has_laid_in_the_way_is_refused(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "run").mkdir(mode=0o777)
+    (folder / "run").chmod(0o777)
+    with pytest.raises(Stop, match="0700"), private_postgres.running(folder, settings=FAST):
+        pass
+
+
+def test_no_binaries_and_the_wrong_major_version_say_what_to_install(folder: Path) -> None:
+    with pytest.raises(Stop, match=r"DB_HOST"), private_postgres.running(folder, binaries=[]):
+        pass
+    (folder / "data").mkdir(parents=True)
+    (folder / "data/PG_VERSION").write_text("11\n")
+    with pytest.raises(Stop, match="made by PostgreSQL 11"), private_postgres.running(folder):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
+def test_a_folder_out_of_the_servers_reach_is_told(folder: Path) -> None:
+    folder.parent.chmod(0o700)
+    with pytest.raises(Stop, match="cannot reach"), private_postgres.running(folder):
+        pass
+
+
+def test_a_pool_on_the_private_server_has_our_schema(folder: Path) -> None:
+    settings = DatabaseSettings(data_dir=folder.parent)
+    with database.connect(settings) as pool, database.transaction(pool) as conn:
+        assert conn.execute("SELECT count(*) FROM mailferry.jobs").fetchone() == (0,)
+        assert conn.execute("SHOW fsync").fetchone() == ("on",)
+        assert conn.execute("SHOW statement_timeout").fetchone() == ("30min",)
+    assert server_pid(folder) is None
+
+
+def test_a_wrong_password_is_a_stop_that_does_not_tell_it(folder: Path) -> None:
+    rules = folder.parent / "pg_hba.conf"
+    rules.write_text("local all postgres trust\nlocal all all scram-sha-256\n")
+    rules.chmod(0o644)
+    with private_postgres.running(folder, settings={**FAST, "hba_file": str(rules)}) as where:
+        query(
+            where, "CREATE ROLE u LOGIN PASSWORD 'right'; GRANT CREATE ON DATABASE mailferry TO u; SELECT 1"
+        )
+        settings = DatabaseSettings.model_validate(
+            {"host": where["host"], "name": "mailferry", "user": "u", "password": "right"}
+        )
+        with database.connect(settings) as pool, database.transaction(pool) as conn:
+            assert conn.execute("SELECT current_user").fetchone() == ("u",)
+        wrong = settings.model_copy(update={"password": SecretStr("hunter2")})
+        with pytest.raises(Stop, match="user name and password") as stopped, database.connect(wrong):
+            pass
+        assert "hunter2" not in str(stopped.value) + repr(stopped.value.__cause__)

@@ -1,0 +1,242 @@
+"""What the tests of event feeds share: a stand-in provider, a folder with its configuration, runs of it, the truth.
+
+Time stands still unless a test moves it: provider and collector look at the same `Clock`. As a program
+(`python support_events.py CONFIG NOW COMMIT_EVENTS`) this is one run in a process of its own, at a held time, with
+so small commits that a few hundred events make many of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mailferry import console
+from mailferry.config import ini
+from mailferry.events import run, writer
+from mailferry.testing.population import Feed, Population, Traits
+from mailferry.testing.provider import Settings, serve
+from mailferry.testing.verify import compare, read_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from mailferry.events.collector import Result
+    from mailferry.testing.provider import Provider
+    from mailferry.testing.verify import Comparison
+
+KEY = "9f8e7d6c5b4a39281706f5e4d3c2b1a0"
+#: A full hour, UTC and in Istanbul.
+START = 1_750_000_000 - 1_750_000_000 % 3600
+#: The same for runs that look at the machine's clock.
+RECENT = int(time.time()) // 3600 * 3600 - 7200
+#: So quick that a test need not wait, so patient that a slow machine does not fail one.
+QUICK: Mapping[str, object] = {
+    "timezone": "UTC",
+    "list_sleep_time": 0.01,
+    "detail_sleep_time": 0.01,
+}
+
+OUTGOING = Feed(api_key=KEY, domain="example.com", category="mail", type="outgoinglog")
+INCOMING = Feed(api_key=KEY, domain="example.com", category="mail", type="incominglog")
+QUARANTINE = Feed(api_key=KEY, domain="example.com", category="quarantine", type="quarantine")
+HOLD = Feed(api_key=KEY, domain="example.com", category="quarantine", type="hold")
+SIGN_INS = Feed(api_key=KEY, domain="example.com", category="authentication", type="")
+ALL_FEEDS = (OUTGOING, INCOMING, QUARANTINE, HOLD, SIGN_INS)
+
+
+@dataclass
+class Clock:
+    """Unix time that a test holds."""
+
+    now: float
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def suffix(feed: Feed) -> str:
+    """The section that collects this feed."""
+    return f"{feed.domain or 'all'}-{feed.type or feed.category}"
+
+
+def section(feed: Feed, url: str, **options: object) -> str:
+    """A section of the INI file."""
+    values: dict[str, object] = {"api_key": feed.api_key, "domain": feed.domain, "category": feed.category}
+    values |= {"type": feed.type, "url": url, **options}
+    return f"[MailLogger:{suffix(feed)}]\n" + "".join(f"{key} = {value}\n" for key, value in values.items())
+
+
+@dataclass(kw_only=True)
+class Ended:
+    """What a run came to."""
+
+    status: int
+    results: dict[str, Result]
+
+    def of(self, feed: Feed) -> Result:
+        return self.results[suffix(feed)]
+
+
+@dataclass(kw_only=True)
+class Site:
+    """A provider with some feeds, and a folder in which they are collected."""
+
+    folder: Path
+    provider: Provider
+    clock: Clock
+    feeds: Sequence[Feed]
+    #: Unix seconds: the first second that has events.
+    start: int = START
+    config: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.config = self.folder / "uzmanposta.ini"
+
+    def configure(self, **options: object) -> None:
+        """Write the INI file: a section a feed, all with these options besides the quick ones."""
+        given = {**QUICK, "start_time": self.start, **options}
+        head = "[DEFAULT]\n" + "".join(f"{key} = {value}\n" for key, value in given.items())
+        sections = [section(feed, self.provider.list_url(feed.category)) for feed in self.feeds]
+        self.config.write_text("\n".join([head, *sections]), "utf-8")
+
+    def collect(self, *, workers: int = 8) -> Ended:
+        """Run all sections, as the command does."""
+        return collect(self.config, self.clock, workers=workers)
+
+    def data_folder(self, feed: Feed) -> Path:
+        """Where the contract has this feed's files."""
+        folder = self.folder / "output" / (feed.domain or "global") / feed.category
+        return folder if feed.category in {feed.type, "authentication"} else folder / feed.type
+
+    def data_files(self, feed: Feed) -> list[Path]:
+        return sorted(self.data_folder(feed).glob(f"{feed.domain or 'global'}_{feed.type or 'auth'}_*.log"))
+
+    def lines(self, feed: Feed) -> list[bytes]:
+        return list(read_lines(self.data_files(feed)))
+
+    def position_file(self, feed: Feed) -> Path:
+        return self.folder / "positions" / f"{suffix(feed)}.pos"
+
+    def heartbeat(self, feed: Feed) -> dict[str, Any]:
+        beat: dict[str, Any] = json.loads(
+            (self.data_folder(feed) / f"{suffix(feed)}_heartbeat.json").read_bytes()
+        )
+        return beat
+
+    def errors(self, feed: Feed) -> list[dict[str, Any]]:
+        """All lines of the error logs."""
+        files = sorted(self.data_folder(feed).glob("errors_*.log"))
+        return [json.loads(line) for line in read_lines(files)]
+
+    def compared(self, feed: Feed, *, end: int | None = None) -> Comparison:
+        """The files against the truth up to `end` (default: what a run at this time covers)."""
+        end = int(self.clock.now) - 30 if end is None else end
+        truth = self.provider.truth(feed, self.start, end, visible_by=self.clock.now)
+        return compare(truth, self.lines(feed))
+
+    def assert_exactly_once(self, feed: Feed, *, late: int = 0, end: int | None = None) -> None:
+        """Nothing lost, nothing twice, nothing changed, in order but for so many late ones; and not vacuous."""
+        found = self.compared(feed, end=end)
+        assert found.clean(late=late), found
+        assert found.total > 0
+
+    def assert_beginning(self, feed: Feed) -> int:
+        """What is written is the beginning of the truth, line by line; gives how many whole lines that are."""
+        lines = [line for path in self.data_files(feed) for line in path.read_bytes().split(b"\n")[:-1]]
+        truth = self.provider.truth(feed, self.start, int(self.clock.now))
+        for line, event in zip(lines, truth, strict=False):
+            assert json.loads(line) == json.loads(event.value)
+        return len(lines)
+
+
+@contextlib.contextmanager
+def a_site(
+    folder: Path,
+    feeds: Mapping[Feed, Traits],
+    settings: Settings | None = None,
+    *,
+    now: float | None = None,
+    seed: int = 1,
+) -> Iterator[Site]:
+    """A provider that knows `feeds` at `now` (default: some minutes after the last of them ended)."""
+    ends = [traits.end for traits in feeds.values() if traits.end is not None]
+    clock = Clock(max(ends) + 600 if now is None else now)
+    start = min(traits.start for traits in feeds.values())
+    with serve(Population(feeds, seed=seed), settings, clock=clock) as provider:
+        yield Site(folder=folder, provider=provider, clock=clock, feeds=list(feeds), start=start)
+
+
+def collect(config: Path, clock: Clock, *, workers: int = 8) -> Ended:
+    """One run of all sections in this process."""
+    feeds = ini.read(config).choose(None, every=True)
+    run.prepare(feeds, config)
+
+    async def on_one_thread() -> tuple[list[Result], int | None]:
+        # Commits on one thread: strace counts calls by thread, and `when=N` is to mean the same in every run.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        return await run.collect(feeds, workers=workers, clock=clock)
+
+    results, _ = asyncio.run(on_one_thread())
+    return Ended(status=run.exit_status(results), results={result.section: result for result in results})
+
+
+# --- processes
+
+
+def command(*arguments: object) -> list[str]:
+    """`mailferry ...` as a process."""
+    return [sys.executable, "-m", "mailferry", *map(str, arguments)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a process under test: its own, not that of the machine's settings."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "SYSTEMROOT") if name in os.environ}
+    return {**kept, "TZ": "UTC", **more}
+
+
+def finished(
+    arguments: Sequence[str], *, cwd: Path | None = None, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a process to its end, whatever that is."""
+    return subprocess.run(
+        arguments, capture_output=True, text=True, check=False, cwd=cwd, env=environment(**more), timeout=100
+    )
+
+
+def runner(site: Site, *, commit_events: int = 40) -> list[str]:
+    """One run at the site's time as a process, with a commit after so many events."""
+    return [sys.executable, __file__, str(site.config), str(site.clock.now), str(commit_events)]
+
+
+def under_strace(
+    arguments: Sequence[str], calls: str, fault: str, *, paths: Sequence[Path] = (), log: Path
+) -> list[str]:
+    """The command with a fault injected by strace into system calls that touch `paths`, all if none.
+
+    `when=N` counts the calls of each name and thread apart.
+    """
+    where = [argument for path in paths for argument in ("-P", str(path))]
+    trace = ["-e", f"trace={calls}", "-e", f"inject={calls}:{fault}"]
+    return ["strace", "-f", "-qq", "-y", "-o", str(log), *where, *trace, *arguments]
+
+
+def _main() -> None:
+    config, now, commit_events = sys.argv[1:]
+    writer.COMMIT_EVENTS = int(commit_events)
+    console.set_up()
+    ended = collect(Path(config), Clock(float(now)))
+    sys.exit(ended.status)
+
+
+if __name__ == "__main__":
+    _main()

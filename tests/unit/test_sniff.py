@@ -1,0 +1,182 @@
+"""What a file is, its bytes say."""
+
+from __future__ import annotations
+
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mailferry.errors import Reject
+from mailferry.mailbox.model import Kind
+from mailferry.mailbox.sniff import Limits, PlainZip, kind_of, spreadsheets_in_zip
+from mailferry.testing.workbooks import Bombs, Tab, compound, ods, xls, xlsx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def test_the_name_says_nothing(tmp_path: Path) -> None:
+    tab = Tab(rows=[["key"]])
+    assert kind_of(xlsx(tmp_path / "a.pdf", tab)) is Kind.XLSX
+    assert kind_of(ods(tmp_path / "b.xlsx", tab)) is Kind.ODS
+    assert kind_of(xls(tmp_path / "c", tab)) is Kind.XLS
+    binary = tmp_path / "d.zip"
+    with zipfile.ZipFile(binary, "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        archive.writestr("xl/workbook.bin", b"")
+    assert kind_of(binary) is Kind.XLSB
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"a;b\r\n1;2\r\n", "CSV"),
+        ("no\tname\n1\tİ\n".encode("cp1254"), "CSV"),
+        ("a\tb\n".encode("utf-16"), "CSV"),
+        (b"\xef\xbb\xbf<html><body><table>", "HTML"),
+        (b"  <TABLE border=1>", "HTML"),
+        (b'<?xml version="1.0"?>\n<?mso-application progid="Excel.Sheet"?>', "XML spreadsheet of 2003"),
+        (b"MIME-Version: 1.0\r\n", "MHTML"),
+        (b"%PDF-1.7", "PDF"),
+        (b"Rar!\x1a\x07", "RAR"),
+        (b"\x09\x04\x06\x00\x00\x00", "Excel 4"),
+        (b"just words", "plain text"),
+        (b"\0" * 600, "zeros"),
+        (b"\x01\x02\x03\x04\0\0", "not a spreadsheet that is known"),
+        (b"PK\x03\x04 and then it ended", "truncated zip"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "truncated or damaged .xls"),
+    ],
+)
+def test_what_is_no_spreadsheet_has_a_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "book.xls"
+    path.write_bytes(content)
+    with pytest.raises(Reject, match=reason):
+        kind_of(path)
+
+
+@pytest.mark.parametrize(
+    ("streams", "reason"),
+    [
+        ({"EncryptedPackage": b"", "EncryptionInfo": b""}, "password"),
+        ({"WordDocument": b""}, "Word"),
+        ({"__properties_version1.0": b""}, "Outlook"),
+        ({"Other": b""}, "without a workbook"),
+    ],
+)
+def test_a_compound_file_is_told_by_its_streams(
+    tmp_path: Path, streams: dict[str, bytes], reason: str
+) -> None:
+    with pytest.raises(Reject, match=reason):
+        kind_of(compound(tmp_path / "book.xls", streams))
+
+
+def test_a_directory_in_a_ring_ends(tmp_path: Path) -> None:
+    path = xls(tmp_path / "a.xls", Tab(rows=[["key"]]))
+    data = bytearray(path.read_bytes())
+    data[512 + 4 : 512 + 8] = (1).to_bytes(4, "little")
+    path.write_bytes(data)
+    assert kind_of(path) is Kind.XLS
+
+
+def test_a_zip_is_measured_before_it_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "many.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for at in range(300):
+            archive.writestr(f"{at}.txt", b"")
+    with pytest.raises(Reject, match="entries"):
+        kind_of(path, Limits(entries=299))
+    with pytest.raises(Reject, match="directory of"):
+        kind_of(path, Limits(entries=10))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.xml", b"0" * 2_000_000)
+    with pytest.raises(Reject, match="would inflate to 2 MB"):
+        kind_of(path, Limits(inflated=1_000_000))
+    with pytest.raises(Reject, match="bomb"):
+        kind_of(path, Limits(ratio_from=1_000_000))
+    with pytest.raises(PlainZip):
+        kind_of(path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(
+    flips=st.lists(st.tuples(st.floats(0, 0.999999), st.integers(1, 255)), min_size=1, max_size=6),
+    which=st.integers(0, 2),
+)
+def test_damage_ends_in_a_kind_or_a_reason(
+    tmp_path: Path, flips: list[tuple[float, int]], which: int
+) -> None:
+    path = tmp_path / "book"
+    write: Callable[[Path, Tab], Path] = (xlsx, ods, xls)[which]
+    write(path, Tab(rows=[["key"]]))
+    data = bytearray(path.read_bytes())
+    for at, mask in flips:
+        data[int(at * len(data))] ^= mask
+    path.write_bytes(data)
+    try:
+        result = str(kind_of(path))
+    except Reject as reject:
+        result = str(reject)
+    assert result
+
+
+def test_spreadsheets_come_out_of_a_zip_and_the_rest_has_reasons(tmp_path: Path) -> None:
+    book = xlsx(tmp_path / "book.xlsx", Tab(rows=[["key"]])).read_bytes()
+    path = tmp_path / "all.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("folder/", b"")
+        archive.writestr("../../etc/book.xlsx", book)
+        archive.writestr("c:\\temp\\two.dat", book)
+        archive.writestr("readme.txt", b"hello")
+        archive.writestr("data.xls", b"a,b\n")
+        archive.writestr("inner.zip", book)
+        archive.writestr("large.xlsx", book + b"\0" * 100_000)
+    passed: list[tuple[str, str]] = []
+    taken = {
+        name: b"".join(iter(member.read, b""))
+        for name, member in spreadsheets_in_zip(path, Limits(member=90_000), passed)
+    }
+    assert taken == {"book.xlsx": book, "two.dat": book}
+    assert [name for name, _ in passed] == ["readme.txt", "data.xls", "inner.zip", "large.xlsx"]
+    assert all(reason for _, reason in passed)
+
+
+def test_a_member_that_is_protected_or_damaged_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("secret.xlsx", b"PK\x03\x04" + b"x" * 100)
+        archive.writestr("torn.xlsx", b"PK\x03\x04" + b"y" * 10_000)
+    data = path.read_bytes()
+    data = data.replace(b"y" * 20, b"z" * 20, 1)
+    at = data.find(b"PK\x01\x02")
+    data = data[: at + 8] + bytes([data[at + 8] | 1]) + data[at + 9 :]
+    path.write_bytes(data)
+    passed: list[tuple[str, str]] = []
+    members = spreadsheets_in_zip(path, passed=passed)
+    name, member = next(members)
+    assert name == "torn.xlsx"
+    with pytest.raises(Reject, match="damaged"):
+        b"".join(iter(member.read, b""))
+    assert passed == [("secret.xlsx", "protected by a password; send it without")]
+
+
+def test_an_archive_in_an_archive_is_not_opened(tmp_path: Path) -> None:
+    passed: list[tuple[str, str]] = []
+    assert list(spreadsheets_in_zip(Bombs(folder=tmp_path).nested(), passed=passed)) == []
+    assert passed == [("inner.zip", "an archive in an archive, which is not opened")]
+
+
+def test_a_method_that_may_ask_for_any_memory_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        archive.writestr("book.xlsx", b"PK\x03\x04")
+    with pytest.raises(PlainZip):
+        kind_of(path)
+    passed: list[tuple[str, str]] = []
+    assert list(spreadsheets_in_zip(path, passed=passed)) == []
+    assert [name for name, reason in passed if "method" in reason] == ["mimetype", "book.xlsx"]
