@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from mailferry import startup
 from mailferry.commands import mailbox
 from mailferry.commands.events import collect
 from mailferry.commands.simulate import simulate
-from mailferry.errors import ConfigError, MailferryError
+from mailferry.entry import command_line
 
 app = typer.Typer(
     name="mailferry",
@@ -32,20 +30,8 @@ app.command()(simulate)
 
 def main() -> None:
     """Entry point: errors become one message and an exit status."""
-    startup.quicken()
-    try:
+    with command_line():
         app()
-    except ConfigError as error:
-        from mailferry.secrets import mask
-
-        for fault in error.faults:
-            typer.echo(mask(fault), err=True)
-        sys.exit(2)
-    except MailferryError as error:
-        from mailferry.secrets import mask
-
-        typer.echo(mask(str(error)), err=True)
-        sys.exit(1)
 
 
 @app.callback()

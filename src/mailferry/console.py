@@ -12,6 +12,8 @@ from mailferry.secrets import mask
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rich.progress import TaskID
+
 
 class _Masked(logging.Formatter):
     """One line an event; tracebacks lose their secrets too."""
@@ -55,12 +57,12 @@ def progress() -> Iterator[Callable[[str, float], None]]:
     )
     rich.setFormatter(_Masked("%(message)s"))
     bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-    tasks: dict[str, object] = {}
+    tasks: dict[str, TaskID] = {}
 
     def watch(section: str, share: float) -> None:
-        task = tasks.setdefault(section, None) or bars.add_task(section, total=1.0)
-        tasks[section] = task
-        bars.update(task, completed=share, visible=share < 1)  # type: ignore[arg-type] # a TaskID, opaque here
+        if section not in tasks:
+            tasks[section] = bars.add_task(section, total=1.0)
+        bars.update(tasks[section], completed=share, visible=share < 1)
 
     root.handlers = [rich]
     try:

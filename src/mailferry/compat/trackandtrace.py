@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mailferry.entry import command_line
+
 if TYPE_CHECKING:
     import threading
 
@@ -38,18 +40,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON (not with start)")
     given = parser.parse_args()
 
-    from mailferry.errors import ConfigError, MailferryError, Retry
-    from mailferry.secrets import mask
-
-    try:
-        status = _run(given.command, given.config or _default(), as_json=given.json)
-    except ConfigError as error:
-        sys.stderr.write("".join(f"{mask(fault)}\n" for fault in error.faults))
-        status = 2
-    except MailferryError as error:
-        sys.stderr.write(f"{mask(str(error))}\n")
-        status = 3 if isinstance(error, Retry) else 1
-    sys.exit(status)
+    with command_line(unreachable=3):
+        sys.exit(_run(given.command, given.config or _default(), as_json=given.json))
 
 
 def _default() -> Path | None:

@@ -6,12 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from mailferry import startup
+from mailferry.entry import command_line
 
 
 def main() -> None:
     """Entry point."""
-    startup.quicken()
     parser = argparse.ArgumentParser(
         prog="uzmanposta", description="Collect mail events from the Uzman Posta API."
     )
@@ -31,23 +30,20 @@ def main() -> None:
     if given.all and given.section:
         parser.error("give either --all or --section")
 
-    from mailferry.commands.events import run_collect
-    from mailferry.errors import ConfigError
-    from mailferry.secrets import mask
+    with command_line():
+        from mailferry.commands.events import run_collect
 
-    try:
-        status = run_collect(
-            Path(given.config),
-            given.section,
-            every=given.all,
-            workers=given.max_workers if given.parallel else 1,
-            show=given.list,
-            as_json=False,
+        workers = given.max_workers if given.parallel else 1
+        sys.exit(
+            run_collect(
+                Path(given.config),
+                given.section,
+                every=given.all,
+                workers=workers,
+                show=given.list,
+                as_json=False,
+            )
         )
-    except ConfigError as error:
-        sys.stderr.writelines(f"{mask(fault)}\n" for fault in error.faults)
-        sys.exit(2)
-    sys.exit(status)
 
 
 def _positive(text: str) -> int:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from mailferry.config.database import DatabaseSettings
 from mailferry.config.mailbox import Auth, MailboxKind, MailboxSettings, OAuthSettings
 from mailferry.config.mailbox_feed import MailboxFeed, default_name
+from mailferry.config.text import read_text
 from mailferry.errors import ConfigError
 from mailferry.secrets import hide
 
@@ -177,14 +178,7 @@ def _from_file(path: Path, faults: list[str]) -> dict[str, _Given]:
 
     from dotenv.parser import parse_stream
 
-    try:
-        text = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(
-            [f"{path}: cannot be read ({error.strerror}); name the file by --config PATH"]
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8"]) from None
+    text = read_text(path)
     given: dict[str, _Given] = {}
     for binding in parse_stream(io.StringIO(text)):
         # A binding begins with the blank lines before it.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from mailferry.config.event_feed import CATEGORIES, PAGE_LIMIT, EventFeed, type_fault
+from mailferry.config.text import read_text
 from mailferry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,14 +74,7 @@ def read(path: Path) -> IniFile:
         ConfigError: the file cannot be read at all.
     """
     path = path.absolute()
-    try:
-        text = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(
-            [f"{path}: cannot be read ({error.strerror}); name the file by --config PATH"]
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8"]) from None
+    text = read_text(path)
     parser, faults = _parse(path, text)
     warnings: list[str] = []
     feeds: dict[str, EventFeed | None] = {}

@@ -185,16 +185,16 @@ class Reader:
         if self._child and self._child.worn:
             self.close()
         if self._child is None:
-            self._child = _Child(self._limits)
+            self._child = _Child(self._limits, self._folder)
         return self._child
 
 
 class _Child:
     """The process, its pipes and its end."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, folder: Path | None) -> None:
         self._limits = limits
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child, closed with it
+        self._stderr = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the child, closed with it
         self._left = limits.wall_seconds
         self._files = 0
         self._timed_out = False
