@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from mailferry.mailbox.explain import MessageVerdict
     from mailferry.mailbox.health import Check
-    from mailferry.mailbox.ledger import Details, File, Job, Statistics, Tally
+    from mailferry.mailbox.jobs import Details, File, Job, Statistics, Tally
     from mailferry.mailbox.loader import Run
     from mailferry.mailbox.model import RejectedRow
 

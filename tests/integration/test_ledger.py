@@ -15,7 +15,7 @@ import pytest
 from mailferry import database
 from mailferry.errors import Reject, Retry, Stop
 from mailferry.mailbox import ledger
-from mailferry.mailbox.ledger import ClaimLost, FileState, JobState
+from mailferry.mailbox.jobs import Claim, ClaimLost, FileState, Job, JobState
 from mailferry.mailbox.model import Column, Counts, Kind, MessageRef, Passed, RejectedRow, StoredFile, Summary
 from mailferry.mailbox.table import create
 
@@ -63,12 +63,12 @@ def record(
     target: str = "t",
     minutes: Any = None,
     **more: Any,
-) -> ledger.Job:
+) -> Job:
     message = summary(uid, minutes=int(uid) if minutes is None else minutes, **more)
     return ledger.record(conn, feed, message, f"header {uid}", target=target, files=files or [stored()])
 
 
-def claim(conn: Connection, **more: Any) -> ledger.Claim:
+def claim(conn: Connection, **more: Any) -> Claim:
     got = ledger.claim(conn, runner="host:1", **more)
     assert got is not None
     return got

@@ -23,7 +23,7 @@ from mailferry.mailbox import health, ledger, loader, staging
 from mailferry.mailbox.explain import explain
 from mailferry.mailbox.folders import Folders
 from mailferry.mailbox.gather import gather
-from mailferry.mailbox.ledger import FileState, JobState
+from mailferry.mailbox.jobs import Details, FileState, JobState
 from mailferry.mailbox.maildir import MaildirMailbox
 from mailferry.mailbox.work import only_runner, opened
 from mailferry.testing.workbooks import Tab, xlsx
@@ -81,7 +81,7 @@ def here(tmp_path: Path, database_settings: DatabaseSettings) -> Setting:
     return Setting(tmp_path, database_settings)
 
 
-def one(run: loader.Run) -> ledger.Details:
+def one(run: loader.Run) -> Details:
     (details,) = run.jobs.values()
     return details
 

@@ -95,9 +95,10 @@ def list_jobs(
     """List jobs, latest arrival first."""
     from mailferry import report_jobs
     from mailferry.mailbox import ledger
+    from mailferry.mailbox.jobs import JobState
 
     with _ledger(config) as (_, conn):
-        wanted = ledger.JobState(state) if state else None
+        wanted = JobState(state) if state else None
         found = ledger.jobs(conn, state=wanted, text=text or None, limit=limit)
     plain = [report_jobs.job_plain(job) for job in found]
     typer.echo(report_jobs.dumped(jobs=plain) if as_json else report_jobs.jobs_text(found))

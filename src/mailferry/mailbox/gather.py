@@ -11,6 +11,7 @@ from mailferry.errors import MailferryError, Reject, Retry
 from mailferry.mailbox import arrivals, ledger
 from mailferry.mailbox.attachments import DiskFault, RejectedFile, choose, safe_name, store
 from mailferry.mailbox.headers import parse_headers
+from mailferry.mailbox.jobs import JobState
 from mailferry.mailbox.model import Summary
 from mailferry.mailbox.settle import mark
 from mailferry.mailbox.work import say
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterator
 
-    from mailferry.mailbox.ledger import File, Job
+    from mailferry.mailbox.jobs import File, Job
     from mailferry.mailbox.model import MessageRef, Passed, StoredFile
     from mailferry.mailbox.work import Work
 
@@ -72,7 +73,7 @@ def _arrive(work: Work, ref: MessageRef) -> Job | None:
         known = ledger.find(conn, work.feed.name, ref, digest)
     if known is not None:
         say(logging.INFO, "job %d: found again as message %s", known.id, ref.uid)
-        if known.marked_at is not None and known.state in (ledger.JobState.COMPLETED, ledger.JobState.FAILED):
+        if known.marked_at is not None and known.state in (JobState.COMPLETED, JobState.FAILED):
             _mark_again(work, known)
         return None
     try:

@@ -19,7 +19,7 @@ from mailferry.errors import MailferryError, Retry
 from mailferry.mailbox import arrivals, ledger
 from mailferry.mailbox.folders import Folders
 from mailferry.mailbox.gather import gather
-from mailferry.mailbox.ledger import JobState
+from mailferry.mailbox.jobs import JobState
 from mailferry.mailbox.process import process
 from mailferry.mailbox.settle import settle_rest
 from mailferry.mailbox.work import local_now, only_runner, opened, say
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mailferry.config.mailbox_feed import MailboxFeed
-    from mailferry.mailbox.ledger import Details
+    from mailferry.mailbox.jobs import Details
     from mailferry.mailbox.model import MessageRef
     from mailferry.mailbox.work import Work
 

@@ -14,7 +14,7 @@ import psycopg
 from mailferry.errors import MailferryError, Reject, Retry, Stop
 from mailferry.mailbox import arrivals, ledger, staging, table
 from mailferry.mailbox.gather import WHOLE, fetch_again, take
-from mailferry.mailbox.ledger import FileState, JobState
+from mailferry.mailbox.jobs import ClaimLost, FileState, JobState
 from mailferry.mailbox.model import Counts
 from mailferry.mailbox.rows import RowContract, clean_name
 from mailferry.mailbox.settle import settle
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mailferry.database import Connection
-    from mailferry.mailbox.ledger import Claim, File, Job
+    from mailferry.mailbox.jobs import Claim, File, Job
     from mailferry.mailbox.model import RejectedRow
     from mailferry.mailbox.spreadsheet import Sheet
     from mailferry.mailbox.staging import Loaded
@@ -45,7 +45,7 @@ def process(work: Work, held: Claim) -> Job:
     try:
         with kept(work, held):
             job = _attempt(work, held)
-    except ledger.ClaimLost as error:
+    except ClaimLost as error:
         say(logging.WARNING, "job %d: %s", held.job.id, error)
         return _as_it_is(work, held.job)
     except Stop as error:
@@ -100,7 +100,7 @@ def _record_failure(work: Work, held: Claim, error: MailferryError) -> Job:
     try:
         with work.transaction() as conn:
             job = ledger.fail(conn, held, error)
-    except ledger.ClaimLost:
+    except ClaimLost:
         return _as_it_is(work, held.job)
     said = f"again at {job.next_attempt_at:%H:%M:%S}" if job.state is JobState.PENDING else str(job.state)
     say(logging.ERROR, "job %d: %s (%s)", job.id, error, said)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from mailferry.errors import MailferryError, Retry
 from mailferry.mailbox import ledger
 from mailferry.mailbox.folders import write_rejects
-from mailferry.mailbox.ledger import FileState, JobState
+from mailferry.mailbox.jobs import FileState, JobState
 from mailferry.mailbox.model import Outcome
 from mailferry.mailbox.work import say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mailferry.mailbox.ledger import File, Job
+    from mailferry.mailbox.jobs import File, Job
     from mailferry.mailbox.work import Work
 
 #: The CSV holds no more rows than this; the table has them all.

@@ -15,6 +15,7 @@ from mailferry import database
 from mailferry.config.mailbox import MailboxKind
 from mailferry.errors import MailferryError, Retry
 from mailferry.mailbox import ledger
+from mailferry.mailbox.jobs import ClaimLost
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from mailferry.config.mailbox_feed import MailboxFeed
     from mailferry.database import Connection, Pool
     from mailferry.mailbox.folders import Folders
-    from mailferry.mailbox.ledger import Claim
+    from mailferry.mailbox.jobs import Claim
     from mailferry.mailbox.model import Mailbox
     from mailferry.mailbox.spreadsheet import Reader
 
@@ -124,7 +125,7 @@ def kept(work: Work, held: Claim) -> Iterator[None]:
             try:
                 with work.transaction() as conn:
                     ledger.renew(conn, held)
-            except ledger.ClaimLost:
+            except ClaimLost:
                 return  # whoever works on it finds out at its commit
             except Retry as error:
                 say(logging.DEBUG, "job %s: the claim could not be renewed: %s", held.job.id, error)
