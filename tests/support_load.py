@@ -1,0 +1,362 @@
+"""`mailferry load` as a process: a mailbox, a table that writes down every change, and what must have come of it all."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import psycopg
+from support_mail import Maildir, mail, workbook
+
+from mailferry import database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mailferry.config.database import DatabaseSettings
+
+KILLED = -9
+HEADER = ("HAWB", "Status", "Pieces")
+#: Every row that is inserted or updated leaves a line: a change that comes twice cannot hide behind an upsert.
+_TABLE = """
+CREATE TABLE tracking_data (hawb text PRIMARY KEY, status text, pieces integer, file_source text);
+CREATE TABLE changes (id bigint GENERATED ALWAYS AS IDENTITY, hawb text, status text, pieces integer, file_source text);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN INSERT INTO changes (hawb, status, pieces, file_source)
+           VALUES (new.hawb, new.status, new.pieces, new.file_source); RETURN NULL; END';
+CREATE TRIGGER note AFTER INSERT OR UPDATE ON tracking_data FOR EACH ROW EXECUTE FUNCTION note();
+"""
+
+
+@dataclass(kw_only=True)
+class Expected:
+    """What the messages delivered so far must come to, each loaded exactly once and in their order."""
+
+    #: Rows of the table by key.
+    rows: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    #: Every change of a row.
+    changes: Counter[tuple[Any, ...]] = field(default_factory=Counter)
+    #: State of each message's only job, in order.
+    jobs: list[str] = field(default_factory=list)
+    #: Name, state, and rows inserted, updated and rejected of each file, in order.
+    files: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def load(self, name: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        keyed = {row[0]: (*row, name) for row in rows if row[0] is not None}
+        updated = len(keyed.keys() & self.rows.keys())
+        self.rows |= keyed
+        self.changes.update(keyed.values())
+        self.files.append((name, "loaded", len(keyed) - updated, updated, len(rows) - len(keyed)))
+
+
+class Site:
+    """A Maildir, a database and a folder, with a config.env that brings them together."""
+
+    def __init__(self, folder: Path, settings: DatabaseSettings) -> None:
+        self.folder = folder
+        self.settings = settings
+        self.base = folder / "app"
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir(parents=True)
+        self.maildir = Maildir(folder / "Maildir")
+        self.expected = Expected()
+        self._last = b""
+        self.configure()
+        with psycopg.connect(**database.parameters(settings)) as conn:
+            conn.execute(_TABLE.encode())
+
+    def configure(self, **more: object) -> None:
+        """Write config.env; other values, `APP_BASE_DIR` among them, may be given."""
+        values: dict[str, object] = {
+            "APP_NAME": "test",
+            "APP_BASE_DIR": "app",
+            "DB_HOST": self.settings.host,
+            "DB_PORT": self.settings.port,
+            "DB_NAME": self.settings.name,
+            "DB_USERNAME": self.settings.user,
+            **more,
+        }
+        if "EMAIL_HOST" not in more:
+            values["EMAIL_MAILDIR"] = "Maildir"
+        config = self.folder / "config.env"
+        config.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+        config.chmod(0o600)
+
+    # --- mail
+
+    def compose(self, *, large: int = 0, files: int = 0) -> bytes:
+        """The next message that loads: one file or two by turns, or so many, each with a new key, an old one and a row without any."""
+        number = len(self.expected.jobs) + 1
+        attached = []
+        for letter in "ab"[: files or 1 + number % 2]:
+            rows: list[tuple[Any, ...]] = [
+                (f"old-{number % 4}", f"{letter}{number}", number),
+                (f"new-{letter}{number}", "x", number),
+                (None, "no key", 0),
+            ]
+            rows += [(f"large-{number}-{n}", os.urandom(400).hex(), n) for n in range(large)]
+            name = f"{letter}{number}.xlsx"
+            attached.append((name, workbook(HEADER, *rows)))
+            self.expected.load(name, rows)
+        self.expected.jobs.append("completed")
+        self._last = attached[-1][1]
+        return mail("Track and Trace", *attached)
+
+    def send(self, *, large: int = 0, files: int = 0) -> None:
+        self.maildir.deliver(self.compose(large=large, files=files))
+
+    def send_duplicate(self) -> None:
+        """The last file once more."""
+        name = f"again{len(self.expected.jobs)}.xlsx"
+        self.maildir.deliver(mail("Track and Trace", (name, self._last)))
+        self.expected.jobs.append("completed")
+        self.expected.files.append((name, "duplicate", 0, 0, 0))
+
+    def send_broken(self) -> None:
+        """A workbook without the key: it is read, and then rejected."""
+        name = f"broken{len(self.expected.jobs)}.xlsx"
+        self.maildir.deliver(mail("Track and Trace", (name, workbook(("A", "B"), (1, name)))))
+        self.expected.jobs.append("failed")
+        self.expected.files.append((name, "rejected", 0, 0, 0))
+
+    def send_all_kinds(self) -> None:
+        self.send()
+        self.send_duplicate()
+        self.send_broken()
+        self.send()
+
+    # --- runs
+
+    def start(self, *before: str, **variables: object) -> subprocess.Popen[str]:
+        """`mailferry load`, behind the command `before` (strace), with more variables."""
+        return subprocess.Popen(
+            [*before, sys.executable, "-m", "mailferry", "load", "--config", "config.env"],
+            cwd=self.folder,
+            env={
+                "PATH": os.environ["PATH"],
+                "LC_ALL": "C.UTF-8",
+                "TMPDIR": str(self.temporary),
+                **{name: str(value) for name, value in variables.items()},
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def load(self, *before: str, **variables: object) -> tuple[int, str]:
+        """A run to its end, whatever that is: exit status and standard error."""
+        return ended(self.start(*before, **variables))
+
+    def under_strace(self, call: str, fault: str) -> tuple[int, str]:
+        """A run with a fault injected into a system call of the process itself, its reading child left alone."""
+        log = self.folder / "strace.log"
+        trace = ["-y", "-e", "signal=none", "-e", f"trace={call}", "-e", f"inject={call}:{fault}"]
+        return self.load("strace", "-qq", "-o", str(log), *trace)
+
+    def last_call(self) -> str:
+        """The call that the last run was killed in, as "rename processed"."""
+        line = [
+            line for line in (self.folder / "strace.log").read_text().splitlines() if not line.startswith("+")
+        ][-1]
+        # Both names of a rename; the later one says where it goes.
+        places = ("pending", "processed", "failed", "Maildir", "rejects.csv", "reading")
+        found = [(line.rfind(place), place) for place in places if place in line]
+        return f"{line.partition('(')[0]} {max(found)[1] if found else 'elsewhere'}"
+
+    def all_done(self) -> bool:
+        """Whether every message is marked."""
+        done = self.query("SELECT count(*) FROM mailferry.jobs WHERE marked_at IS NOT NULL")
+        return bool(done == [(len(self.expected.jobs),)])
+
+    def cut_off(self) -> int:
+        """How often the unfinished job that was cut off most was begun."""
+        text = (
+            "SELECT coalesce(max(attempts), 0) FROM mailferry.jobs WHERE state IN ('pending', 'in_progress')"
+        )
+        return int(self.query(text)[0][0])
+
+    # --- what came of it
+
+    def query(self, text: str, *values: object) -> list[tuple[Any, ...]]:
+        with psycopg.connect(**database.parameters(self.settings)) as conn:
+            return conn.execute(text.encode(), values).fetchall()
+
+    def assert_exactly_once(self, *bases: Path, maildir: bool = True) -> None:
+        """Rows, ledger, files and marks are what the messages say, each loaded once. `bases`: where files may lie."""
+        expected = self.expected
+        rows = self.query("SELECT hawb, status, pieces, file_source FROM tracking_data")
+        assert sorted(rows) == sorted(expected.rows.values())
+        assert (
+            Counter(self.query("SELECT hawb, status, pieces, file_source FROM changes")) == expected.changes
+        )
+        jobs = self.query(
+            "SELECT state, marked_at IS NOT NULL, finished_at IS NOT NULL FROM mailferry.jobs ORDER BY id"
+        )
+        assert jobs == [(state, True, True) for state in expected.jobs]
+        files = self.query(
+            "SELECT name, state, inserted, updated, rejected FROM mailferry.files ORDER BY job_id, id"
+        )
+        assert files == expected.files
+        loads = self.query("SELECT load_no FROM mailferry.files WHERE state = 'loaded' ORDER BY job_id, id")
+        assert loads == sorted(set(loads))
+        stored = self.query(
+            "SELECT f.name, count(r.id) FROM mailferry.files f LEFT JOIN mailferry.rejected_rows r ON r.file_id = f.id GROUP BY f.name"
+        )
+        assert dict(stored) == {file[0]: file[4] for file in expected.files}
+        if maildir:
+            marks = [self.maildir.flags()[f"{n + 1}.test.host"] for n in range(len(expected.jobs))]
+            assert marks == ["S" if state == "completed" else "" for state in expected.jobs]
+        self._assert_files(bases or (self.base,))
+        assert list(self.temporary.iterdir()) == []
+        assert (
+            self.query("SELECT relname FROM pg_class WHERE relnamespace = 'temp_processing'::regnamespace")
+            == []
+        )
+
+    def _assert_files(self, bases: Sequence[Path]) -> None:
+        """Every file lies where the ledger says, with its rejected rows beside it, and no other is there."""
+        wanted = set()
+        for name, state, path, rejected in self.query(
+            "SELECT name, state, path, rejected FROM mailferry.files"
+        ):
+            place = Path(path)
+            wanted.add(place)
+            assert place.is_file()
+            assert place.name.endswith(name)
+            folders = place.relative_to(next(base for base in bases if place.is_relative_to(base))).parts[:-1]
+            assert folders[0] == ("failed" if state == "rejected" else "processed")
+            if rejected:
+                listed = place.with_name(f"{place.name}.rejects.csv")
+                wanted.add(listed)
+                assert len(list(csv.reader(listed.read_text("utf-8-sig").splitlines()))) == 1 + rejected
+        found = {
+            path for base in bases for path in base.rglob("*") if path.is_file() and path.name != ".lock"
+        }
+        assert found == wanted
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit status and standard error of a process, once it has ended."""
+    with process:
+        _, error = process.communicate(timeout=90)
+    assert "Traceback" not in error, error
+    return process.returncode, error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A moment of a run, told by what it says to the database."""
+
+    #: The client's statement, as a pattern.
+    statement: str
+    #: The commit of its transaction is meant.
+    commit: bool = False
+    #: Not before the server has it, but when it has answered, and the client has not heard it.
+    after: bool = False
+
+    def __str__(self) -> str:
+        return f"{'after' if self.after else 'before'} {'the commit of ' * self.commit}{self.statement}"
+
+
+class Wire:
+    """Stands between `mailferry` and PostgreSQL, and calls `react` at a step."""
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        self._server = f"{settings.host}/.s.PGSQL.{settings.port}"
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._sockets: list[socket.socket] = []
+        self._step: Step | None = None
+        self._react: Callable[[], object] = bool
+        self.port = int(self._listener.getsockname()[1])
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for opened in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(timeout=10)
+        for opened in (self._listener, *self._sockets):
+            opened.close()
+
+    def at(self, step: Step | None, react: Callable[[], object] = bool) -> None:
+        """Call `react` at the next such step, once."""
+        self._step, self._react = step, react
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(self._server)
+                self._sockets += [client, server]
+                relay = _Relay(self, client, server)
+                for target in (relay.up, relay.down):
+                    self._threads.append(threading.Thread(target=target, daemon=True))
+                    self._threads[-1].start()
+
+    def take(self) -> Callable[[], object]:
+        self._step = None
+        return self._react
+
+    @property
+    def step(self) -> Step | None:
+        return self._step
+
+
+class _Relay:
+    """One connection."""
+
+    def __init__(self, wire: Wire, client: socket.socket, server: socket.socket) -> None:
+        self._wire = wire
+        self._client, self._server = client, server
+        self._seen = False
+        self._held: Callable[[], object] | None = None
+
+    def up(self) -> None:
+        with contextlib.suppress(OSError):
+            while piece := self._client.recv(262_144):
+                step = self._wire.step
+                if step and self._is_at(step, piece):
+                    react = self._wire.take()
+                    if not step.after:
+                        react()
+                        break
+                    self._held = react
+                self._server.sendall(piece)
+        self._close()
+
+    def down(self) -> None:
+        with contextlib.suppress(OSError):
+            while piece := self._server.recv(262_144):
+                if self._held:
+                    self._held()
+                    break
+                self._client.sendall(piece)
+        self._close()
+
+    def _is_at(self, step: Step, piece: bytes) -> bool:
+        said = re.search(step.statement.encode(), piece) is not None
+        if not step.commit:
+            return said
+        self._seen = self._seen or said
+        return self._seen and b"COMMIT\0" in piece
+
+    def _close(self) -> None:
+        for opened in (self._client, self._server):
+            with contextlib.suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)
