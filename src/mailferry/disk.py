@@ -31,6 +31,7 @@ def told(action: str, path: Path) -> Iterator[None]:
             errno.EACCES: "give the user that runs mailferry write permission",
             errno.EPERM: "give the user that runs mailferry write permission",
             errno.EROFS: "the disk is mounted read-only",
+            errno.EISDIR: "a folder is in its place; move it away",
             errno.EIO: "the disk reports a fault; see the kernel log",
         }.get(error.errno or 0, "see that path")
         raise Retry(
@@ -65,8 +66,9 @@ def replace_file(
         OSError: it could not be done; the old file is as it was.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o640)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
     try:
+        _keep_mode(descriptor, path)
         write_all(descriptor, data)
         if durable:
             os.fsync(descriptor)
@@ -85,6 +87,13 @@ def replace_file(
         sync_folder(path.parent)
 
 
+def _keep_mode(descriptor: int, path: Path) -> None:
+    """Who may read the file that is replaced may read the new one; a new file goes by the umask."""
+    if sys.platform != "win32":
+        with contextlib.suppress(FileNotFoundError):
+            os.fchmod(descriptor, path.stat().st_mode & 0o777)
+
+
 def _held_by_another() -> bool:
     return os.name == "nt"
 
@@ -92,7 +101,7 @@ def _held_by_another() -> bool:
 def append(path: Path, data: bytes) -> None:
     """Append to the file at `path`, made where it is missing, and wait until it is on the disk."""
     new = not path.exists()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o640)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
     try:
         write_all(descriptor, data)
         os.fsync(descriptor)

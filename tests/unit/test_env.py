@@ -189,3 +189,43 @@ def test_a_file_with_secrets_that_everybody_can_read_is_warned_of(tmp_path: Path
 def test_a_missing_file_is_one_fault(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         env.read(tmp_path / "none.env", {})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("EMAIL_SUBJECT_FILTER", "Your shipment"),
+        ("EMAIL_SENDER_FILTER", "your-partner.example.com"),
+        ("EMAIL_ATTACHMENT_FILTER", "***"),
+        ("EMAIL_PASSWORD", "  blanks around it "),
+        ("EMAIL_PASSWORD", "your mother's maiden name"),
+    ],
+)
+def test_honest_values_are_taken_as_they_are(variable: str, value: str) -> None:
+    given = {"EMAIL_USERNAME": "u@example.com", "EMAIL_PASSWORD": "s3cret-s3cret", variable: value}
+    mailbox = env.read(None, given).feed.mailbox
+    password = mailbox.password.get_secret_value() if mailbox.password else ""
+    assert value in {mailbox.subject_filter, mailbox.sender_filter, mailbox.name_filter, password}
+
+
+@pytest.mark.parametrize(
+    "value", ["your-app-password", "your_password", "changeme", "<password>", "xxxxxxxx"]
+)
+def test_a_password_of_an_example_is_none(value: str) -> None:
+    with pytest.raises(ConfigError, match="EMAIL_PASSWORD: still the example's value"):
+        env.read(None, {"EMAIL_USERNAME": "u@example.com", "EMAIL_PASSWORD": value})
+
+
+def test_a_foreign_debug_in_the_environment_is_not_ours() -> None:
+    given = {"EMAIL_USERNAME": "u@example.com", "EMAIL_PASSWORD": "s3cret-s3cret", "DEBUG": "app:*"}
+    assert env.read(None, given).feed.log_level == "INFO"
+
+
+def test_a_path_with_a_variable_in_it_is_a_fault() -> None:
+    given = {
+        "EMAIL_USERNAME": "u@example.com",
+        "EMAIL_PASSWORD": "s3cret-s3cret",
+        "APP_BASE_DIR": "${HOME}/x",
+    }
+    with pytest.raises(ConfigError, match="variables are not expanded"):
+        env.read(None, given)

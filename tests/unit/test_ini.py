@@ -130,7 +130,19 @@ just a line
 
 @pytest.mark.parametrize(
     "format_",
-    ["a/b.log", "../x.log", "", ".hidden", "%Q.log", "{domain.log", "domain}.log", "x%", "{nothing}.log"],
+    [
+        "a/b.log",
+        "../x.log",
+        "",
+        ".hidden",
+        "%Q.log",
+        "{domain.log",
+        "domain}.log",
+        "x%",
+        "{nothing}.log",
+        "%x.log",
+        "%c.log",
+    ],
 )
 def test_a_bad_file_name_format_is_refused(tmp_path: Path, format_: str) -> None:
     told = faults(tmp_path, f"[MailLogger:a]\napi_key={KEY}\nlog_file_name_format = {format_ or '/'}\n")
@@ -188,3 +200,37 @@ def test_a_page_limit_above_the_providers_is_not_believed(tmp_path: Path) -> Non
     found = feed(tmp_path, "max_records_per_page = 5000")
     assert found.page_limit == 1000
     assert "max_records_per_page" in ini.read(tmp_path / "uzmanposta.ini").warnings[0]
+
+
+def test_names_that_two_formats_could_give_are_refused(tmp_path: Path) -> None:
+    told = faults(
+        tmp_path,
+        f"[MailLogger:a]\napi_key={KEY}\nlog_file_name_format=%Y-%m-%d_%H.log\nmessage_log_file_name=%Y-%m-%d_%H.log\n",
+    )
+    assert "message_log_file_name: its names are also those of log_file_name_format" in told[0]
+
+
+def test_a_line_that_begins_with_a_blank_is_a_fault(tmp_path: Path) -> None:
+    told = faults(tmp_path, f"[MailLogger:a]\napi_key={KEY}\nlog_directory = out\n  type = incominglog\n")
+    assert "[MailLogger:a] log_directory: the line after it begins with a blank" in told[0]
+
+
+def test_a_section_with_a_blank_before_its_name_is_a_fault(tmp_path: Path) -> None:
+    assert "section names begin with MailLogger:" in faults(tmp_path, f"[ MailLogger:b]\napi_key={KEY}\n")[0]
+
+
+def test_a_line_without_its_sign_does_not_tell_the_key(tmp_path: Path) -> None:
+    told = faults(tmp_path, f"[MailLogger:a]\napi_key {KEY}\n")
+    assert KEY not in "\n".join(told)
+
+
+def test_the_id_is_made_of_what_was_given(tmp_path: Path) -> None:
+    import hashlib
+
+    given = f"{KEY}example.comauthenticationauthenticationhttps://one.example.com/list/"
+    found = feed(
+        tmp_path,
+        "domain=example.com\ncategory=authentication\ntype=authentication\nurl=https://one.example.com/list/",
+    )
+    assert found.id == hashlib.md5(given.encode()).hexdigest()[:8]
+    assert found.url == "https://one.example.com/list"

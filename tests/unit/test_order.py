@@ -81,3 +81,10 @@ def test_what_was_seen_is_forgotten_by_the_range_that_listed_it() -> None:
     seen.add("b", 150)
     seen.forget_before(200)
     assert list(seen) == ["b"]
+
+
+def test_a_queue_id_that_is_no_text_has_a_key_too() -> None:
+    assert (
+        len(set(keys([{"queue_id": "\ud800bad", "time": 1}, {"queue_id": "bad", "time": 1}], keyed=True)))
+        == 2
+    )

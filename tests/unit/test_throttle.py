@@ -38,6 +38,16 @@ def test_without_retry_after_the_pause_doubles_until_an_answer_comes() -> None:
     assert throttle.refused(None, 2) == 2
 
 
+def test_a_retry_after_that_is_not_enough_is_not_believed_again() -> None:
+    now = 0.0
+    throttle = Throttle(clock=lambda: now)
+    pauses = []
+    for _ in range(5):
+        pauses.append(throttle.refused(0.0, 2))
+        now += 100
+    assert pauses == [0, 2, 4, 8, 16]
+
+
 def test_refusals_of_one_burst_count_once() -> None:
     throttle = Throttle(clock=lambda: 0.0)
     assert [throttle.refused(None, 2) for _ in range(8)] == [2] * 8

@@ -63,15 +63,13 @@ def run_collect(
         typer.echo(f"warning: {warning}", err=True)
     feeds = file.choose(section, every=every)
 
-    import asyncio
-
     from mailferry import report
     from mailferry.events import run
 
     console.set_up()
     run.prepare(feeds, file.path)
     with console.progress() as watch:
-        results, stopped_by = asyncio.run(run.collect(feeds, workers=workers, watch=watch))
+        results, stopped_by = run.blocking(run.collect(feeds, workers=workers, watch=watch))
     status = run.exit_status(results)
     typer.echo(report.as_json(results, status) if as_json else report.as_text(results))
     if stopped_by and os.name == "posix":

@@ -174,7 +174,7 @@ def read(config: Path | None, *, log: bool = True) -> MailboxFeed:
     from mailferry import console
     from mailferry.config import env
 
-    if config == Path(CONFIG) and not config.exists():
+    if config == Path(CONFIG) and not present(config):
         config = None
     file = env.read(config)
     for warning in file.warnings:
@@ -182,6 +182,17 @@ def read(config: Path | None, *, log: bool = True) -> MailboxFeed:
     if log:
         console.set_up(file.feed.log_level)
     return file.feed
+
+
+def present(path: Path) -> bool:
+    """Whether the file is there; one that may not even be looked at is, and reading it tells why not."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def run_load(feed: MailboxFeed, *, as_json: bool) -> int:

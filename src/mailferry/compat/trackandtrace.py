@@ -45,9 +45,10 @@ def main() -> None:
 
 
 def _default() -> Path | None:
+    from mailferry.commands.mailbox import present
     from mailferry.config.env import SYSTEM_FILE
 
-    return next((path for path in (Path("config.env"), SYSTEM_FILE) if path.exists()), None)
+    return next((path for path in (Path("config.env"), SYSTEM_FILE) if present(path)), None)
 
 
 def _run(command: str, config: Path | None, *, as_json: bool) -> int:

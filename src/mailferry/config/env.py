@@ -123,7 +123,13 @@ _MODELS: dict[str, type[BaseModel]] = {
 _OURS = ("EMAIL_", "DB_", "APP_", "FILE_")
 #: An empty value of these means something: no filter.
 _MAY_BE_EMPTY = {"EMAIL_SUBJECT_FILTER"}
-_PLACEHOLDER = re.compile(r"your[-_ ].*|change[-_ ]?me|<.*>|x{3,}|\*{3,}", re.IGNORECASE)
+#: What stands in examples where a value of one's own belongs. Only these variables are looked at: a filter may say anything.
+_PLACEHOLDER = re.compile(
+    r"your[-_ ]([a-z]+[-_ ])*(mailbox|password|user(name)?|host|server|database|secret|token|id)\b.*"
+    r"|change[-_ ]?me|<.*>|x{3,}|\*{3,}",
+    re.IGNORECASE,
+)
+_PERSONAL = {"EMAIL_HOST", "EMAIL_USERNAME", "DB_HOST", "DB_NAME", "DB_USERNAME", "EMAIL_OAUTH_CLIENT_ID"}
 _BOOLEANS = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
@@ -162,7 +168,7 @@ def read(path: Path | None, environ: Mapping[str, str] | None = None) -> EnvFile
     warnings = _readable_by_all(path, given)
     for name, value in (os.environ if environ is None else environ).items():
         if name in VARIABLES:
-            given[name] = _Given(value=value.strip(), place="environment")
+            given[name] = _Given(value=_trimmed(name, value), place="environment")
     for name in [name for name, one in given.items() if not one.value and name not in _MAY_BE_EMPTY]:
         del given[name]
     _hide_secrets(given)
@@ -187,10 +193,15 @@ def _from_file(path: Path, faults: list[str]) -> dict[str, _Given]:
         if binding.error or (binding.key and binding.value is None):
             faults.append(f"{place}: cannot be understood; write NAME=value, quotes closed")
         elif binding.key in VARIABLES:
-            given[binding.key] = _Given(value=(binding.value or "").strip(), place=place)
+            given[binding.key] = _Given(value=_trimmed(binding.key, binding.value or ""), place=place)
         elif binding.key and (fault := _unknown(binding.key)):
             faults.append(f"{place}: {binding.key}: {fault}")
     return given
+
+
+def _trimmed(name: str, value: str) -> str:
+    """Without blanks around it; a secret may begin or end with one."""
+    return value if VARIABLES[name].kind == "secret" else value.strip()
 
 
 def _unknown(name: str) -> str:
@@ -210,9 +221,14 @@ def _readable_by_all(path: Path | None, given: Mapping[str, _Given]) -> tuple[st
     return (f"{path}: holds {secrets[0]} and can be read by every user; chmod 640 it",)
 
 
+def _is_placeholder(name: str, value: str) -> bool:
+    looked_at = name in _PERSONAL or VARIABLES[name].kind == "secret"
+    return looked_at and _PLACEHOLDER.fullmatch(value) is not None
+
+
 def _hide_secrets(given: Mapping[str, _Given]) -> None:
     for name, one in given.items():
-        if VARIABLES[name].kind == "secret" and not _PLACEHOLDER.fullmatch(one.value):
+        if VARIABLES[name].kind == "secret" and not _is_placeholder(name, one.value):
             hide(one.value)
     if url := given.get("DB_URL"):
         try:
@@ -235,7 +251,7 @@ class _Builder:
 
     def build(self) -> MailboxFeed | None:
         for name, one in list(self._given.items()):
-            if VARIABLES[name].kind != "bool" and one.value and _PLACEHOLDER.fullmatch(one.value):
+            if _is_placeholder(name, one.value):
                 self._faults.append(f"{one.place}: {name}: still the example's value; fill in your own")
                 # Anything will do, so that it is not told as missing as well.
                 self._values[VARIABLES[name].model][VARIABLES[name].field] = "unset"
@@ -261,11 +277,17 @@ class _Builder:
         variable = VARIABLES[name]
         value: Any = one.value
         if variable.kind == "path":
+            if "${" in value:
+                self._faults.append(
+                    f"{one.place}: {name}={value}: variables are not expanded; write the path itself"
+                )
             value = self._folder / Path(value).expanduser()
         elif variable.kind == "secret":
             value = SecretStr(value)
         elif variable.kind == "bool":
             value = _BOOLEANS.get(value.lower())
+            if value is None and name == "DEBUG" and one.place == "environment":
+                return  # a name that many programs read, each in its own way
             if value is None:
                 self._faults.append(f"{one.place}: {name}={one.value}: must be true or false")
                 return

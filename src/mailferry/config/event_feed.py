@@ -22,11 +22,25 @@ PAGE_LIMIT = 1000
 RANGE_LIMIT = 14 * 86_400
 
 PLACEHOLDERS = ("domain", "type", "category", "section", "id")
-#: strftime directives that every platform knows; a name must not depend on the C library.
-DIRECTIVES = frozenset("aAbBcdfHIjmMpSUwWxXyYzZGuV%")
+#: strftime directives whose text every platform and locale makes a part of a file name, with the pattern of that text.
+DIRECTIVES = {
+    **dict.fromkeys("mdHIMSUWVy", r"\d\d"),
+    **dict.fromkeys("YG", r"\d{4}"),
+    **dict.fromkeys("uw", r"\d"),
+    **dict.fromkeys("aAbBp", r"[^\W\d_]+\.?"),
+    "j": r"\d{3}",
+    "f": r"\d{6}",
+    "%": "%",
+}
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[int, Field(ge=0)]
+
+
+def names_of(name_format: str) -> re.Pattern[str]:
+    """What matches exactly the names that a format (strftime, placeholders filled in) can give."""
+    pieces = re.split(r"(%.)", name_format)
+    return re.compile("".join(DIRECTIVES[p[1]] if re.fullmatch("%.", p) else re.escape(p) for p in pieces))
 
 
 def type_fault(category: str, kind: str) -> str:
@@ -44,6 +58,8 @@ class EventFeed(BaseModel):
 
     #: The section's suffix ("example-outgoing"); names its files and stands in every message.
     section: str
+    #: First 8 hex digits of the md5 of what makes a feed this feed, as the older script computed it from what it was given.
+    id: str = ""
     api_key: SecretStr
     #: Empty: all domains of the key; its folder is then `global`.
     domain: str = ""
@@ -121,7 +137,9 @@ class EventFeed(BaseModel):
             raise ValueError(
                 f"{value!r} is not an http(s) address without query, such as {CATEGORIES['mail'][0]}"
             )
-        return value.rstrip("/")
+        if parts.username or parts.password:
+            raise ValueError("must not hold a user name or password; the api_key is what signs in")
+        return value
 
     @field_validator("log_file_name_format", "message_log_file_name", "error_log_file_name")
     @classmethod
@@ -160,21 +178,20 @@ class EventFeed(BaseModel):
         if fault:
             raise ValueError(f"type: {fault}")
         kind = self.type if self.type in types else types[0]
+        url = self.url or default_url
+        text = (
+            f"{self.api_key.get_secret_value()}{self.domain}{self.type or 'outgoinglog'}{self.category}{url}"
+        )
         # Frozen for everybody else; these complete the value while it is made.
+        object.__setattr__(self, "id", hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:8])
         object.__setattr__(self, "type", kind)
-        object.__setattr__(self, "url", self.url or default_url)
+        object.__setattr__(self, "url", url.rstrip("/"))
         return self
 
     @property
     def has_detail(self) -> bool:
         """Whether each record's full form is fetched by a request of its own."""
         return self.category == "mail"
-
-    @property
-    def id(self) -> str:
-        """First 8 hex digits of the md5 of what makes a feed this feed; as the older script computed it."""
-        text = f"{self.api_key.get_secret_value()}{self.domain}{self.type}{self.category}{self.url}"
-        return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:8]
 
     @property
     def masked_key(self) -> str:

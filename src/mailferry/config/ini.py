@@ -5,11 +5,12 @@ from __future__ import annotations
 import configparser
 import difflib
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from mailferry.config.event_feed import CATEGORIES, PAGE_LIMIT, EventFeed, type_fault
+from mailferry.config.event_feed import CATEGORIES, PAGE_LIMIT, EventFeed, names_of, type_fault
 from mailferry.config.text import read_text
 from mailferry.errors import ConfigError
 
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PREFIX = "MailLogger"
-OPTIONS = frozenset(EventFeed.model_fields) - {"section"}
+OPTIONS = frozenset(EventFeed.model_fields) - {"section", "id"}
 _BOOLEANS = {"use_session", "verbose"}
+#: Begins the names of sections that were set aside; nobody can type it.
+_ASIDE = "\0"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +108,7 @@ def read(path: Path) -> IniFile:
 
 def _parse(path: Path, text: str) -> tuple[configparser.RawConfigParser, dict[str, list[str]]]:
     """Parse, setting aside one faulty line after the other, so that each is told."""
-    lines = text.splitlines()
+    lines = text.split("\n")
     faults: dict[str, list[str]] = {}
 
     def fault(number: int, what: str, *, aside: str = "") -> None:
@@ -118,20 +121,30 @@ def _parse(path: Path, text: str) -> tuple[configparser.RawConfigParser, dict[st
             parser.read_string("\n".join(lines))
         except configparser.DuplicateSectionError as error:
             number = error.lineno or 1
-            fault(number, f"section [{error.section}] stands twice; join the two", aside=f"[ {number}]")
+            fault(
+                number, f"section [{error.section}] stands twice; join the two", aside=f"[{_ASIDE}{number}]"
+            )
         except configparser.DuplicateOptionError as error:
             fault(error.lineno or 1, f"option {error.option} stands twice in [{error.section}]; keep one")
         except configparser.MissingSectionHeaderError as error:
             fault(error.lineno, "stands before any [section]; begin with [DEFAULT] or [MailLogger:<name>]")
         except configparser.ParsingError as error:
             for number, line in error.errors:
-                fault(number, f"cannot be understood; write `option = value` ({line.strip()[:60]})")
+                fault(
+                    number,
+                    f"cannot be understood; write `option = value` (it begins with {_first_word(line)!r})",
+                )
         else:
             break
     for name in parser.sections():
-        if name.startswith(" "):
+        if name.startswith(_ASIDE):
             parser.remove_section(name)
     return parser, faults
+
+
+def _first_word(line: str) -> str:
+    """As much of a line as may be shown: it may hold the key."""
+    return line.strip().split(maxsplit=1)[0][:20] if line.strip() else ""
 
 
 def _feed(path: Path, parser: configparser.RawConfigParser, name: str) -> tuple[list[str], EventFeed | None]:
@@ -143,6 +156,13 @@ def _feed(path: Path, parser: configparser.RawConfigParser, name: str) -> tuple[
     category = values["category"] = values.get("category", "mail").lower()
     if category != "mail" and "url" not in own:
         values.pop("url", None)  # one in [DEFAULT] is the mail list's
+    for key in [key for key, value in values.items() if "\n" in value]:
+        faults.append(
+            f"{path}: [{name}] {key}: the line after it begins with a blank and so belongs to it; move it to the margin"
+        )
+        values[key] = values[key].split("\n")[0]
+    if values.get("max_parallel_details", "").lower() == "auto":
+        values["max_parallel_details"] = "auto"
     for key in _BOOLEANS & values.keys():
         values[key] = parser.BOOLEAN_STATES.get(values[key].lower(), values[key])
     values["section"] = name.partition(":")[2] or "default"
@@ -226,9 +246,30 @@ def _shared_paths(path: Path, feeds: dict[str, EventFeed | None], faults: dict[s
             if other != name:
                 what = f"writes the same file as [{other}] ({value})"
                 faults.setdefault(name, []).append(f"{path}: [{name}] {option}: {what}; {remedy}")
+    _alike(path, feeds, faults)
     for name in faults:
         if name in feeds:
             feeds[name] = None
+
+
+def _alike(path: Path, feeds: dict[str, EventFeed | None], faults: dict[str, list[str]]) -> None:
+    """Names that one file could have from two formats: retention of the one would delete the other."""
+    options = ("log_file_name_format", "message_log_file_name", "error_log_file_name")
+    named = [
+        (name, option, feed.folder, feed.fill(getattr(feed, option)))
+        for name, feed in feeds.items()
+        if feed
+        for option in options
+    ]
+    sample = datetime(2026, 1, 31, 14, 15, 16, tzinfo=UTC)
+    for at, (name, option, folder, format_) in enumerate(named):
+        for other, other_option, other_folder, other_format in named[:at]:
+            if folder != other_folder or (option == other_option != options[0]):
+                continue  # feeds of one folder may share their message and error logs
+            pair = ((format_, other_format), (other_format, format_))
+            if any(names_of(one).fullmatch(sample.strftime(two)) for one, two in pair):
+                what = f"{option}: its names are also those of {other_option} of [{other}]; give them another beginning"
+                faults.setdefault(name, []).append(f"{path}: [{name}] {what}")
 
 
 def _loopback(url: str) -> bool:

@@ -20,6 +20,7 @@ from mailferry import disk
 from mailferry.errors import Stop
 from mailferry.events.order import Seen
 from mailferry.events.progress import Progress
+from mailferry.events.record import LAST_SECOND
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,8 +84,8 @@ def load(path: Path) -> Checkpoint | None:
     first, _, second = data.partition(b"\n")
     try:
         position = int(first)
-        if position < 0:
-            raise ValueError("negative")
+        if not 0 <= position < LAST_SECOND:
+            raise ValueError("no time")
         if not second.strip():
             return Checkpoint(progress=Progress(position=position, floor=0, seen=Seen()), inherited=True)
         state = orjson.loads(second)

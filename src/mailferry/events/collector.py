@@ -48,7 +48,7 @@ class Result:
 
     section: str
     #: "completed", "skipped" (locked), "stopped" (signal) or "error".
-    status: str = "completed"
+    status: str = "stopped"
     error: str = ""
     #: The provider gave no answer at all.
     unreachable: bool = False
@@ -107,10 +107,12 @@ class Collector:
         try:
             await self._guarded()
         finally:
-            await stopped(beating)
-            self._tell()
-            self._journal.close()
-            lock.release()
+            try:
+                await stopped(beating)
+                self._tell()
+            finally:
+                self._journal.close()
+                lock.release()
         return self._result
 
     async def _guarded(self) -> None:
@@ -121,7 +123,7 @@ class Collector:
                 self._journal.step(f"deleted {path.name}, older than {self._feed.log_retention_days} days")
         except MailferryError as error:
             self._fail(str(error))
-            self._result.unreachable = isinstance(error, Unreachable)
+            self._result.unreachable = isinstance(error, Unreachable) and not self._metrics.succeeded
         except Exception as error:  # noqa: BLE001 - one section's defect must not end the others
             self._fail(f"unexpected {type(error).__name__}: {error}; please report it with the error log")
             self._journal.error("".join(traceback.format_exception(error)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from mailferry import disk
+from mailferry.config.event_feed import names_of
 from mailferry.events import checkpoint, order
 from mailferry.events import record as records
 from mailferry.events.checkpoint import Announced, Intent
@@ -156,13 +156,13 @@ class HourlyFiles:
     def _inherit(self, progress: Progress) -> Recovered:
         """Learn from the older script's files what they hold of the time that is going to be read again."""
         since = progress.floor = max(0, progress.position - self._feed.look_back)
-        answer: list[object] = []
-        for found in files_of(self.folder, self._format):
-            if found.modified >= since:
-                with disk.told("read", found.path):
-                    answer += _records(found.path, since)
-        for entry in order.entries(answer, keyed=self._feed.has_detail):
-            progress.seen.add(entry.key, progress.position)
+        written = files_of(self.folder, self._format)
+        records_since = (
+            record for found in written if found.modified >= since for record in _records(found.path, since)
+        )
+        for entry in order.identified(records_since, keyed=self._feed.has_detail):
+            # What lies beyond the position is known until the range that lists it has passed.
+            progress.seen.add(entry.key, max(progress.position, entry.time or 0))
         return Recovered(len(progress.seen), 0)
 
 
@@ -176,11 +176,7 @@ class Found(NamedTuple):
 
 def files_of(folder: Path, name_format: str) -> list[Found]:
     """The files in `folder` that `name_format` (strftime) could have named, the oldest first."""
-    pattern = ""
-    for piece in re.split(r"(%.)", name_format):
-        directive = piece[1:] if piece.startswith("%") else ""
-        pattern += "%" if directive == "%" else ".+?" if directive else re.escape(piece)
-    matching = re.compile(pattern)
+    matching = names_of(name_format)
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -215,7 +211,7 @@ def _whole_lines(path: Path) -> int:
 
 
 def _records(path: Path, since: int) -> Iterable[object]:
-    with path.open("rb") as file:
+    with disk.told("read", path), path.open("rb") as file:
         for line in file:
             try:
                 record = records.decode(line)

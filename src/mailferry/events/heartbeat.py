@@ -74,5 +74,8 @@ class Heartbeat:
             self._journal.message(f"cannot write the heartbeat {feed.heartbeat_file}: {failure.strerror}")
 
 
-def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+def _iso(seconds: float) -> str | None:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return None  # beyond the calendar

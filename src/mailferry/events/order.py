@@ -23,25 +23,31 @@ class Entry(NamedTuple):
 
 
 def entries(answer: Iterable[Any], *, keyed: bool) -> list[Entry]:
-    """The events of one list answer, in its order.
+    """The events of one list answer, in its order; see `identified`."""
+    return list(identified(answer, keyed=keyed))
+
+
+def identified(answer: Iterable[Any], *, keyed: bool) -> Iterator[Entry]:
+    """The events of one answer, one after the other.
 
     The key is made of queue id and time, else of the record's canonical JSON. `keyed` says that queue id and time
     address an event at the provider (mail, by its detail): then the same key twice is the same event. Otherwise k
     equal records in one answer are k events, and the n-th has the same key in every answer that holds all of them.
     """
-    result: list[Entry] = []
-    counts: dict[bytes, int] = {}
+    counts: dict[str, int] = {}
     for record in answer:
         time = records.event_time(record)
         queue_id = records.queue_id(record)
         addressed = queue_id is not None and time is not None
-        base = f"{queue_id}\0{time}".encode() if addressed else records.canonical(record)
+        base = (
+            f"{queue_id}\0{time}".encode("utf-8", "surrogatepass") if addressed else records.canonical(record)
+        )
+        key = _digest(base)
         if not (keyed and addressed):
-            count = counts[base] = counts.get(base, 0) + 1
+            count = counts[key] = counts.get(key, 0) + 1
             if count > 1:
-                base += b"\0%d" % count
-        result.append(Entry(time, _digest(base), record))
-    return result
+                key = _digest(base + b"\0%d" % count)
+        yield Entry(time, key, record)
 
 
 def _digest(base: bytes) -> str:

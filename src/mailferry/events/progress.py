@@ -18,7 +18,7 @@ class Progress:
 
     #: Every event before this second has been taken, as far as it was visible.
     position: int
-    #: Never look back before this: where the feed began.
+    #: Never look back before this: where the feed began, or what `seen` no longer knows.
     floor: int
     #: Identities of what a later range may list again.
     seen: Seen = field(default_factory=Seen)

@@ -16,7 +16,7 @@ from mailferry.events import order, windows
 from mailferry.events import record as records
 from mailferry.events.files import Line
 from mailferry.events.order import Seen
-from mailferry.events.source import Expired
+from mailferry.events.source import Expired, Postponed, Unreachable
 from mailferry.events.windows import Batch, Gap, Range
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class Reader:
         self._journal = journal
         self._clock = clock
         self.items: asyncio.Queue[Item] = asyncio.Queue(CHUNKS_AHEAD)
+        #: Details that came.
+        self._answered = 0
 
     async def read(self, begin: int, end: int, position: int, seen: Seen) -> None:
         """Fill `items`. `seen`: what was taken before; it is not changed. Runs as a task of its own."""
@@ -96,10 +98,12 @@ class Reader:
 
     async def discard(self) -> None:
         """End the details that nobody waits for any more."""
+        lines: list[Line | asyncio.Task[Line]] = []
         while not self.items.empty():
             item = self.items.get_nowait()
             if isinstance(item, Chunk):
-                await cancel(item.lines)
+                lines += item.lines
+        await cancel(lines)
 
     # --- lists
 
@@ -196,11 +200,15 @@ class Reader:
         return Line(event.time, event.key, records.encode(event.record))
 
     async def _detail(self, event: Placed, queue_id: str, event_time: int) -> Line:
+        answered = self._answered
         try:
             record: Any = await self._source.detail(queue_id, event_time)
-        except Stop:
+            self._answered += 1
+        except (Stop, Postponed):
             raise
         except Retry as error:
+            if isinstance(error, Unreachable) and self._answered == answered:
+                raise  # no other detail came meanwhile: the provider is away, and the next run has this one
             self._metrics.stand_ins += 1
             self._journal.error(f"{error}. The list record stands in for the detail", level=logging.WARNING)
             record = event.record
@@ -215,6 +223,8 @@ def _expired(window: Range, position: int) -> Batch:
 
 
 async def cancel(lines: Sequence[Line | asyncio.Task[Line]]) -> None:
-    for line in lines:
-        if isinstance(line, asyncio.Task):
-            await stopped(line)
+    """Cancel all at once: one by one, each would hand its slot to the next, which would begin its request."""
+    tasks = [line for line in lines if isinstance(line, asyncio.Task)]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -6,11 +6,19 @@ lone surrogates; bytes that are no UTF-8) takes the standard library's slower wa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Two days before the calendar ends, Unix seconds.
+LAST_SECOND = 253_402_300_800 - 2 * 86_400
 
 #: A number token too long for 64 bits; long digits within a string do not count.
 _LONG_NUMBER = re.compile(rb"[:\[,]\s*-?\d{19}")
@@ -32,9 +40,13 @@ def decode(body: bytes) -> Any:
             pass
     try:
         # Bytes that are no UTF-8 become lone surrogates, and in the line escapes: odd, but not lost.
-        return json.loads(
-            body.decode("utf-8", "surrogateescape"), parse_float=_exact_float, parse_constant=_refuse
-        )
+        with _deep():
+            return json.loads(
+                body.decode("utf-8", "surrogateescape"),
+                parse_float=_float,
+                parse_int=_int,
+                parse_constant=str,
+            )
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -44,11 +56,13 @@ def encode(record: Any) -> bytes:
     try:
         return orjson.dumps(record)
     except TypeError:
-        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+        with _deep():
+            text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return json.dumps(record, separators=(",", ":")).encode()
+        with _deep():
+            return json.dumps(record, separators=(",", ":")).encode()
 
 
 def canonical(record: Any) -> bytes:
@@ -56,7 +70,8 @@ def canonical(record: Any) -> bytes:
     try:
         return orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
     except TypeError:
-        return json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
+        with _deep():
+            return json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
 
 
 def event_time(record: Any) -> int | None:
@@ -90,18 +105,29 @@ def _seconds(value: Any) -> int | None:
             value = float(value)
         except ValueError:
             return None
-    # Beyond the year 9999 no calendar goes; such a number is no time.
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 253_402_300_800:
+    # Beyond the year 9999, in any time zone, no calendar goes; such a number is no time.
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < LAST_SECOND:
         return int(value)
     return None
 
 
-def _exact_float(text: str) -> float:
+def _float(text: str) -> float | str:
+    """A number that no float can hold is kept as text."""
     value = float(text)
-    if value in (float("inf"), float("-inf")):
-        raise ValueError(f"number out of range: {text[:40]}")
-    return value
+    return text if value in (float("inf"), float("-inf")) else value
 
 
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+def _int(text: str) -> int | str:
+    # Python refuses to convert more than 4,300 digits.
+    return int(text) if len(text) <= 4000 else text
+
+
+@contextlib.contextmanager
+def _deep() -> Iterator[None]:
+    """Let the standard library nest as deep as orjson reads; its own limit is lower."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, 5000))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)

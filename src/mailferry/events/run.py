@@ -10,7 +10,7 @@ import signal
 import tempfile
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mailferry.errors import ConfigError
 from mailferry.events.collector import Collector, Result
@@ -18,11 +18,12 @@ from mailferry.events.source import Connections
 from mailferry.secrets import hide
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
 
     from mailferry.config.event_feed import EventFeed
 
+_T = TypeVar("_T")
 log = logging.getLogger("mailferry.events")
 
 
@@ -105,6 +106,16 @@ async def collect(
     ]
     ordered = [results[feed.section] for feed in feeds if feed.section in results]
     return ordered + not_run, received[0] if received else None
+
+
+def blocking(main: Coroutine[Any, Any, _T]) -> _T:
+    """As `asyncio.run`, but it does not wait for a name server that does not answer when a signal has ended the rest."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
 
 
 def exit_status(results: Sequence[Result]) -> int:

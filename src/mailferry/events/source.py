@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: A request that is only ever told to wait is given up after so many seconds; the next run goes on.
 PATIENCE = 3600.0
+#: Seconds of a pause that people are told of.
+TELLING = 30.0
 #: An error's body is quoted up to so many characters.
 _QUOTED = 200
 
@@ -33,6 +36,10 @@ _Answer = TypeVar("_Answer")
 
 class Unreachable(Retry):
     """No answer at all came from the provider."""
+
+
+class Postponed(Retry):
+    """The provider asks to wait for longer than a run may take."""
 
 
 class Expired(Retry):
@@ -49,7 +56,11 @@ class _Again(Exception):  # noqa: N818 - control flow between a try and its loop
 
 
 class _Wait(Exception):  # noqa: N818 - as above
-    """Told to wait: does not count as a try."""
+    """Told to wait so many seconds: does not count as a try."""
+
+    def __init__(self, reason: str, pause: float) -> None:
+        super().__init__(reason)
+        self.pause = pause
 
 
 class Request(NamedTuple):
@@ -151,7 +162,7 @@ class Source:
         self._metrics.details += 1
         request = Request(
             "detail",
-            f"{feed.url}/{quote(queue_id, safe='')}",
+            f"{feed.url}/{quote(queue_id, safe='', errors='surrogatepass')}",
             {"time": str(event_time)},
             self._detail_timeout,
             feed.detail_retries,
@@ -173,6 +184,10 @@ class Source:
         tries = 0
         begun = time.monotonic()
         while True:
+            if time.monotonic() - begun + self._throttle.left() > PATIENCE:
+                raise Postponed(
+                    f"{self._name(request)}: the provider asks to wait for over an hour; the next run goes on"
+                )
             await self._throttle.ready()
             started = time.monotonic()
             try:
@@ -188,10 +203,10 @@ class Source:
                 self._metrics.throttled += 1
                 request.slots.refused()
                 self._note(request, str(told), started)
-                if time.monotonic() - begun > PATIENCE:
-                    raise Retry(
-                        f"{self._name(request)}: the provider asked to wait for over an hour; the next run goes on"
-                    ) from None
+                if told.pause > TELLING:
+                    self._journal.message(
+                        f"the provider asks to wait {told.pause:,.0f} s (429)", logging.WARNING
+                    )
             except _Again as failure:
                 self._metrics.answered(time.monotonic() - started, good=False)
                 if failure.overload:
@@ -247,7 +262,7 @@ class Source:
             pause = self._throttle.refused(
                 retry_after(response.headers.get("Retry-After"), time.time()), request.pause
             )
-            return _Wait(f"429, asked to wait {pause:.0f} s")
+            return _Wait(f"429, asked to wait {pause:.0f} s", pause)
         self._throttle.answered()
         if status in {401, 403}:
             return Stop(

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: The longest pause between tries, in seconds, where the provider names none.
 LONGEST_PAUSE = 60.0
+#: The shortest one that doubles.
+SHORTEST_PAUSE = 0.05
 
 
 class Throttle:
@@ -27,15 +29,24 @@ class Throttle:
         """A 429 came: nobody asks before its `retry_after` seconds are over, or a doubling pause. Gives the pause."""
         if self._until <= self._clock():
             self._in_a_row += 1  # the others of one burst say the same thing
-        pause = retry_after
-        if pause is None:
-            pause = min(LONGEST_PAUSE, first_pause * 2 ** min(self._in_a_row - 1, 10))
+        doubling = max(first_pause, SHORTEST_PAUSE)
+        if retry_after is None:
+            pause = min(LONGEST_PAUSE, doubling * float(1 << min(self._in_a_row - 1, 12)))
+        elif self._in_a_row > 1:
+            # What was asked for was not enough; `Retry-After: 0` must not become a storm.
+            pause = max(retry_after, min(LONGEST_PAUSE, doubling * float(1 << min(self._in_a_row - 2, 12))))
+        else:
+            pause = retry_after
         self._until = max(self._until, self._clock() + pause)
         return pause
 
     def answered(self) -> None:
         """An answer other than 429 came."""
         self._in_a_row = 0
+
+    def left(self) -> float:
+        """Seconds until the pause is over."""
+        return max(0.0, self._until - self._clock())
 
     async def ready(self) -> None:
         """Wait until the pause is over."""

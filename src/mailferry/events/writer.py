@@ -81,7 +81,9 @@ class Writer:
         if lines:
             # Events come in order, so all before the last one's second have been taken.
             progress.position = max(progress.position, min(lines[-1].time, self._last_end))
-        progress.seen.forget_before(progress.position - self._look_back)
+        # What is forgotten must not be listed again, should `look_back` be raised.
+        progress.floor = max(progress.floor, progress.position - self._look_back)
+        progress.seen.forget_before(progress.floor)
         self._broken = True
         await asyncio.shield(asyncio.to_thread(self._destination.commit, lines, progress, self._latest_end))
         self._broken = False

@@ -1,0 +1,69 @@
+"""What people change between two runs: a checkpoint set back, another look-back, a position that is no time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from support_events import START, a_site
+
+from mailferry.testing.population import Feed, Traits
+from mailferry.testing.provider import Settings
+from mailferry.testing.troubles import Troubles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIGN_INS = Feed(api_key="key-of-the-sign-ins", domain="example.com", category="authentication", type="")
+MAIL = Feed(api_key="key-of-the-mail-feed", domain="example.org", category="mail", type="outgoinglog")
+TRAITS = Traits(rate=0.1, start=START, end=START + 3000, detail_bytes=300, twins=0.1)
+
+
+@pytest.mark.parametrize("feed", [SIGN_INS, MAIL])
+@pytest.mark.parametrize("step", [60, 300])
+def test_a_position_set_back_by_hand_writes_nothing_twice(tmp_path: Path, feed: Feed, step: int) -> None:
+    with a_site(tmp_path, {feed: TRAITS}) as site:
+        site.configure(split_interval=step)
+        assert site.collect().status == 0
+        for position in (START + 1500, START + 2990):
+            site.position_file(feed).write_text(str(position))
+            assert site.collect().status == 0
+        site.assert_exactly_once(feed)
+
+
+def test_a_look_back_that_is_raised_writes_nothing_twice(tmp_path: Path) -> None:
+    with a_site(tmp_path, {SIGN_INS: TRAITS}, now=START + 1800) as site:
+        for look_back in (60, 300, 1500, 3000):
+            site.configure(look_back=look_back)
+            assert site.collect().status == 0
+            site.clock.now += 600
+        site.assert_exactly_once(SIGN_INS, end=int(site.clock.now) - 600 - 30)
+
+
+def test_a_position_in_milliseconds_stops_its_section_alone(tmp_path: Path) -> None:
+    with a_site(tmp_path, {SIGN_INS: TRAITS, MAIL: TRAITS}) as site:
+        site.configure()
+        site.position_file(SIGN_INS).parent.mkdir()
+        site.position_file(SIGN_INS).write_text("1795229014000")
+        ended = site.collect()
+        assert ended.status == 1
+        assert "damaged" in ended.of(SIGN_INS).error
+        assert site.position_file(SIGN_INS).read_text() == "1795229014000"
+        site.assert_exactly_once(MAIL)
+
+
+def test_details_that_nobody_answers_wait_for_the_next_run(tmp_path: Path) -> None:
+    away = Settings(detail_troubles=Troubles(reset_before=1.0), max_failures_per_url=1000)
+    with a_site(tmp_path, {MAIL: TRAITS}, away) as site:
+        site.configure(detail_retries=2)
+        ended = site.collect()
+        assert ended.status == 1
+        assert not site.lines(MAIL)
+        assert ended.of(MAIL).metrics.stand_ins == 0
+
+
+def test_what_came_before_the_provider_went_away_is_no_unreachable_provider(tmp_path: Path) -> None:
+    away = Settings(detail_troubles=Troubles(reset_before=1.0), max_failures_per_url=1000)
+    with a_site(tmp_path, {MAIL: TRAITS}, away) as site:
+        site.configure(detail_retries=1)
+        assert not site.collect().of(MAIL).unreachable
