@@ -14,7 +14,8 @@ import pytest
 
 from mailferry import database
 from mailferry.errors import Reject, Retry, Stop
-from mailferry.mailbox import ledger
+from mailferry.mailbox import arrivals, ledger
+from mailferry.mailbox.attachments import RejectedFile
 from mailferry.mailbox.jobs import Claim, ClaimLost, FileState, Job, JobState
 from mailferry.mailbox.model import Column, Counts, Kind, MessageRef, Passed, RejectedRow, StoredFile, Summary
 from mailferry.mailbox.table import create
@@ -133,16 +134,59 @@ def test_a_changed_uidvalidity_finds_every_message_again_and_none_is_new(db: Con
     first, copy, other = (record(db, uid) for uid in ("1", "2", "3"))
     db.execute("UPDATE mailferry.jobs SET header_sha256 = 'same' WHERE id = ANY(%s)", ([first.id, copy.id],))
     found = []
-    for uid, header in [("31", "same"), ("32", "same"), ("33", "header 3")]:
-        message = summary(uid, uidvalidity=8)
-        job = ledger.find(db, "f", message.ref, header)
+    for uid, header, minutes in [("32", "same", 2), ("31", "same", 1), ("33", "header 3", 3)]:
+        message = summary(uid, uidvalidity=8, minutes=minutes)
+        job = ledger.find(db, "f", message.ref, header, message.received)
         assert job is not None
         assert job.ref == message.ref
         found.append(job.id)
-    assert found == [first.id, copy.id, other.id]
+    assert found == [copy.id, first.id, other.id]
     # A third message of the same header, under the same UIDVALIDITY, is a message of its own.
-    assert ledger.find(db, "f", summary("34", uidvalidity=8).ref, "same") is None
-    assert ledger.find(db, "f", summary("35", uidvalidity=8).ref, "unheard of") is None
+    third = summary("34", uidvalidity=8, minutes=1)
+    assert ledger.find(db, "f", third.ref, "same", third.received) is None
+    assert ledger.find(db, "f", summary("35", uidvalidity=8).ref, "unheard of", third.received) is None
+
+
+def test_a_message_of_the_same_header_that_came_at_another_time_is_not_taken_for_an_old_one(
+    db: Connection,
+) -> None:
+    old = record(db, "1")
+    message = summary("1", uidvalidity=8, minutes=1_440)
+    assert ledger.find(db, "f", message.ref, old.header_sha256, message.received) is None
+    new = ledger.record(db, "f", message, old.header_sha256, target="t", files=[stored(sha256="bb")])
+    assert new.id != old.id
+    assert [file.sha256 for file in ledger.files_of(db, old.id, new.id)] == ["aa", "bb"]
+
+
+def test_two_files_in_one_place_are_refused_and_neither_is_dropped_in_silence(db: Connection) -> None:
+    with pytest.raises(Reject, match="part 2"):
+        ledger.record(db, "f", summary(), "h", target="t", files=[stored(), stored(sha256="bb")])
+    job = ledger.record(db, "f", summary(), "h", target="t", files=[stored(section="3")])
+    refused = RejectedFile(section="3", name="a.xlsx", member="", reason="damaged")
+    with pytest.raises(Reject, match="part 3"):
+        arrivals.reject(db, job.id, [refused])
+    other = replace(refused, section="4")
+    arrivals.reject(db, job.id, [other])
+    arrivals.reject(db, job.id, [other])
+    assert [(file.section, file.state) for file in ledger.files_of(db, job.id)] == [
+        ("2", FileState.PENDING),
+        ("3", FileState.PENDING),
+        ("4", FileState.REJECTED),
+    ]
+
+
+def test_jobs_behind_another_feeds_job_that_nobody_does_are_told(db: Connection) -> None:
+    first, _, _ = record(db, "1", feed="old"), record(db, "2", feed="old"), record(db, "3")
+    record(db, "4")
+    (told,) = arrivals.held_back(db, "f")
+    assert f"job {first.id} of feed 'old'" in told
+    assert f"`mailferry jobs cancel {first.id}`" in told
+    assert "2 of this feed's jobs" in told
+    assert arrivals.held_back(db, "old") == []
+    held = claim(db, feed="old")
+    assert arrivals.held_back(db, "f") == []
+    ledger.renew(db, held, timedelta(seconds=-1))
+    assert arrivals.held_back(db, "f") == [told]
 
 
 def test_one_job_is_claimed_by_one_runner(db: Connection, connect: Callable[[], Connection]) -> None:
@@ -267,20 +311,40 @@ def test_counts_warnings_and_rejected_rows_are_kept(db: Connection, target: Targ
     assert (file.target, file.content_sha256) == ("public.t", "cc")
     assert ledger.rejected_rows(db, file_id) == [replace(row, value="a\tb\\N") for row in rows]
     assert len(ledger.rejected_rows(db, file_id, limit=1)) == 1
-    assert ledger.forget(db, datetime(2020, 1, 1, tzinfo=UTC)) == 0
-    assert ledger.forget(db, datetime.now(UTC) + timedelta(days=1)) == 2
+    assert ledger.forget(db, "f", datetime(2020, 1, 1, tzinfo=UTC)) == 0
+    assert ledger.forget(db, "g", datetime.now(UTC) + timedelta(days=1)) == 0
+    assert ledger.forget(db, "f", datetime.now(UTC) + timedelta(days=1)) == 2
     assert ledger.show(db, job.id) is not None
 
 
 def load_as(
-    conn: Connection, target: Target, uid: str, sha256: str, content: str, *, changed: Any = 1
+    conn: Connection,
+    target: Target,
+    uid: str,
+    sha256: str,
+    content: str,
+    *,
+    changed: Any = 1,
+    rejected: int = 0,
+    header: str = "",
 ) -> bool:
     """A file of these hashes arrives: whether it was a duplicate, else it is loaded."""
-    job = record(conn, uid, files=[stored(sha256=sha256)])
-    held = claim(conn)
+    message = summary(uid, minutes=int(uid))
+    files = [stored(sha256=sha256)]
+    job = ledger.record(conn, "f", message, header or f"header {uid}", target="t", files=files)
+    return do(conn, target, job, content, changed=changed, rejected=rejected)
+
+
+def do(
+    conn: Connection, target: Target, job: Job, content: str, *, changed: int = 1, rejected: int = 0
+) -> bool:
+    """Work on a job of one file, as `process` does: whether it was a duplicate."""
+    held = claim(conn, job_id=job.id)
+    (file,) = ledger.files_of(conn, job.id)
+    sha256 = file.sha256
     found = ledger.duplicate_of(conn, target, sha256=sha256, content_sha256=content)
     state = FileState.LOADED if found is None else FileState.DUPLICATE
-    counts = Counts(read=1, inserted=changed) if found is None else None
+    counts = Counts(read=1, inserted=changed, rejected=rejected) if found is None else None
     ledger.finish_file(
         conn,
         held,
@@ -309,6 +373,36 @@ def test_the_same_bytes_or_content_are_a_duplicate_until_another_file_has_change
     assert not load_as(db, target, "9", "C", "c")
     assert not load_as(db, replace(target, generation="emptied"), "10", "C", "c")
     assert not load_as(db, replace(target, name="other"), "11", "C", "c")
+
+
+def test_the_bytes_of_a_message_seen_again_are_a_duplicate_whatever_came_since(
+    db: Connection, target: Target
+) -> None:
+    assert not load_as(db, target, "1", "A", "a", header="moved", rejected=1)
+    assert not load_as(db, target, "2", "B", "b")
+    assert load_as(db, target, "3", "A", "a", header="moved")
+    # The same content in other bytes, or the same bytes in another message, are the newest word.
+    assert not load_as(db, target, "4", "A saved again", "a", header="moved")
+    assert not load_as(db, target, "5", "B", "b")
+    assert not load_as(db, target, "6", "A", "a")
+    assert not load_as(db, replace(target, generation="emptied"), "7", "A", "a", header="moved")
+
+
+def test_rows_that_were_rejected_are_loaded_by_a_retry_once_the_cause_is_gone(
+    db: Connection, target: Target
+) -> None:
+    load_as(db, target, "1", "B", "b")
+    load_as(db, target, "2", "A", "a", rejected=2)
+    (job,) = ledger.jobs(db, limit=1)
+    ledger.marked(db, job.id)
+    again = ledger.retry(db, job.id)
+    assert (again.state, again.marked_at) == (JobState.PENDING, None)
+    assert [file.state for file in ledger.files_of(db, job.id)] == [FileState.PENDING]
+    assert not do(db, target, job, "a", changed=0)
+    with pytest.raises(Reject, match="is completed"):
+        ledger.retry(db, job.id)
+    # What its first load changed has not been forgotten.
+    assert not load_as(db, target, "3", "B", "b")
 
 
 def test_a_runner_whose_job_was_taken_over_can_commit_nothing(

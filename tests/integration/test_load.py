@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import io
 import pickle
 import signal
 import subprocess
 import sys
 import threading
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,6 +108,75 @@ def test_a_workbook_in_a_matching_mail_becomes_rows(here: Setting) -> None:
         here.query("SELECT file_source FROM tracking_data WHERE processed_at IS NOT NULL")
         == [("data.xlsx",)] * 2
     )
+
+
+def zipped(**books: bytes) -> bytes:
+    """An archive with one report in each folder."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for folder, book in books.items():
+            archive.writestr(f"{folder}/report.xlsx", book)
+    return made.getvalue()
+
+
+def test_files_of_one_name_in_a_zip_are_all_loaded(here: Setting) -> None:
+    books = {number: workbook(HEADER, (number, "out", 1)) for number in ("a", "b", "c")}
+    here.maildir.deliver(mail("Track and Trace", ("all.zip", zipped(**books))))
+    here.gather()
+    pending = here.places()
+    assert len(pending) == 3
+    (here.base / pending[0]).unlink()
+    assert here.load().exit_status == 0
+    assert [row[0] for row in here.rows()] == ["a", "b", "c"]
+    assert here.query("SELECT member, name, state FROM mailferry.files ORDER BY id") == [
+        (f"{number}/report.xlsx", "report.xlsx", "loaded") for number in ("a", "b", "c")
+    ]
+    assert [Path(place).name for place in here.places()] == [Path(place).name for place in pending]
+
+
+def test_a_run_behind_another_feeds_job_says_so_and_fails(here: Setting) -> None:
+    here.send(("1", "a", 1))
+    here.gather()
+    here.query("UPDATE mailferry.jobs SET feed = 'old' RETURNING id")
+    here.send(("2", "b", 2))
+    run = here.load()
+    assert (run.status, run.exit_status) == ("done", 1)
+    assert any("`mailferry jobs cancel 1`" in trouble for trouble in run.troubles)
+    with psycopg.connect(**database.parameters(here.settings)) as conn:
+        ledger.cancel(conn, 1)
+    assert here.load().exit_status == 0
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_rejected_rows_are_loaded_by_a_retry_once_the_cause_is_corrected(
+    here: Setting, *, kept: bool
+) -> None:
+    with psycopg.connect(**database.parameters(here.settings)) as conn:
+        conn.execute("CREATE TABLE tracking_data (hawb varchar(2) PRIMARY KEY, status text, pieces integer)")
+    here.send(("1", "a", 1), ("2", "b", 2), ("long", "c", 3))
+    here.load()
+    assert [row[0] for row in here.rows()] == ["1", "2"]
+    with psycopg.connect(**database.parameters(here.settings)) as conn:
+        conn.execute("ALTER TABLE tracking_data ALTER hawb TYPE varchar(20)")
+        ledger.retry(conn, 1)
+    if not kept:
+        (place,) = (place for place in here.places() if place.endswith(".xlsx"))
+        (here.base / place).unlink()
+    run = here.load()
+    assert (run.exit_status, one(run).files[0].counts.inserted) == (0, 1)
+    assert [row[0] for row in here.rows()] == ["1", "2", "long"]
+    assert here.query("SELECT count(*) FROM mailferry.rejected_rows") == [(0,)]
+    assert not [place for place in here.places() if place.endswith(".csv")]
+
+
+def test_a_message_moved_out_and_back_brings_nothing_old_back(here: Setting) -> None:
+    first = mail("Track and Trace", ("data.xlsx", workbook(HEADER, ("1", "old", 1))))
+    here.maildir.deliver(first)
+    here.send(("1", "new", 1))
+    here.load()
+    here.maildir.deliver(first)
+    assert one(here.load()).files[0].state is FileState.DUPLICATE
+    assert here.rows() == [("1", "new", 1)]
 
 
 def test_a_run_with_nothing_new_changes_nothing(here: Setting) -> None:
@@ -665,3 +736,20 @@ def test_over_imap_a_changed_uidvalidity_loads_nothing_twice(
     with psycopg.connect(**database.parameters(database_settings)) as conn:
         found = conn.execute("SELECT uid, marked_at IS NOT NULL FROM mailferry.jobs").fetchall()
     assert found == [("1", True)]
+
+
+def test_over_imap_a_message_that_only_looks_like_an_old_one_is_a_job_of_its_own(
+    tmp_path: Path, database_settings: DatabaseSettings, account: Account
+) -> None:
+    account.deliver(mail("Track and Trace", ("data.xlsx", workbook(HEADER, ("1", "out", 3)))))
+    feed = feed_of(tmp_path / "app", tmp_path, database_settings).model_copy(
+        update={"mailbox": account.settings(mark="leave")}
+    )
+    assert loader.run(feed).arrived == 1
+    with psycopg.connect(**database.parameters(database_settings)) as conn:
+        conn.execute(
+            "UPDATE mailferry.jobs SET uidvalidity = uidvalidity + 1, received = received - interval '1 day'"
+        )
+    run = loader.run(feed)
+    assert (run.exit_status, run.arrived) == (0, 1)
+    assert one(run).files[0].state is FileState.DUPLICATE

@@ -103,7 +103,7 @@ def test_new_columns_of_an_existing_table_are_told_with_their_types(reader: Read
     path = xlsx(tmp_path / "a", Tab(rows=[["key", "day"], ["a", dt.date(2024, 1, 2)]]))
     contract = RowContract(key="key", columns=(KEY,), unknown_columns=UnknownColumns.ADD)
     _, sheet, *_ = load(reader, path, contract)
-    assert sheet.new == (Column(name="day", type="date"),)
+    assert sheet.new == (Column(name="day", type="timestamp without time zone"),)
     assert load(reader, path, replace(contract, unknown_columns=UnknownColumns.IGNORE))[1].unknown == ("day",)
     with pytest.raises(Reject, match="'day'"):
         load(reader, path, replace(contract, unknown_columns=UnknownColumns.REFUSE))
@@ -434,4 +434,6 @@ def test_a_workbook_goes_through_the_pipe_into_the_table_of_its_types(
         with db.cursor().copy("COPY staging FROM STDIN (FORMAT csv)") as copy:
             for chunk in sheet.chunks:
                 copy.write(chunk)
-    assert db.execute("SELECT * FROM staging").fetchall() == [(2, "007", Decimal("1.5"), *rows[1][2:])]
+    assert db.execute("SELECT * FROM staging").fetchall() == [
+        (2, "007", Decimal("1.5"), dt.datetime(2024, 1, 2), *rows[1][3:])
+    ]

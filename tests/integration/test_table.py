@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mailferry import private_postgres
 from mailferry.errors import Reject, Retry, Stop
 from mailferry.mailbox import staging
+from mailferry.mailbox.infer import TYPES
 from mailferry.mailbox.model import Column, Counts
 from mailferry.mailbox.table import Target, create, lock
 
@@ -70,6 +71,23 @@ def test_a_missing_table_is_made_with_a_key_and_our_two_columns(db: Connection, 
     assert [c.name for c in target.all_columns] == [*COLUMNS, "file_source", "processed_at"]
     assert target.columns[0].nullable is False
     assert create(db, "tracking_data", "hawb", []) == target
+
+
+def test_the_key_is_found_by_its_clean_name_where_only_one_column_has_it(db: Connection) -> None:
+    create(db, "t", "hawb_no", [Column(name="hawb_no", type="text")])
+    for key in ("HAWB No", "hawb no.", "Hawb_No"):
+        found = Target.inspect(db, "t", key)
+        assert found is not None
+        assert found.key == "hawb_no"
+    db.execute('ALTER TABLE t ADD COLUMN "HAWB-No" text')
+    with pytest.raises(Stop, match="no column HAWB No"):
+        Target.inspect(db, "t", "HAWB No")
+
+
+def test_a_table_can_be_made_of_every_type_that_is_inferred(db: Connection) -> None:
+    columns = [Column(name=f"c{n}", type=name) for n, name in enumerate(sorted({"text", *TYPES.values()}))]
+    made = create(db, "t", "k", [Column(name="k", type="text"), *columns])
+    assert [column.type for column in made.columns[1:]] == [column.type for column in columns]
 
 
 def test_new_changed_equal_and_repeated_rows_are_told_apart(db: Connection, target: Target) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +17,7 @@ from mailferry.errors import Reject
 from mailferry.mailbox.model import Column, RejectedRow
 from mailferry.mailbox.rows import (
     Header,
+    Layout,
     RowContract,
     RowWriter,
     UnknownColumns,
@@ -177,6 +179,41 @@ def test_columns_match_by_clean_name_and_keep_the_tables_own() -> None:
     assert [(place, column.name) for place, column in layout.placed] == [(0, "_ağırlık"), (1, "AWB No")]
 
 
+def names_by_place(layout: Layout) -> dict[int, str]:
+    return {place: column.name for place, column in layout.placed}
+
+
+def test_where_columns_of_the_table_share_a_clean_name_the_key_comes_first_and_exact_spelling_tells_others() -> (
+    None
+):
+    columns = tuple(Column(name=name, type="text") for name in ("HAWB", "hawb", "Net", "NET", "note"))
+    contract = RowContract(key="hawb", columns=columns)
+
+    def layout(*header: str) -> Layout:
+        return lay_out(header_of([header]), contract)
+
+    assert names_by_place(layout("HAWB", "NET", "Note")) == {0: "hawb", 1: "NET", 2: "note"}
+    assert names_by_place(layout("HAWB", "hawb", "NET", "Net")) == {0: "HAWB", 1: "hawb", 2: "NET", 3: "Net"}
+    unclear = layout("Hawb", "net")
+    assert names_by_place(unclear) == {0: "hawb"}
+    assert unclear.unknown == ("net",)
+    assert "more than one" in unclear.warnings[0]
+    assert set(unclear.missing) == {"HAWB", "Net", "NET", "note"}
+    adding = lay_out(header_of([["hawb", "net"]]), replace(contract, unknown_columns=UnknownColumns.ADD))
+    assert adding.new == ()
+    with pytest.raises(Reject, match=r"more than one.*'net'"):
+        lay_out(header_of([["hawb", "net"]]), replace(contract, unknown_columns=UnknownColumns.REFUSE))
+
+
+def test_rows_are_told_apart_by_the_keys_own_column_where_another_has_its_clean_name() -> None:
+    columns = (Column(name="HAWB", type="text"), Column(name="hawb", type="text"))
+    out, rejects, _ = write(
+        [["HAWB", "hawb"], ["", " a "], ["x", ""]], RowContract(key="hawb", columns=columns)
+    )
+    assert out == [["2", "", "a"]]
+    assert [(reject.row, reject.column, reject.reason) for reject in rejects] == [(3, "hawb", "no key")]
+
+
 def test_a_column_that_the_loader_fills_is_not_taken_from_the_sheet() -> None:
     layout = lay_out(
         header_of([["hawb", "processed_at"]], "hawb"), RowContract(key="hawb", reserved=("processed_at",))
@@ -194,7 +231,7 @@ def test_a_missing_table_gets_types_from_all_rows_and_a_text_key() -> None:
     layout = lay_out(header_of(rows, "hawb"), RowContract(key="hawb"))
     typed = with_types(layout, infer_types([(layout, [rows[1:50], rows[50:]])]))
     assert [(column.name, column.type) for column in typed.new] == [
-        ("hawb", "text"), ("n", "bigint"), ("late", "text"), ("none", "text"),
+        ("hawb", "text"), ("n", "numeric"), ("late", "text"), ("none", "text"),
     ]  # fmt: skip
 
 

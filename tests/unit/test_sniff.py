@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mailferry.errors import Reject
 from mailferry.mailbox.model import Kind
-from mailferry.mailbox.sniff import Limits, PlainZip, kind_of, spreadsheets_in_zip
+from mailferry.mailbox.sniff import Entry, Limits, PlainZip, kind_of, spreadsheets_in_zip
 from mailferry.testing.workbooks import Bombs, Tab, compound, ods, xls, xlsx
 
 if TYPE_CHECKING:
@@ -135,13 +135,13 @@ def test_spreadsheets_come_out_of_a_zip_and_the_rest_has_reasons(tmp_path: Path)
         archive.writestr("data.xls", b"a,b\n")
         archive.writestr("inner.zip", book)
         archive.writestr("large.xlsx", book + b"\0" * 100_000)
-    passed: list[tuple[str, str]] = []
+    passed: list[tuple[Entry, str]] = []
     taken = {
-        name: b"".join(iter(member.read, b""))
-        for name, member in spreadsheets_in_zip(path, Limits(member=90_000), passed)
+        (entry.member, entry.name): b"".join(iter(content.read, b""))
+        for entry, content in spreadsheets_in_zip(path, Limits(member=90_000), passed)
     }
-    assert taken == {"book.xlsx": book, "two.dat": book}
-    assert [name for name, _ in passed] == ["readme.txt", "data.xls", "inner.zip", "large.xlsx"]
+    assert taken == {("../../etc/book.xlsx", "book.xlsx"): book, ("c:/temp/two.dat", "two.dat"): book}
+    assert [entry.name for entry, _ in passed] == ["readme.txt", "data.xls", "inner.zip", "large.xlsx"]
     assert all(reason for _, reason in passed)
 
 
@@ -155,19 +155,53 @@ def test_a_member_that_is_protected_or_damaged_is_passed_over(tmp_path: Path) ->
     at = data.find(b"PK\x01\x02")
     data = data[: at + 8] + bytes([data[at + 8] | 1]) + data[at + 9 :]
     path.write_bytes(data)
-    passed: list[tuple[str, str]] = []
+    passed: list[tuple[Entry, str]] = []
     members = spreadsheets_in_zip(path, passed=passed)
-    name, member = next(members)
-    assert name == "torn.xlsx"
+    entry, content = next(members)
+    assert entry.name == "torn.xlsx"
     with pytest.raises(Reject, match="damaged"):
-        b"".join(iter(member.read, b""))
-    assert passed == [("secret.xlsx", "protected by a password; send it without")]
+        b"".join(iter(content.read, b""))
+    secret = Entry(member="secret.xlsx", name="secret.xlsx")
+    assert passed == [(secret, "protected by a password; send it without")]
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Duplicate name:UserWarning"
+)  # zipfile's, about the very archive that is meant
+def test_files_of_one_name_in_a_zip_are_told_apart_and_the_same_way_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    endless = "f" * 60_000
+    names = [
+        "a/r.xlsx",
+        "b/r.xlsx",
+        "a\\r.xlsx",
+        "a/r.xlsx [entry 5]",
+        "a/r.xlsx",
+        f"{endless}/1",
+        f"{endless}/2",
+    ]
+    with zipfile.ZipFile(path, "w") as archive:
+        for at, name in enumerate(names):
+            archive.writestr(name, b"PK\x03\x04" + bytes([at]))
+    looks = [
+        [(entry.member, entry.name, content.read()[-1]) for entry, content in spreadsheets_in_zip(path)]
+        for _ in range(2)
+    ]
+    assert looks[0] == looks[1]
+    assert [content for _, _, content in looks[0]] == list(range(7))
+    assert [name for _, name, _ in looks[0]] == ["r.xlsx"] * 3 + ["r.xlsx [entry 5]", "r.xlsx", "1", "2"]
+    members = [member for member, _, _ in looks[0]]
+    assert members[:4] == ["a/r.xlsx", "b/r.xlsx", "a/r.xlsx [entry 3]", "a/r.xlsx [entry 5]"]
+    assert len(set(members)) == 7
+    assert all(len(member.encode()) < 2_000 for member in members)
 
 
 def test_an_archive_in_an_archive_is_not_opened(tmp_path: Path) -> None:
-    passed: list[tuple[str, str]] = []
+    passed: list[tuple[Entry, str]] = []
     assert list(spreadsheets_in_zip(Bombs(folder=tmp_path).nested(), passed=passed)) == []
-    assert passed == [("inner.zip", "an archive in an archive, which is not opened")]
+    assert passed == [
+        (Entry(member="inner.zip", name="inner.zip"), "an archive in an archive, which is not opened")
+    ]
 
 
 def test_a_method_that_may_ask_for_any_memory_is_not_unpacked(tmp_path: Path) -> None:
@@ -177,6 +211,6 @@ def test_a_method_that_may_ask_for_any_memory_is_not_unpacked(tmp_path: Path) ->
         archive.writestr("book.xlsx", b"PK\x03\x04")
     with pytest.raises(PlainZip):
         kind_of(path)
-    passed: list[tuple[str, str]] = []
+    passed: list[tuple[Entry, str]] = []
     assert list(spreadsheets_in_zip(path, passed=passed)) == []
-    assert [name for name, reason in passed if "method" in reason] == ["mimetype", "book.xlsx"]
+    assert [entry.name for entry, reason in passed if "method" in reason] == ["mimetype", "book.xlsx"]

@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from mailferry.database import queries
+from mailferry.mailbox import ledger
 from mailferry.mailbox.model import Kind
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ def unknown(conn: Connection, feed: str, refs: Sequence[MessageRef]) -> list[Mes
 
 
 def reject(conn: Connection, job_id: int, files: Iterable[RejectedFile]) -> None:
-    """Put files of a job on record that were not even stored. Their kind is the one that the name claims."""
+    """Put files of a job on record that were not even stored. Their kind is the one that the name claims.
+
+    Raises Reject where a file that was stored stands in the same place.
+    """
     for file in files:
         values = {
             "job_id": job_id,
@@ -45,7 +49,8 @@ def reject(conn: Connection, job_id: int, files: Iterable[RejectedFile]) -> None
             "kind": str(_CLAIMED.get(PurePath(file.name).suffix.lower(), Kind.XLSX)),
             "error": _storable(file.reason),
         }
-        conn.execute(_sql("reject_file"), values)
+        if not conn.execute(_sql("reject_file"), values).rowcount:
+            raise ledger.one_place(file.section, file.member)
 
 
 def replace_whole(
@@ -55,16 +60,12 @@ def replace_whole(
     passed: Iterable[Passed],
     rejected: Iterable[RejectedFile],
 ) -> None:
-    """A message that stood on record as a whole, as it could not be read, by now can: its files take that place."""
+    """A message that stood on record as a whole, as it could not be read, by now can: its files take that place.
+
+    Raises Reject where two of them would stand in one place.
+    """
     conn.execute(_sql("drop_whole"), {"job_id": job_id})
-    statements = queries("ledger")
-    for file in files:
-        names = {"name": _storable(file.name), "member": _storable(file.member), "path": str(file.path)}
-        facts = {"section": file.section, "kind": str(file.kind), "size": file.size, "sha256": file.sha256}
-        conn.execute(statements["insert_file"], {"job_id": job_id, **names, **facts})
-    for ordinal, part in enumerate(passed):
-        texts = {"section": part.section, "name": _storable(part.name), "reason": _storable(part.reason)}
-        conn.execute(statements["insert_passed"], {"job_id": job_id, "ordinal": ordinal, **texts})
+    ledger.take_in(conn, job_id, files, passed)
     reject(conn, job_id, rejected)
 
 
@@ -88,6 +89,15 @@ def first_due(conn: Connection, feed: str) -> float | None:
     """Seconds until the feed's first pending job is due, 0 or less when it is; None without one."""
     row = conn.execute(_sql("first_due"), {"feed": feed}).fetchone()
     return row[0] if row else None
+
+
+def held_back(conn: Connection, feed: str) -> list[str]:
+    """What keeps the feed's pending jobs waiting though only another feed's run can end it, with what to do."""
+    return [
+        f"job {job_id} of feed {other!r} came earlier for {target} and is not done, so {waiting} of this feed's jobs"
+        f" wait for it: run feed {other!r}, or give that job up by `mailferry jobs cancel {job_id}`"
+        for job_id, other, target, waiting in conn.execute(_sql("held_back"), {"feed": feed})
+    ]
 
 
 def recorded(conn: Connection, paths: Iterable[Path]) -> set[str]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from mailferry.config.mailbox import MailboxSettings
     from mailferry.mailbox.model import Kind, Mailbox, MessageRef, Part, Summary
+    from mailferry.mailbox.sniff import Entry
 
 _EXTENSIONS = (".xlsx", ".xlsm", ".xltx", ".xltm", ".xlsb", ".xls", ".xlt", ".ods")
 _TYPES = (
@@ -217,12 +218,13 @@ class _Job:
     pending: Path
     limits: Limits
 
-    def rejected(self, reason: str, member: str = "") -> RejectedFile:
-        name = safe_name(member or self.part.name)
-        return RejectedFile(section=self.part.section, name=name, member=member, reason=reason)
+    def rejected(self, reason: str, entry: Entry | None = None) -> RejectedFile:
+        name, member = (entry.name, entry.member) if entry else (self.part.name, "")
+        return RejectedFile(section=self.part.section, name=safe_name(name), member=member, reason=reason)
 
-    def passed(self, reason: str, member: str = "") -> Passed:
-        return Passed(section=self.part.section, name=clean(member or self.part.name), reason=reason)
+    def passed(self, reason: str, entry: Entry | None = None) -> Passed:
+        name = entry.member if entry else self.part.name
+        return Passed(section=self.part.section, name=clean(name), reason=reason)
 
     def path(self, sha256: str, name: str, member: str) -> Path:
         """Told apart by content and by where it came from: two messages with the same file do not share one."""
@@ -285,40 +287,40 @@ def _unpack(job: _Job, archive: Path, name_filter: str) -> Stored:
     files: list[StoredFile] = []
     rejected: list[RejectedFile] = []
     passed: list[Passed] = []
-    others: list[tuple[str, str]] = []
+    others: list[tuple[Entry, str]] = []
     wanted = _name_matches(job.part.name, name_filter)
     try:
-        for member, content in spreadsheets_in_zip(archive, job.limits, others):
-            if not (wanted or _name_matches(member, name_filter)):
-                passed.append(job.passed(f"the name does not match {name_filter!r}", member))
+        for entry, content in spreadsheets_in_zip(archive, job.limits, others):
+            if not (wanted or _name_matches(entry.name, name_filter)):
+                passed.append(job.passed(f"the name does not match {name_filter!r}", entry))
                 continue
             with _incoming(job.pending) as file:
                 path = Path(file.name)
                 try:
                     size, sha256 = _receive(file, iter(lambda: content.read(PIECE), b""), job.limits.member)  # noqa: B023 - used up within this turn
-                    files.append(_keep(job, path, kind_of(path, job.limits), size, sha256, member))
+                    files.append(_keep(job, path, kind_of(path, job.limits), size, sha256, entry))
                 except PlainZip:
-                    others.append((member, "an archive in an archive, which is not opened"))
+                    others.append((entry, "an archive in an archive, which is not opened"))
                 except Reject as error:
-                    if _is_declared(member, ""):
-                        rejected.append(job.rejected(str(error), member))
-                    else:
-                        others.append((member, str(error)))
+                    others.append((entry, str(error)))
     except Reject as error:
         rejected.append(job.rejected(str(error)))
-    for name, reason in others:
-        if _is_declared(name, ""):
-            rejected.append(job.rejected(reason, name))
+    for entry, reason in others:
+        if _is_declared(entry.name, ""):
+            rejected.append(job.rejected(reason, entry))
         else:
-            passed.append(job.passed(reason, name))
+            passed.append(job.passed(reason, entry))
     if not (files or rejected or passed):
         passed.append(job.passed("an empty archive"))
     return Stored(files=tuple(files), passed=tuple(passed), rejected=tuple(rejected))
 
 
-def _keep(job: _Job, path: Path, kind: Kind, size: int, sha256: str, member: str = "") -> StoredFile:
+def _keep(
+    job: _Job, path: Path, kind: Kind, size: int, sha256: str, entry: Entry | None = None
+) -> StoredFile:
     """Give a received file its name; it is durable once the folder is."""
-    name = safe_name(member or job.part.name, f"attachment.{kind}")
+    member = entry.member if entry else ""
+    name = safe_name(entry.name if entry else job.part.name, f"attachment.{kind}")
     target = job.path(sha256, name, member)
     path.replace(target)
     _sync_folder(job.pending)

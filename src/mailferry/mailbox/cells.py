@@ -5,8 +5,8 @@ cell; any other goes cell by cell.
 
 A number is no date and a date no number; a date column takes no time of day, nor a `timestamp` an offset. What text means
 as a number or date is in `readings`.
-Numbers beyond 2^53 have lost digits in the file (spreadsheets hold binary doubles): no integer column and no key takes
-them. More decimals than `numeric(p,s)` has are rounded by the server, as it does for everyone.
+Numbers beyond 2^53 have lost digits in the file (spreadsheets hold binary doubles): no column of integers or text, nor
+any key, takes them. More decimals than `numeric(p,s)` has are rounded by the server, as it does for everyone.
 Dates outside 1900-9999 cannot be stored in Excel files; negative ones arrive as a time of day and are a misfit.
 """
 
@@ -29,6 +29,8 @@ Cell = str | float | int | bool | dt.time | dt.date | dt.datetime | dt.timedelta
 
 #: Whole numbers up to here are exact in a binary double.
 EXACT = 2**53
+_LOST_DIGITS = "a number this large has lost digits in the file; store it as text there"
+_NUMBERS = frozenset({int, float})
 
 _TYPE = re.compile(r"([a-z ]+?)\s*(?:\((\d+)(?:,(-?\d+))?\))?( with(?:out)? time zone)?")
 _UUID = re.compile(
@@ -107,13 +109,19 @@ def is_blank(cell: Cell) -> bool:
 
 
 def text_of(cell: Cell) -> str:
-    """A cell as text: `12345.0` is `12345`, dates are ISO 8601, durations `30:00:00`, truth is `true`."""
+    """A cell as text: `12345.0` is `12345`, dates are ISO 8601, durations `30:00:00`, truth is `true`.
+
+    A whole number has neither point nor exponent, however large.
+    """
     if isinstance(cell, str):
         return cell
     if isinstance(cell, bool):
         return "true" if cell else "false"
     if isinstance(cell, float):
-        return str(int(cell)) if cell.is_integer() and abs(cell) <= EXACT else repr(cell)
+        if not cell.is_integer():
+            return repr(cell)
+        # Beyond it int() would show digits that nobody wrote.
+        return str(int(cell)) if abs(cell) <= EXACT else f"{Decimal(repr(cell)):.0f}"
     if isinstance(cell, dt.timedelta):
         return _duration(cell)
     return str(cell)
@@ -166,12 +174,16 @@ def _what(cell: Cell) -> str:
 
 def _text(limit: int | None) -> Converter:
     def one(cell: Cell) -> str:
+        if isinstance(cell, int | float) and math.isfinite(cell) and abs(cell) > EXACT:
+            raise Misfit(_LOST_DIGITS)
         text = text_of(cell)
         if limit is not None and len(text) > limit:
             raise Misfit(f"{len(text)} characters, where the column takes {limit}")
         return text
 
     def fast(cells: Sequence[Any], types: set[type]) -> Sequence[str] | None:
+        if types & _NUMBERS and not (types <= _NUMBERS and _within(cells, EXACT)):
+            return None
         texts = cells if types == {str} else list(map(text_of, cells))
         return texts if limit is None or max(map(len, texts)) <= limit else None
 
@@ -183,7 +195,7 @@ def _key(limit: int | None, width: int) -> Converter:
 
     def one(cell: Cell) -> str:
         if isinstance(cell, int | float) and not abs(cell) <= EXACT:
-            raise Misfit("a number this large has lost digits in the file; store the key as text")
+            raise Misfit(_LOST_DIGITS)
         text = text_of(cell).strip()
         return plain.one(text.zfill(width) if text.isdecimal() else text)
 

@@ -69,18 +69,25 @@ def _arrive(work: Work, ref: MessageRef) -> Job | None:
     """One message's job: a new one, or the one it had under another UIDVALIDITY. None when it is gone."""
     header = work.mailbox.raw_header(ref)
     digest = hashlib.sha256(header).hexdigest()
-    with work.transaction() as conn:
-        known = ledger.find(conn, work.feed.name, ref, digest)
-    if known is not None:
-        say(logging.INFO, "job %d: found again as message %s", known.id, ref.uid)
-        if known.marked_at is not None and known.state in (JobState.COMPLETED, JobState.FAILED):
-            _mark_again(work, known)
-        return None
     try:
-        taken = take(work, ref)
+        summary = work.mailbox.summary(ref)
+        if summary is None or _is_known(work, summary, digest):
+            return None
+        return _record(work, digest, _take(work, summary))
     except Reject as error:
         return _record(work, digest, _unreadable(work, ref, header, str(error)))
-    return _record(work, digest, taken) if taken else None
+
+
+def _is_known(work: Work, summary: Summary, digest: str) -> bool:
+    """Whether the message had a job under another UIDVALIDITY, which then is its job again."""
+    with work.transaction() as conn:
+        known = ledger.find(conn, work.feed.name, summary.ref, digest, summary.received)
+    if known is None:
+        return False
+    say(logging.INFO, "job %d: found again as message %s", known.id, summary.ref.uid)
+    if known.marked_at is not None and known.state in (JobState.COMPLETED, JobState.FAILED):
+        _mark_again(work, known)
+    return True
 
 
 def _mark_again(work: Work, job: Job) -> None:
@@ -91,12 +98,16 @@ def _mark_again(work: Work, job: Job) -> None:
 def take(work: Work, ref: MessageRef) -> Taken | None:
     """Fetch what may be a spreadsheet into `pending`; None when the message is gone. Raises Reject, Retry."""
     summary = work.mailbox.summary(ref)
-    if summary is None:
-        return None
+    return _take(work, summary) if summary else None
+
+
+def _take(work: Work, summary: Summary) -> Taken:
     parts, passed = choose(summary, work.feed.mailbox)
     taken = Taken(summary=summary, passed=list(passed))
     for part in parts:
-        stored = store(work.mailbox, ref, part, work.folders.pending, work.feed.mailbox, work.feed.limits)
+        stored = store(
+            work.mailbox, summary.ref, part, work.folders.pending, work.feed.mailbox, work.feed.limits
+        )
         taken.files += stored.files
         taken.passed += stored.passed
         taken.rejected += stored.rejected
@@ -127,7 +138,8 @@ def _record(work: Work, digest: str, taken: Taken) -> Job:
         job = ledger.record(
             conn, feed.name, summary, digest, target=feed.target_table, files=taken.files, passed=taken.passed
         )
-        arrivals.reject(conn, job.id, taken.rejected)
+        if job.state is JobState.PENDING:
+            arrivals.reject(conn, job.id, taken.rejected)
     what = [f"{len(taken.files)} to load"]
     if taken.rejected:
         what.append(f"{len(taken.rejected)} rejected")

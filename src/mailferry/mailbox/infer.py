@@ -1,18 +1,30 @@
-"""The PostgreSQL type of a new column, from all of its cells."""
+"""The PostgreSQL type of a new column, from all of its cells.
+
+The table stays when the file has gone, so the type is one that later files of the same column fit as well: numbers that
+happen to be whole today are `numeric`, never an integer type, and dates without a time of day are `timestamp`, never `date`.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-from mailferry.mailbox.cells import EXACT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mailferry.mailbox.cells import Cell
+
+#: The type of a new column, by the kind of its cells; any other kind is text.
+TYPES: dict[type, str] = {
+    int: "numeric",
+    float: "numeric",
+    dt.date: "timestamp without time zone",
+    dt.datetime: "timestamp without time zone",
+    bool: "boolean",
+    dt.time: "time without time zone",
+    dt.timedelta: "interval",
+}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -23,8 +35,6 @@ class TypeOf:
     """
 
     _types: set[type] = field(default_factory=set)
-    #: What numbers need: 0 bigint, 1 numeric, 2 double precision.
-    _width: int = 0
 
     def look(self, cells: Sequence[Cell]) -> None:
         """Take in more of the column."""
@@ -32,33 +42,9 @@ class TypeOf:
         if str in types and not any(cell for cell in cells if type(cell) is str):
             types.discard(str)
         self._types |= types
-        if self._width < 2 and types & {int, float}:
-            self._width = max(
-                self._width, _width([float(cell) for cell in cells if isinstance(cell, int | float)])
-            )
 
     @property
     def name(self) -> str:
         """The type, as `format_type()` writes it; text where nothing was seen."""
-        types = self._types
-        if types and types <= {int, float}:
-            return ("bigint", "numeric", "double precision")[self._width]
-        if types == {dt.date}:
-            return "date"
-        if types and types <= {dt.date, dt.datetime}:
-            return "timestamp without time zone"
-        single: dict[type, str] = {
-            bool: "boolean",
-            dt.time: "time without time zone",
-            dt.timedelta: "interval",
-        }
-        return single.get(next(iter(types)), "text") if len(types) == 1 else "text"
-
-
-def _width(numbers: list[float]) -> int:
-    if not all(map(math.isfinite, numbers)):
-        return 2
-    if all(map(float.is_integer, numbers)) and min(numbers) >= -EXACT and max(numbers) <= EXACT:
-        return 0
-    # Decimal notation while Python writes it so; beyond that nobody means decimals.
-    return 2 if any("e" in text for text in map(repr, numbers)) else 1
+        names = {TYPES.get(seen, "text") for seen in self._types}
+        return names.pop() if len(names) == 1 else "text"

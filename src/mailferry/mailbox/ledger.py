@@ -53,13 +53,13 @@ AFTER_STOP = timedelta(minutes=1)
 # Recording
 
 
-def find(conn: Connection, feed: str, ref: MessageRef, header_sha256: str) -> Job | None:
+def find(conn: Connection, feed: str, ref: MessageRef, header_sha256: str, received: datetime) -> Job | None:
     """The job of a message that is known already.
 
-    A server that has changed UIDVALIDITY gives every message a new UID: a job with the same header block under
-    another UIDVALIDITY is then this one's, and is bound to the new UID.
+    A server that has changed UIDVALIDITY gives every message a new UID: a job with the same header block and time of
+    arrival (INTERNALDATE, which stays as it was) under another UIDVALIDITY is then this one's, and is bound to the new UID.
     """
-    keys = {"feed": feed, **asdict(ref), "header_sha256": header_sha256}
+    keys = {"feed": feed, **asdict(ref), "header_sha256": header_sha256, "received": received}
     return _one(conn, "find", keys) or _one(conn, "rebind", keys)
 
 
@@ -76,9 +76,9 @@ def record(
     """The message with its files and the parts passed over, as a pending job.
 
     Done again, by a second runner or after a crash, it gives the same job. `header_sha256` is the SHA-256 of the
-    raw header block, hex.
+    raw header block, hex. Raises Reject as `take_in`.
     """
-    known = find(conn, feed, summary.ref, header_sha256)
+    known = find(conn, feed, summary.ref, header_sha256, summary.received)
     if known is None:
         conn.execute(
             _sql("insert_job"),
@@ -93,24 +93,29 @@ def record(
                 "target": target,
             },
         )
-        known = find(conn, feed, summary.ref, header_sha256)
+        known = find(conn, feed, summary.ref, header_sha256, summary.received)
         assert known is not None
-    if known.state is not JobState.PENDING:
-        return known
+    if known.state is JobState.PENDING:
+        take_in(conn, known.id, files, passed)
+    return known
+
+
+def take_in(conn: Connection, job_id: int, files: Iterable[StoredFile], passed: Iterable[Passed]) -> None:
+    """The files of a job and the parts passed over. Raises Reject where two files would stand in one place."""
     for file in files:
         names = {"name": _storable(file.name), "member": _storable(file.member), "path": str(file.path)}
-        values = {
-            "job_id": known.id,
-            "section": file.section,
-            "kind": str(file.kind),
-            "size": file.size,
-            **names,
-        }
-        conn.execute(_sql("insert_file"), {**values, "sha256": file.sha256})
+        facts = {"section": file.section, "kind": str(file.kind), "size": file.size, "sha256": file.sha256}
+        if not conn.execute(_sql("insert_file"), {"job_id": job_id, **names, **facts}).rowcount:
+            raise one_place(file.section, file.member)
     for ordinal, part in enumerate(passed):
         texts = {"section": part.section, "name": _storable(part.name), "reason": _storable(part.reason)}
-        conn.execute(_sql("insert_passed"), {"job_id": known.id, "ordinal": ordinal, **texts})
-    return known
+        conn.execute(_sql("insert_passed"), {"job_id": job_id, "ordinal": ordinal, **texts})
+
+
+def one_place(section: str, member: str) -> Reject:
+    """Two different files of a message that the ledger cannot tell apart: neither is dropped in silence."""
+    where = f"part {section}" + (f", {member!r} in the archive" if member else "")
+    return Reject(f"another file of the message is on record as {where}; send each in a message of its own")
 
 
 # Working
@@ -183,8 +188,10 @@ def duplicate_of(
 ) -> int | None:
     """The id of the file that makes this one a duplicate: same bytes or same content, loaded into the same table.
 
-    None where another file has changed the table since: then this one is the newest word. None, too, where the
-    table was made anew or emptied. Call it with the table's lock held (`table.lock`).
+    None where another file has changed the table since, as then this one is the newest word; but not when the bytes
+    were loaded from a message with the same header, which has merely been moved or copied and is as old as it was.
+    None, too, where rows of that file were rejected, and where the table was made anew or emptied. Call it with the
+    table's lock held (`table.lock`), for a pending file of a job in progress.
     """
     hashes = {"sha256": sha256, "content_sha256": content_sha256}
     where = {"target": target.title, "generation": target.generation}
@@ -290,10 +297,15 @@ def cancel(conn: Connection, job_id: int) -> Job:
 
 
 def retry(conn: Connection, job_id: int) -> Job:
-    """To be done again, at once and with all its attempts: the files that were not loaded. Raises Reject."""
+    """To be done again, at once and with all its attempts: the files that were not loaded, or not all of whose rows.
+
+    Their rows replace those of the same keys, whatever was loaded since. Raises Reject.
+    """
     job = _one(conn, "retry", {"id": job_id})
     if job is None:
-        raise _cannot(conn, job_id, "retried", "failed, cancelled or waiting, or has files that failed")
+        raise _cannot(
+            conn, job_id, "retried", "failed, cancelled or waiting, or has files or rows that were not loaded"
+        )
     conn.execute(_sql("retry_files"), {"id": job_id})
     conn.execute(_sql("forget_rejected_of_job"), {"id": job_id})
     return job
@@ -358,12 +370,12 @@ def statistics(conn: Connection, now: datetime, feed: str | None = None) -> Stat
     )
 
 
-def forget(conn: Connection, before: datetime) -> int:
-    """Drop the rejected rows of files finished before then, cell values and all; how many there were.
+def forget(conn: Connection, feed: str, before: datetime) -> int:
+    """Drop the rejected rows of the feed's files finished before then, cell values and all; how many there were.
 
     Jobs and files stay, a few hundred bytes a message: they are the memory that keeps a message from being loaded twice.
     """
-    return conn.execute(_sql("forget_rejected"), {"before": before}).rowcount
+    return conn.execute(_sql("forget_rejected"), {"feed": feed, "before": before}).rowcount
 
 
 # Rows and values

@@ -148,13 +148,13 @@ def _once(work: Work, result: Run, failures: Counter[MessageRef]) -> None:
     with work.transaction() as conn:
         work.folders.sweep(lambda paths: arrivals.recorded(conn, paths))
     settle_rest(work)
-    _work_off(work, result)
-    result.troubles = settle_rest(work)
+    held_back = _work_off(work, result)
+    result.troubles = [*held_back, *settle_rest(work)]
     _clear_up(work)
 
 
-def _work_off(work: Work, result: Run) -> None:
-    """Every job that is due; a short wait for one whose next attempt is near."""
+def _work_off(work: Work, result: Run) -> list[str]:
+    """Every job that is due; a short wait for one whose next attempt is near. Gives what of others holds back the rest."""
     overdue = False
     while not work.stop.is_set():
         with work.transaction() as conn:
@@ -174,10 +174,19 @@ def _work_off(work: Work, result: Run) -> None:
             overdue = True
             continue
         else:
-            if wait is not None:
-                say(logging.INFO, "%s: jobs are left for a later run", work.feed.name)
-            return
+            return [] if wait is None else _left(work)
         overdue = False
+    return []
+
+
+def _left(work: Work) -> list[str]:
+    """Why jobs are left for a later run, where another feed has to do something about it."""
+    say(logging.INFO, "%s: jobs are left for a later run", work.feed.name)
+    with work.transaction() as conn:
+        held_back = arrivals.held_back(conn, work.feed.name)
+    for trouble in held_back:
+        say(logging.ERROR, "%s: %s", work.feed.name, trouble)
+    return held_back
 
 
 def _note(work: Work, result: Run, job_id: int) -> None:
@@ -194,7 +203,7 @@ def _clear_up(work: Work) -> None:
         return
     files = work.folders.expire(days, now)
     with work.transaction() as conn:
-        rows = ledger.forget(conn, now - dt.timedelta(days=days))
+        rows = ledger.forget(conn, work.feed.name, now - dt.timedelta(days=days))
     if files or rows:
         say(
             logging.INFO,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import traceback
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -20,6 +21,7 @@ from mailferry.mailbox.rows import RowContract, clean_name
 from mailferry.mailbox.settle import settle
 from mailferry.mailbox.table import PROCESSED, SOURCE, Target
 from mailferry.mailbox.work import kept, say
+from mailferry.secrets import mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,11 +41,11 @@ class Interrupted(KeyboardInterrupt):
 def process(work: Work, held: Claim) -> Job:
     """Do a claimed job, and settle it where it has ended; the job as it is afterwards.
 
-    What fails is on record before this returns or raises. Raises Stop where a person has to act; Retry where not
-    even the ledger, or after the end the mailbox, can be reached: the job is then taken up by the next run.
+    What fails, foreseen or not, is on record before this returns or raises. Raises Stop where a person has to act; Retry
+    where not even the ledger, or after the end the mailbox, can be reached: the job is then taken up by the next run.
     """
     try:
-        with kept(work, held):
+        with _contained(held), kept(work, held):
             job = _attempt(work, held)
     except ClaimLost as error:
         say(logging.WARNING, "job %d: %s", held.job.id, error)
@@ -113,14 +115,37 @@ def _as_it_is(work: Work, job: Job) -> Job:
     return details.job if details else job
 
 
+@contextlib.contextmanager
+def _contained(held: Claim) -> Iterator[None]:
+    """Make what nobody foresaw an error of this job, so that a defect that it brings out does not hold up those behind it.
+
+    Retry where the machine may be to blame, else Reject.
+    """
+    try:
+        yield
+    except MailferryError:
+        raise
+    except Exception as error:
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            say(logging.ERROR, "job %d: %s", held.job.id, line)
+        what = mask(f"{type(error).__name__}: {error}")[:500]
+        if isinstance(error, OSError | MemoryError):
+            raise Retry(f"the system: {what}") from error
+        raise Reject(
+            f"an error in mailferry itself, {what}; its log has the details. Please report it;"
+            f" once it is corrected: mailferry jobs retry {held.job.id}"
+        ) from error
+
+
 # One file
 
 
 def _do(work: Work, held: Claim, file: File) -> None:
     """Load one file, or record why not. A Reject is the file's own and ends here; Retry and Stop are the job's."""
     try:
-        file = _on_disk(work, held, file)
-        _load(work, held, file)
+        with _contained(held):
+            file = _on_disk(work, held, file)
+            _load(work, held, file)
     except Reject as error:
         say(logging.WARNING, "job %d: %s rejected: %s", held.job.id, file.name, error)
         with work.transaction() as conn:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -143,13 +144,17 @@ def find_header(rows: Iterable[Sequence[Cell]], key: str) -> Header | None:
 def lay_out(header: Header, contract: RowContract) -> Layout:
     """Match a header to the table's columns by clean name. The types of new columns are not known yet: they say "".
 
+    Where columns of the table share a clean name, a header that is none of them exactly is ignored with a warning;
+    but the key's is always the key's.
+
     Raises Reject when a required column is missing, an unknown one is refused, or there are too many.
     """
-    targets = {clean_name(column.name): column for column in reversed(contract.columns)}
+    targets = _targets(header, contract)
+    shared = _shared_names(contract)
     reserved = {clean_name(name) for name in contract.reserved}
     adding = not contract.columns or contract.unknown_columns is UnknownColumns.ADD
     key = clean_name(contract.key)
-    placed, new, unknown, warnings = [], [], [], []
+    placed, new, unknown, unclear, warnings = [], [], [], [], []
     for place, name in enumerate(header.names):
         if not name:
             continue
@@ -157,8 +162,10 @@ def lay_out(header: Header, contract: RowContract) -> Layout:
             warnings.append(
                 f"column {header.written[place]!r} is ignored: the table's {name!r} is filled by the loader"
             )
-        elif name in targets:
-            placed.append((place, targets.pop(name)))
+        elif place in targets:
+            placed.append((place, targets[place]))
+        elif name in shared:
+            unclear.append(header.written[place])
         elif adding:
             column = Column(name=name, type="text" if name == key else "")
             placed.append((place, column))
@@ -167,8 +174,10 @@ def lay_out(header: Header, contract: RowContract) -> Layout:
             unknown.append(header.written[place])
     if unknown and contract.unknown_columns is UnknownColumns.REFUSE:
         raise Reject(f"columns that the table does not have: {_some(unknown)}")
+    if unclear and contract.unknown_columns is UnknownColumns.REFUSE:
+        raise Reject(f"columns that could be more than one of the table's: {_some(unclear)}")
     required = [column.name for column in contract.columns if not column.nullable and not column.has_default]
-    left = {column.name for column in targets.values()}
+    left = {column.name for column in contract.columns} - {column.name for _, column in placed}
     if lacking := [name for name in required if name in left]:
         raise Reject(
             f"required columns are missing: {_some(lacking)}; the header has: {_some(filled(header))}"
@@ -177,14 +186,44 @@ def lay_out(header: Header, contract: RowContract) -> Layout:
         raise Reject(f"{len(placed)} columns, where a table takes {MAX_COLUMNS}")
     if unknown:
         warnings.append(f"columns that the table does not have were ignored: {_some(unknown)}")
+    if unclear:
+        warnings.append(
+            f"columns that could be more than one of the table's were ignored: {_some(unclear)};"
+            " a header that is spelled exactly as the table's column is not"
+        )
     return Layout(
         placed=tuple(placed),
         new=tuple(new),
-        unknown=tuple(unknown),
+        unknown=(*unknown, *unclear),
         missing=tuple(column.name for column in contract.columns if column.name in left),
         nameless=tuple(place for place, name in enumerate(header.names) if not name),
         warnings=tuple(warnings),
     )
+
+
+def _shared_names(contract: RowContract) -> set[str]:
+    """Clean names that several columns of the table have, such as "HAWB" and hawb."""
+    counts = Counter(clean_name(column.name) for column in contract.columns)
+    return {name for name, count in counts.items() if count > 1}
+
+
+def _targets(header: Header, contract: RowContract) -> dict[int, Column]:
+    """The table's column for a place, by clean name. Columns that share one go by their exact names, the key first."""
+    shared = _shared_names(contract)
+    places = {name: place for place, name in enumerate(header.names) if name}
+    targets: dict[int, Column] = {}
+    # Columns of a shared name before others: they may be written at a place whose header was numbered.
+    for column in sorted(
+        contract.columns, key=lambda one: (clean_name(one.name) not in shared, one.name != contract.key)
+    ):
+        name = clean_name(column.name)
+        place = places.get(name)
+        if name in shared:
+            exact = [at for at, written in enumerate(header.written) if written == column.name]
+            place = exact[0] if exact else place if column.name == contract.key else None
+        if place is not None and place not in targets:
+            targets[place] = column
+    return targets
 
 
 def filled(header: Header) -> list[str]:
@@ -259,9 +298,11 @@ class RowWriter:
     _rejects_hash: hashlib._Hash = field(init=False)
 
     def __post_init__(self) -> None:
-        key = clean_name(self.contract.key)
+        key = self.contract.key
         names = [column.name for column in self.layout.columns]
-        self._key = [clean_name(name) for name in names].index(key)
+        self._key = (
+            names.index(key) if key in names else [clean_name(name) for name in names].index(clean_name(key))
+        )
         self._converters = [
             converter(
                 column.type, key=at == self._key, key_width=self.contract.key_width if at == self._key else 0

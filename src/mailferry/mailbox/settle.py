@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mailferry.errors import MailferryError, Retry
 from mailferry.mailbox import ledger
-from mailferry.mailbox.folders import write_rejects
+from mailferry.mailbox.folders import REJECTS, write_rejects
 from mailferry.mailbox.jobs import FileState, JobState
 from mailferry.mailbox.model import Outcome
 from mailferry.mailbox.work import say
@@ -100,4 +100,7 @@ def _put_away(work: Work, file: File) -> Path | None:
             rows = ledger.rejected_rows(conn, file.id, _MOST_REJECTS)
         where = write_rejects(now_at, rows)
         say(logging.INFO, "%s: rejected rows are listed in %s", file.name, where)
+    else:
+        # A list of an attempt before this one is true no more.
+        now_at.with_name(now_at.name + REJECTS).unlink(missing_ok=True)
     return now_at

@@ -6,6 +6,7 @@ Everything read here is bounded, for it runs in the process that holds the crede
 
 from __future__ import annotations
 
+import hashlib
 import re
 import struct
 import zipfile
@@ -234,6 +235,37 @@ _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _BROKEN = (zipfile.BadZipFile, NotImplementedError, zlib.error, EOFError, ValueError, struct.error, OSError)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """A file in an archive: no two have the same `member`, which is the same at every look. Neither is safe as a path."""
+
+    #: Its whole name with `/`; with the entry's number, from 1, where an earlier entry has that name; a hash where it is endless.
+    member: str
+    #: Its name without folders.
+    name: str
+
+
+#: Characters of a name, of up to 4 bytes each: PostgreSQL indexes no more than 2,704 bytes.
+_LONGEST = 500
+
+
+def _entries(archive: zipfile.ZipFile) -> Iterator[tuple[zipfile.ZipInfo, Entry]]:
+    """The archive's files."""
+    taken: set[str] = set()
+    for number, info in enumerate(archive.infolist(), 1):
+        if info.is_dir():
+            continue
+        whole = info.filename.replace("\\", "/")
+        name = whole.rpartition("/")[2]
+        member = whole
+        if len(whole) > _LONGEST:
+            member = f"{hashlib.sha256(whole.encode(errors='surrogatepass')).hexdigest()[:16]}/{name[-100:]}"
+        while member in taken:
+            member = f"{member} [entry {number}]"
+        taken.add(member)
+        yield info, Entry(member=member, name=name)
+
+
 class Member:
     """A file in an archive, read as a stream; Reject where the archive is damaged or more comes than the limit allows."""
 
@@ -256,26 +288,23 @@ class Member:
 
 
 def spreadsheets_in_zip(
-    path: Path, limits: Limits | None = None, passed: list[tuple[str, str]] | None = None
-) -> Iterator[tuple[str, Member]]:
-    """Those files in a zip archive that begin like a spreadsheet, one open at a time: name without folders, content.
+    path: Path, limits: Limits | None = None, passed: list[tuple[Entry, str]] | None = None
+) -> Iterator[tuple[Entry, Member]]:
+    """Those files in a zip archive that begin like a spreadsheet, one open at a time, with their content.
 
-    The name is not yet safe as a path in other respects. `passed` takes (name, reason) of each file that is not taken.
-    A member that turns out to be a PlainZip when it is stored is an archive in an archive: not opened. Raises Reject.
+    `passed` takes each file that is not taken, and why. A member that turns out to be a PlainZip when it is stored is
+    an archive in an archive: not opened. Raises Reject.
     """
     limits = limits or Limits()
     passed = [] if passed is None else passed
     with open_zip(path, limits) as archive:
-        for entry in archive.infolist():
-            if entry.is_dir():
-                continue
-            name = entry.filename.replace("\\", "/").rpartition("/")[2]
-            reason = _why_not(archive, entry, limits)
+        for info, entry in _entries(archive):
+            reason = _why_not(archive, info, limits)
             if reason:
-                passed.append((name, reason))
+                passed.append((entry, reason))
                 continue
-            with archive.open(entry) as stream:
-                yield name, Member(stream, name, limits.member)
+            with archive.open(info) as stream:
+                yield entry, Member(stream, entry.name, limits.member)
 
 
 def _why_not(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits) -> str:

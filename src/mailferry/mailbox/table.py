@@ -12,6 +12,7 @@ from psycopg import sql
 from mailferry.database import SCHEMA, advisory_key, translated
 from mailferry.errors import Reject, Stop
 from mailferry.mailbox.model import Column
+from mailferry.mailbox.rows import clean_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +30,8 @@ _PLAIN = frozenset(
 )
 #: What a table of our own may be made of.
 _INFERRED = re.compile(
-    r"(smallint|integer|bigint|numeric(\(\d+,\d+\))?|real|double precision|boolean|date|time|uuid|text"
-    r"|timestamp( with(out)? time zone)?|character varying\(\d+\))"
+    r"(smallint|integer|bigint|numeric(\(\d+,\d+\))?|real|double precision|boolean|date|interval|uuid|text"
+    r"|time(stamp)?( with(out)? time zone)?|character varying\(\d+\))"
 )
 
 
@@ -86,7 +87,8 @@ class Target:
         """The table `name` as it is now; None where there is none.
 
         `name` is `table` (found by the search path) or `schema.table`; parts with dots or quotes are written in
-        double quotes. Spelled as given, else in lower case. Raises Stop for a name or a thing that is no table,
+        double quotes. Spelled as given, else in lower case; `key` at last by its clean name, where only one column
+        has that. Raises Stop for a name or a thing that is no table,
         for a missing key column, and for a missing unique index on it, with the SQL that makes one.
         """
         found = _find(conn, name)
@@ -100,6 +102,10 @@ class Target:
         names = [column.name for column in columns]
         if key not in names and key.lower() in names:
             key = key.lower()
+        if key not in names:
+            # A table that we made has the key by its clean name.
+            same = [name for name in names if clean_name(name) == clean_name(key)]
+            key = same[0] if len(same) == 1 else key
         if key not in names:
             raise Stop(
                 f"Table {title} has no column {key}, the unique key. Its columns are: {', '.join(names)}."

@@ -56,6 +56,8 @@ CREATE TABLE mailferry.files (
     target         text,
     generation     text,
     load_no        bigint,
+    -- Whether any load of it, of which `load_no` is the last, inserted or updated rows.
+    changed        boolean NOT NULL DEFAULT false,
     duplicate_of   bigint REFERENCES mailferry.files ON DELETE SET NULL,
     rows_read      bigint NOT NULL DEFAULT 0,
     inserted       bigint NOT NULL DEFAULT 0,
@@ -70,7 +72,7 @@ CREATE TABLE mailferry.files (
 );
 CREATE INDEX files_sha256 ON mailferry.files (sha256) WHERE state = 'loaded';
 CREATE INDEX files_content ON mailferry.files (content_sha256) WHERE state = 'loaded';
-CREATE INDEX files_changes ON mailferry.files (target, load_no) WHERE inserted + updated > 0;
+CREATE INDEX files_changes ON mailferry.files (target, load_no) WHERE changed;
 CREATE INDEX files_duplicate_of ON mailferry.files (duplicate_of) WHERE duplicate_of IS NOT NULL;
 CREATE INDEX files_finished ON mailferry.files (finished_at);
 

@@ -8,7 +8,7 @@ WHERE feed = %(feed)s AND account = %(account)s AND folder = %(folder)s
 -- name: reject_file
 INSERT INTO mailferry.files (job_id, section, member, name, path, kind, size, sha256, state, error, finished_at)
 VALUES (%(job_id)s, %(section)s, %(member)s, %(name)s, '', %(kind)s, 0, '', 'rejected', %(error)s, clock_timestamp())
-ON CONFLICT (job_id, section, member) DO NOTHING
+ON CONFLICT (job_id, section, member) DO UPDATE SET error = excluded.error WHERE files.sha256 = ''
 
 -- name: drop_whole
 DELETE FROM mailferry.files WHERE job_id = %(job_id)s AND section = '' AND state = 'pending'
@@ -25,6 +25,19 @@ WHERE feed = %(feed)s AND state = 'pending' AND error_kind = 'stop'
 -- The first in order holds back all others of its table.
 SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8 FROM mailferry.jobs
 WHERE feed = %(feed)s AND state = 'pending' ORDER BY received, id LIMIT 1
+
+-- name: held_back
+-- The first in order of each table that this feed has jobs for, if it is another feed's and nobody is at it.
+SELECT head.id, head.feed, head.target, own.waiting
+FROM (
+    SELECT DISTINCT ON (target) id, feed, target, state, lease_until FROM mailferry.jobs
+    WHERE state IN ('pending', 'in_progress') ORDER BY target, received, id
+) AS head
+JOIN (
+    SELECT target, count(*) AS waiting FROM mailferry.jobs WHERE feed = %(feed)s AND state = 'pending' GROUP BY target
+) AS own ON own.target = head.target
+WHERE head.feed <> %(feed)s AND (head.state = 'pending' OR head.lease_until < clock_timestamp())
+ORDER BY head.id
 
 -- name: recorded_paths
 -- A cancelled job that is wanted after all fetches its files again.

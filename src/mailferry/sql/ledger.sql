@@ -6,12 +6,13 @@ WHERE feed = %(feed)s AND account = %(account)s AND folder = %(folder)s
   AND uidvalidity = %(uidvalidity)s AND uid = %(uid)s
 
 -- name: rebind
--- Two copies of a message have the same header: each job is bound to one of them.
+-- Two copies of a message have the same header: each job is bound to one of them. A header without date and number may
+-- come again with other files, but not with the same time of arrival.
 UPDATE mailferry.jobs SET uidvalidity = %(uidvalidity)s, uid = %(uid)s
 WHERE id = (
     SELECT id FROM mailferry.jobs
     WHERE feed = %(feed)s AND account = %(account)s AND folder = %(folder)s
-      AND header_sha256 = %(header_sha256)s AND uidvalidity <> %(uidvalidity)s
+      AND header_sha256 = %(header_sha256)s AND received = %(received)s AND uidvalidity <> %(uidvalidity)s
     ORDER BY id LIMIT 1 FOR UPDATE
 )
 RETURNING *
@@ -23,11 +24,12 @@ VALUES (%(feed)s, %(account)s, %(folder)s, %(uidvalidity)s, %(uid)s, %(header_sh
 ON CONFLICT (feed, account, folder, uidvalidity, uid) DO NOTHING
 
 -- name: insert_file
--- A crash before the first recording is followed by a second fetch, to a path of its own.
+-- A second fetch may have gone to another path. No row is returned where other bytes stand under the same name.
 INSERT INTO mailferry.files (job_id, section, member, name, path, kind, size, sha256)
 VALUES (%(job_id)s, %(section)s, %(member)s, %(name)s, %(path)s, %(kind)s, %(size)s, %(sha256)s)
-ON CONFLICT (job_id, section, member) DO UPDATE SET path = excluded.path
-WHERE files.state = 'pending' AND files.sha256 = excluded.sha256
+ON CONFLICT (job_id, section, member) DO UPDATE
+SET path = CASE WHEN files.state = 'pending' THEN excluded.path ELSE files.path END
+WHERE files.sha256 = excluded.sha256
 
 -- name: insert_passed
 INSERT INTO mailferry.passed_parts (job_id, ordinal, section, name, reason)
@@ -76,14 +78,22 @@ UPDATE mailferry.jobs SET lease_until = clock_timestamp() + %(lease)s
 WHERE id = %(id)s AND fence = %(fence)s AND state = 'in_progress'
 
 -- name: duplicate
--- The last load of the same bytes or content, unless another file has changed the table since.
-SELECT f.id FROM mailferry.files AS f
+-- The last load of the same bytes or content, unless another file has changed the table since; or any load of
+-- the same bytes from a copy of the message that is being worked on, as that would bring back what is older.
+SELECT f.id FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
 WHERE f.state = 'loaded' AND f.target = %(target)s AND f.generation = %(generation)s
   AND (f.sha256 = %(sha256)s OR f.content_sha256 = %(content_sha256)s)
-  AND NOT EXISTS (
-      SELECT 1 FROM mailferry.files AS later
-      WHERE later.target = f.target AND later.load_no > f.load_no AND later.inserted + later.updated > 0
-        AND later.sha256 <> f.sha256 AND later.content_sha256 IS DISTINCT FROM f.content_sha256
+  AND (
+      NOT EXISTS (
+          SELECT 1 FROM mailferry.files AS later
+          WHERE later.target = f.target AND later.load_no > f.load_no AND later.changed
+            AND later.sha256 <> f.sha256 AND later.content_sha256 IS DISTINCT FROM f.content_sha256
+      )
+      OR EXISTS (
+          SELECT 1 FROM mailferry.jobs AS copy JOIN mailferry.files AS asked ON asked.job_id = copy.id
+          WHERE copy.state = 'in_progress' AND copy.header_sha256 = j.header_sha256
+            AND asked.state = 'pending' AND asked.sha256 = f.sha256 AND asked.sha256 = %(sha256)s
+      )
   )
 ORDER BY f.load_no DESC LIMIT 1
 
@@ -93,7 +103,8 @@ SET state = %(state)s, target = %(target)s, generation = %(generation)s, duplica
     content_sha256 = %(content_sha256)s, rows_read = %(read)s, inserted = %(inserted)s, updated = %(updated)s,
     unchanged = %(unchanged)s, rejected = %(rejected)s, superseded = %(superseded)s, warnings = %(warnings)s,
     error = %(error)s, finished_at = clock_timestamp(),
-    load_no = CASE WHEN %(state)s = 'loaded' THEN nextval('mailferry.load_no') END
+    changed = changed OR %(state)s = 'loaded' AND %(inserted)s + %(updated)s > 0,
+    load_no = CASE WHEN %(state)s = 'loaded' THEN nextval('mailferry.load_no') ELSE load_no END
 WHERE id = %(file_id)s AND job_id = %(id)s AND state = 'pending'
 
 -- name: finish_job
@@ -140,21 +151,22 @@ SET state = 'pending', attempts = 0, next_attempt_at = clock_timestamp(), finish
     error_kind = NULL, error = NULL
 WHERE j.id = %(id)s
   AND (j.state IN ('failed', 'cancelled', 'pending')
-       OR EXISTS (SELECT 1 FROM mailferry.files WHERE job_id = j.id AND state IN ('rejected', 'failed'))
-          AND j.state = 'completed')
+       OR j.state = 'completed' AND EXISTS (
+           SELECT 1 FROM mailferry.files
+           WHERE job_id = j.id AND (state IN ('rejected', 'failed') OR state = 'loaded' AND rejected > 0)))
 RETURNING *
 
 -- name: retry_files
 UPDATE mailferry.files SET state = 'pending', error = NULL, finished_at = NULL
-WHERE job_id = %(id)s AND state IN ('rejected', 'failed')
+WHERE job_id = %(id)s AND (state IN ('rejected', 'failed') OR state = 'loaded' AND rejected > 0)
 
 -- name: forget_rejected_of_job
 DELETE FROM mailferry.rejected_rows AS r USING mailferry.files AS f
 WHERE r.file_id = f.id AND f.job_id = %(id)s AND f.state = 'pending'
 
 -- name: forget_rejected
-DELETE FROM mailferry.rejected_rows AS r USING mailferry.files AS f
-WHERE r.file_id = f.id AND f.finished_at < %(before)s
+DELETE FROM mailferry.rejected_rows AS r USING mailferry.files AS f, mailferry.jobs AS j
+WHERE r.file_id = f.id AND j.id = f.job_id AND j.feed = %(feed)s AND f.finished_at < %(before)s
 
 -- name: mark
 UPDATE mailferry.jobs SET marked_at = clock_timestamp() WHERE id = %(id)s AND marked_at IS NULL
