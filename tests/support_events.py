@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mailferry import console
+from mailferry import logs
 from mailferry.config import ini
 from mailferry.events import run, writer
 from mailferry.testing.population import Feed, Population, Traits
@@ -233,7 +233,7 @@ def under_strace(
 def _main() -> None:
     config, now, commit_events = sys.argv[1:]
     writer.COMMIT_EVENTS = int(commit_events)
-    console.set_up()
+    logs.set_up()
     ended = collect(Path(config), Clock(float(now)))
     sys.exit(ended.status)
 

@@ -49,13 +49,13 @@ def run(folder: Path) -> bool:
         "\nMailbox feeds: a Maildir, a private PostgreSQL that starts when needed, six messages with workbooks\n"
     )
 
-    _deliver(inbox, folder, "Track and Trace: shipments", "shipments.xlsx", FIRST)
+    deliver(inbox, folder, "Track and Trace: shipments", "shipments.xlsx", FIRST)
     _show("the first message", config)
-    _deliver(inbox, folder, "Track and Trace: correction", "correction.xlsx", CORRECTION)
-    _deliver(inbox, folder, "Track and Trace: correction, again", "copy of correction.xlsx", CORRECTION)
-    _deliver(inbox, folder, "Track and Trace: some odd rows", "odd.xlsx", FAULTY)
-    _deliver(inbox, folder, "Track and Trace: broken", "broken.xlsx", FIRST, cut=700)
-    _deliver(inbox, folder, "Lunch on Friday", "menu.xlsx", FIRST)
+    deliver(inbox, folder, "Track and Trace: correction", "correction.xlsx", CORRECTION)
+    deliver(inbox, folder, "Track and Trace: correction, again", "copy of correction.xlsx", CORRECTION)
+    deliver(inbox, folder, "Track and Trace: some odd rows", "odd.xlsx", FAULTY)
+    deliver(inbox, folder, "Track and Trace: broken", "broken.xlsx", FIRST, cut=700)
+    deliver(inbox, folder, "Lunch on Friday", "menu.xlsx", FIRST)
     _show(
         "a correction, the same once more, odd rows, a broken file, and a message about something else",
         config,
@@ -84,9 +84,10 @@ def run(folder: Path) -> bool:
     return good
 
 
-def _deliver(
+def deliver(
     inbox: mailbox.Maildir, folder: Path, subject: str, name: str, rows: Sequence[object], cut: int = 0
 ) -> None:
+    """A message with a workbook of these rows, of which only the first `cut` bytes arrive."""
     book = xlsx(folder / name, Tab(name="Shipments", rows=[("Weekly report",), (), HEADER, *rows]))
     content = book.read_bytes()
     book.unlink()

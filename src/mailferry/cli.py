@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from mailferry.commands import mailbox
+from mailferry.commands import mailbox, service
+from mailferry.commands.config import config
 from mailferry.commands.events import collect
 from mailferry.commands.simulate import simulate
 from mailferry.entry import command_line
@@ -25,6 +26,10 @@ app.command()(mailbox.load)
 app.command()(mailbox.explain)
 app.command()(mailbox.check)
 app.add_typer(mailbox.jobs, name="jobs")
+app.add_typer(config, name="config")
+app.command()(service.start)
+app.command()(service.status)
+app.command()(service.reload)
 app.command()(simulate)
 
 
@@ -34,17 +39,21 @@ def main() -> None:
         app()
 
 
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
-    ] = False,
-) -> None:
-    if version:
+def _version(wanted: bool) -> None:
+    if wanted:
         from mailferry import __version__
 
         typer.echo(f"mailferry {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    pass
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import re
+import selectors
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 
 SCHEMA = "mailferry"
 _OLDEST = 120_000
-#: Seconds: to connect, to get a connection from the pool, to sit in a transaction doing nothing.
-_CONNECT, _POOL, _IDLE = 10, 30, 600
+#: Seconds: to connect, to get a connection from the pool, to sit in a transaction doing nothing: a worker that is frozen in
+#: one holds up the others for so long. Work that takes longer asks for more, see `claims.hold`.
+_CONNECT, _POOL, _IDLE = 10, 30, 20
 
 #: libpq hands over no SQLSTATE for a connection that failed, so the English text has to do; what it does not
 #: tell is taken for passing, and is tried again with growing pauses.
@@ -111,8 +113,13 @@ def connect(settings: DatabaseSettings) -> Iterator[Pool]:
 
     The private server is started first where it is meant, and stopped afterwards. Raises Retry or Stop.
     """
-    from psycopg_pool import ConnectionPool
+    with located(settings) as where, pooled(where, settings) as pool:
+        yield pool
 
+
+@contextlib.contextmanager
+def located(settings: DatabaseSettings) -> Iterator[dict[str, Any]]:
+    """What libpq is given for the database of `connect`, which is there and up to date. Raises Retry or Stop."""
     with contextlib.ExitStack() as stack:
         if settings.private:
             from mailferry import private_postgres
@@ -125,17 +132,43 @@ def connect(settings: DatabaseSettings) -> Iterator[Pool]:
         else:
             found = parameters(settings)
         prepare(found, settings.temp_schema)
-        yield stack.enter_context(
-            ConnectionPool(
-                kwargs=found,
-                min_size=settings.pool_min,
-                max_size=settings.pool_max,
-                timeout=_POOL,
-                configure=functools.partial(_configure, settings),
-                check=ConnectionPool.check_connection,
-                open=False,
-            )
-        )
+        yield found
+
+
+@contextlib.contextmanager
+def pooled(
+    where: dict[str, Any], settings: DatabaseSettings, kind: type[Connection] = psycopg.Connection
+) -> Iterator[Pool]:
+    """A pool of connections, each a `kind`, to where `located` says."""
+    from psycopg_pool import ConnectionPool
+
+    with ConnectionPool(
+        kwargs=where,
+        connection_class=kind,
+        min_size=settings.pool_min,
+        max_size=settings.pool_max,
+        timeout=_POOL,
+        # Else its pauses between two tries double for five minutes, however long the database has been back.
+        reconnect_timeout=5,
+        configure=functools.partial(_configure, settings),
+        check=_check,
+        open=False,
+    ) as pool:
+        yield pool
+
+
+def _check(conn: Connection) -> None:
+    """Raise psycopg.OperationalError for a connection that has ended while nobody used it.
+
+    A server that ends one says so, and keep-alives find one that is cut: either can be heard here, without asking the
+    server before each transaction.
+    """
+    from psycopg_pool import ConnectionPool
+
+    with selectors.DefaultSelector() as heard:
+        heard.register(conn.fileno(), selectors.EVENT_READ)
+        if heard.select(timeout=0):
+            ConnectionPool.check_connection(conn)
 
 
 def prepare(where: dict[str, Any], temp_schema: str) -> None:
@@ -161,9 +194,28 @@ def transaction(pool: Pool) -> Iterator[Connection]:
         raise translated(error) from error
 
 
+@contextlib.contextmanager
+def single(pool: Pool) -> Iterator[Connection]:
+    """A connection for one statement that is a transaction by itself; errors come out as of `transaction`.
+
+    Spares the server the two statements around it.
+    """
+    try:
+        with pool.connection() as conn:
+            conn.autocommit = True
+            try:
+                yield conn
+            finally:
+                with contextlib.suppress(psycopg.Error):  # it is lost, and the pool makes a new one
+                    conn.autocommit = False
+    except psycopg.Error as error:
+        raise translated(error) from error
+
+
 def translated(error: psycopg.Error) -> MailferryError:
     """What to do about an error of the database. Connection errors carry no SQLSTATE, see `_NEEDS_A_PERSON`."""
-    text = error.diag.message_primary or str(error).strip() or type(error).__name__
+    # libpq says in several lines what is one event in a log.
+    text = error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
     code = error.sqlstate or ""
     if code:
         if error.diag.message_detail and not code.startswith("23"):

@@ -7,7 +7,7 @@ import contextlib
 import gc
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from mailferry.errors import ConfigError, MailferryError, Retry
 
@@ -22,11 +22,19 @@ def command_line(*, unreachable: int = 1) -> Iterator[None]:
     try:
         yield
     except MailferryError as error:
-        from mailferry.secrets import mask
+        quit_with(
+            error, 2 if isinstance(error, ConfigError) else unreachable if isinstance(error, Retry) else 1
+        )
 
-        for line in error.faults if isinstance(error, ConfigError) else [str(error)]:
-            sys.stderr.write(f"{mask(line)}\n")
-        sys.exit(2 if isinstance(error, ConfigError) else unreachable if isinstance(error, Retry) else 1)
+
+def quit_with(error: MailferryError, status: int) -> NoReturn:
+    """End the program with the error's text on standard error."""
+    from mailferry.logs import marked
+    from mailferry.secrets import mask
+
+    for line in error.faults if isinstance(error, ConfigError) else [str(error)]:
+        sys.stderr.write(f"{marked(mask(line))}\n")
+    sys.exit(status)
 
 
 def _quicken() -> None:

@@ -33,7 +33,11 @@ def as_json(results: Sequence[Result], exit_status: int) -> str:
             "status": result.status,
             "error": mask(result.error) or None,
             "position": result.position,
+            "lag_seconds": result.lag_seconds,
             "new_gaps": result.new_gaps,
+            "gaps": result.gap_count,
+            "late_events": result.late,
+            "table": result.table or None,
             "folder": result.folder,
             "files": result.files,
             "metrics": result.metrics.to_json(),
@@ -73,6 +77,7 @@ def _block(name: str, status: str, metrics: Metrics, error: str) -> str:
             ("details_missing", "without detail"),
             ("records_without_time", "without time"),
             ("records_not_objects", "that are no objects"),
+            ("records_kept_as_text", "kept as text too"),
             ("gaps", "new gaps"),
         )
         if m[key]

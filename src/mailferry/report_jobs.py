@@ -172,11 +172,12 @@ def statistics_text(feed: str, statistics: Statistics) -> str:
     states = ", ".join(f"{count:,} {state}" for state, count in sorted(statistics.states.items())) or "none"
     lines = [feed, f"  jobs   {states}"]
     for name, tally in (("today", statistics.today), ("week", statistics.week)):
-        lines.append(f"  {name:<5}  {_tally(tally)}")
+        lines.append(f"  {name:<5}  {tally_text(tally)}")
     return "\n".join(mask(line) for line in lines)
 
 
-def _tally(tally: Tally) -> str:
+def tally_text(tally: Tally) -> str:
+    """What was done in a span of time, in one line."""
     seconds = f"{tally.seconds:,.1f} s a job" if tally.seconds is not None else "no job"
     return (
         f"{tally.completed:,} completed, {tally.failed:,} failed, {tally.files:,} files ({tally.errors:,} with errors), "

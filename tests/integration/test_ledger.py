@@ -14,10 +14,20 @@ import pytest
 
 from mailferry import database
 from mailferry.errors import Reject, Retry, Stop
-from mailferry.mailbox import arrivals, ledger
+from mailferry.mailbox import arrivals, claims, ledger
 from mailferry.mailbox.attachments import RejectedFile
-from mailferry.mailbox.jobs import Claim, ClaimLost, FileState, Job, JobState
-from mailferry.mailbox.model import Column, Counts, Kind, MessageRef, Passed, RejectedRow, StoredFile, Summary
+from mailferry.mailbox.jobs import Claim, ClaimLost, FileState, Job, JobState, OutOfReach
+from mailferry.mailbox.model import (
+    Column,
+    Counts,
+    Kind,
+    MessageRef,
+    Outcome,
+    Passed,
+    RejectedRow,
+    StoredFile,
+    Summary,
+)
 from mailferry.mailbox.table import create
 
 if TYPE_CHECKING:
@@ -70,7 +80,7 @@ def record(
 
 
 def claim(conn: Connection, **more: Any) -> Claim:
-    got = ledger.claim(conn, runner="host:1", **more)
+    got = claims.claim(conn, runner="host:1", **more)
     assert got is not None
     return got
 
@@ -185,7 +195,7 @@ def test_jobs_behind_another_feeds_job_that_nobody_does_are_told(db: Connection)
     assert arrivals.held_back(db, "old") == []
     held = claim(db, feed="old")
     assert arrivals.held_back(db, "f") == []
-    ledger.renew(db, held, timedelta(seconds=-1))
+    claims.renew(db, held, timedelta(seconds=-1))
     assert arrivals.held_back(db, "f") == [told]
 
 
@@ -194,9 +204,9 @@ def test_one_job_is_claimed_by_one_runner(db: Connection, connect: Callable[[], 
     db.commit()
     first = claim(db)
     assert (first.job.state, first.job.attempts, first.job.runner) == (JobState.IN_PROGRESS, 1, "host:1")
-    assert ledger.claim(connect(), runner="other") is None
+    assert claims.claim(connect(), runner="other") is None
     db.commit()
-    assert ledger.claim(connect(), runner="other") is None
+    assert claims.claim(connect(), runner="other") is None
 
 
 def test_jobs_of_one_table_come_in_the_order_of_arrival_and_a_waiting_one_holds_back_only_its_own(
@@ -208,8 +218,8 @@ def test_jobs_of_one_table_come_in_the_order_of_arrival_and_a_waiting_one_holds_
     assert first.job.id == early.id
     ledger.fail(db, first, Retry("away"))
     assert claim(db).job.id == elsewhere.id
-    assert ledger.claim(db, runner="x") is None
-    assert ledger.claim(db, runner="x", job_id=late.id) is None
+    assert claims.claim(db, runner="x") is None
+    assert claims.claim(db, runner="x", job_id=late.id) is None
     make_due(db, early.id)
     again = claim(db)
     ledger.finish_file(db, again, file_ids(db, early.id)[0], FileState.LOADED)
@@ -244,7 +254,7 @@ def test_a_reject_ends_a_job_at_once_and_a_stop_leaves_it_for_the_next_run(db: C
     job = record(db)
     stopped = ledger.fail(db, claim(db), Stop("no such table"))
     assert (stopped.state, stopped.attempts, stopped.error_kind) == (JobState.PENDING, 0, "stop")
-    assert ledger.claim(db, runner="x") is None
+    assert claims.claim(db, runner="x") is None
     make_due(db, job.id)
     rejected = ledger.fail(db, claim(db), Reject("broken"))
     assert (rejected.state, rejected.error_kind) == (JobState.FAILED, "reject")
@@ -342,7 +352,7 @@ def do(
     held = claim(conn, job_id=job.id)
     (file,) = ledger.files_of(conn, job.id)
     sha256 = file.sha256
-    found = ledger.duplicate_of(conn, target, sha256=sha256, content_sha256=content)
+    found = ledger.duplicate_of(conn, held, target, sha256=sha256, content_sha256=content)
     state = FileState.LOADED if found is None else FileState.DUPLICATE
     counts = Counts(read=1, inserted=changed, rejected=rejected) if found is None else None
     ledger.finish_file(
@@ -394,7 +404,7 @@ def test_rows_that_were_rejected_are_loaded_by_a_retry_once_the_cause_is_gone(
     load_as(db, target, "1", "B", "b")
     load_as(db, target, "2", "A", "a", rejected=2)
     (job,) = ledger.jobs(db, limit=1)
-    ledger.marked(db, job.id)
+    ledger.marked(db, job, Outcome.COMPLETED)
     again = ledger.retry(db, job.id)
     assert (again.state, again.marked_at) == (JobState.PENDING, None)
     assert [file.state for file in ledger.files_of(db, job.id)] == [FileState.PENDING]
@@ -412,15 +422,15 @@ def test_a_runner_whose_job_was_taken_over_can_commit_nothing(
     old = claim(db)
     db.commit()
     late = connect()
-    ledger.renew(late, old)
+    claims.renew(late, old)
     late.commit()
     new = claim(db, take_over=True)
     db.commit()
     assert (new.fence, new.job.attempts) == (old.fence + 1, 2)
     (file_id,) = file_ids(db, job.id)
     for act in (
-        lambda: ledger.hold(late, old),
-        lambda: ledger.renew(late, old),
+        lambda: claims.hold(late, old),
+        lambda: claims.renew(late, old),
         lambda: ledger.finish_file(late, old, file_id, FileState.LOADED),
         lambda: ledger.finish_job(late, old),
         lambda: ledger.fail(late, old, Retry("late")),
@@ -438,22 +448,171 @@ def test_a_frozen_runners_open_transaction_is_ended_by_whoever_takes_over(
     old = claim(db)
     db.commit()
     frozen, other = connect(), connect()
-    ledger.hold(frozen, old)
+    claims.hold(frozen, old)
     ledger.finish_file(frozen, old, file_ids(frozen, job.id)[0], FileState.LOADED)
     new = claim(other, take_over=True)
     other.commit()
     with pytest.raises(psycopg.OperationalError):
         frozen.commit()
     assert [file.state for file in ledger.files_of(db, job.id)] == [FileState.PENDING]
-    ledger.hold(other, new)
+    claims.hold(other, new)
+
+
+def test_one_of_many_workers_keeps_its_job_until_its_lease_has_run_out(db: Connection) -> None:
+    record(db)
+    old = claim(db, by_lease=True)
+    assert claims.claim(db, runner="x", take_over=True) is None
+    claims.renew(db, old, timedelta(seconds=-1))
+    assert claim(db).fence == old.fence + 1
+    # That was a claim of the other kind.
+    assert claim(db, take_over=True).fence == old.fence + 2
+
+
+def test_of_two_who_take_over_at_once_one_does_and_neither_ends_the_others_work(
+    db: Connection, connect: Callable[[], Connection]
+) -> None:
+    job = record(db)
+    claim(db, lease=timedelta(seconds=-1))
+    db.commit()
+    one, two = connect(), connect()
+    new = claim(one)
+    assert claims.claim(two, runner="x") is None
+    one.commit()
+    claims.hold(one, new)
+    assert claims.claim(two, runner="x") is None
+    ledger.finish_file(one, new, file_ids(one, job.id)[0], FileState.LOADED)
+    ledger.finish_job(one, new)
+    one.commit()
+
+
+def test_a_claim_is_limited_to_a_table_and_to_feeds(db: Connection) -> None:
+    record(db, "1", target="a")
+    second = record(db, "2", target="b")
+    record(db, "3", target="b", feed="g")
+    assert claims.claim(db, runner="x", target="c") is None
+    assert claims.claim(db, runner="x", target="b", feeds=["g"]) is None
+    assert claims.claim(db, runner="x", feeds=[]) is None
+    assert claim(db, target="b", feeds=["f", "g"]).job.id == second.id
+
+
+def test_a_released_claim_is_void_and_its_job_due_at_once_with_no_attempt_counted(
+    db: Connection, connect: Callable[[], Connection]
+) -> None:
+    job = record(db)
+    held = claim(db)
+    db.commit()
+    working = connect()
+    claims.hold(working, held)
+    released = claims.release(db, held)
+    assert (released.state, released.attempts) == (JobState.PENDING, 0)
+    db.commit()
+    with pytest.raises(psycopg.OperationalError):
+        working.execute("SELECT 1")
+    with pytest.raises(ClaimLost):
+        claims.release(db, held)
+    again = claim(db)
+    assert (again.job.id, again.fence) == (job.id, held.fence + 2)
+
+
+def test_a_cancel_ends_the_transaction_that_works_on_the_job(
+    db: Connection, connect: Callable[[], Connection]
+) -> None:
+    job = record(db)
+    held = claim(db)
+    db.commit()
+    working = connect()
+    claims.hold(working, held)
+    ledger.finish_file(working, held, file_ids(working, job.id)[0], FileState.LOADED)
+    with pytest.raises(Reject, match="in progress can be cancelled first"):
+        ledger.retry(db, job.id)
+    assert ledger.cancel(db, job.id).state is JobState.CANCELLED
+    with pytest.raises(psycopg.OperationalError):
+        working.commit()
+    db.commit()
+    assert [file.state for file in ledger.files_of(db, job.id)] == [FileState.PENDING]
+    assert ledger.retry(db, job.id).state is JobState.PENDING
+
+
+def test_a_mailbox_that_is_away_costs_a_job_no_attempt(db: Connection) -> None:
+    record(db)
+    failed = ledger.fail(db, claim(db), OutOfReach("away"))
+    assert (failed.state, failed.attempts, failed.error_kind) == (JobState.PENDING, 0, "retry")
+
+
+def test_a_copy_of_a_message_is_told_by_its_own_job_whatever_else_is_in_progress(
+    db: Connection, target: Target
+) -> None:
+    assert not load_as(db, target, "1", "A", "a", header="moved")
+    assert not load_as(db, target, "2", "B", "b")
+    # Another table's worker has a copy of that message at this moment; what comes here is the newest word all the same.
+    record(db, "3", target="u", files=[stored(sha256="A")])
+    db.execute("UPDATE mailferry.jobs SET header_sha256 = 'moved' WHERE target = 'u'")
+    claim(db, target="u")
+    assert not load_as(db, target, "4", "A", "a")
+
+
+def test_tables_that_are_due_are_told_with_the_time_until_then(db: Connection) -> None:
+    first = record(db, "1", target="a")
+    record(db, "2", target="a")
+    record(db, "3", target="b", feed="g")
+    record(db, "4", target="c")
+    waits = dict(arrivals.due(db, ["f"]))
+    assert (sorted(waits), max(waits.values()) <= 0) == (["a", "c"], True)
+    assert [target for target, _ in arrivals.due(db, ["f", "g"])] == ["a", "b", "c"]
+    assert arrivals.due(db, []) == []
+    ledger.fail(db, claim(db, target="a"), Stop("somebody has to act"))
+    assert 0 < dict(arrivals.due(db, ["f"]))["a"] <= 60
+    make_due(db, first.id)
+    held = claim(db, target="a")
+    assert [target for target, _ in arrivals.due(db, ["f"])] == ["c"]
+    found = arrivals.first_of(db, "a")
+    assert found
+    assert (found.job_id, found.feed, found.running, 0 < found.wait <= 30) == (first.id, "f", True, True)
+    claims.renew(db, held, timedelta(seconds=-1))
+    assert [target for target, _ in arrivals.due(db, ["f"])] == ["a", "c"]
+    assert arrivals.first_of(db, "unheard of") is None
+
+
+def test_what_is_due_is_found_without_looking_through_finished_or_waiting_jobs(
+    db: Connection, connect: Callable[[], Connection]
+) -> None:
+    db.execute(
+        "INSERT INTO mailferry.jobs (feed, account, folder, uidvalidity, uid, header_sha256, message_id, subject,"
+        " sender, received, target, state, finished_at, marked_at)"
+        " SELECT 'f', 'a', 'i', 1, n, 'h', '', '', '', now() - n * interval '1 second', 't' || n % 3,"
+        " CASE WHEN n % 10 = 0 THEN 'pending' ELSE 'completed' END, now(), now() FROM generate_series(1, 30000) AS n"
+    )
+    db.commit()
+    db.execute("ANALYZE mailferry.jobs")
+    db.commit()
+    asked: list[Callable[[Connection], object]] = [
+        lambda conn: arrivals.due(conn, ["f"]),
+        lambda conn: arrivals.first_of(conn, "t1"),
+        lambda conn: claims.claim(conn, runner="x", target="t2", feeds=["f"]),
+    ]
+    for ask in asked:
+        conn = connect()
+        before = read_rows(conn)
+        assert ask(conn)
+        # A few a table, where a scan would read thousands.
+        assert read_rows(conn) - before < 40
+
+
+def read_rows(conn: Connection) -> int:
+    """Rows of the jobs' table that the transaction has read so far, one way or the other."""
+    row = conn.execute(
+        "SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_all_tables"
+        " WHERE relid = 'mailferry.jobs'::regclass"
+    ).fetchone()
+    return int(row[0]) if row else 0
 
 
 def test_a_lease_that_has_run_out_frees_the_job_and_one_that_is_renewed_does_not(db: Connection) -> None:
     record(db)
     old = claim(db, lease=timedelta(seconds=-1))
-    ledger.renew(db, old)
-    assert ledger.claim(db, runner="x") is None
-    ledger.renew(db, old, timedelta(seconds=-1))
+    claims.renew(db, old)
+    assert claims.claim(db, runner="x") is None
+    claims.renew(db, old, timedelta(seconds=-1))
     assert claim(db).fence == old.fence + 1
 
 
@@ -462,18 +621,18 @@ def test_only_one_runner_has_a_feed_and_a_lost_connection_gives_it_back(
 ) -> None:
     with database.connect(database_settings) as pool:
         with (
-            ledger.only_runner(pool, "f") as first,
-            ledger.only_runner(pool, "f") as second,
-            ledger.only_runner(pool, "g") as elsewhere,
+            claims.only_runner(pool, "f") as first,
+            claims.only_runner(pool, "f") as second,
+            claims.only_runner(pool, "g") as elsewhere,
         ):
             assert (first, second, elsewhere) == (True, False, True)
-        with ledger.only_runner(pool, "f") as again:
+        with claims.only_runner(pool, "f") as again:
             assert again
             with database.transaction(pool) as conn:
                 conn.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
                 conn.execute("SELECT pg_advisory_lock(%s)", (database.advisory_key("feed", "f"),))
                 conn.execute("SELECT pg_advisory_unlock_all()")
-            with ledger.only_runner(pool, "f") as taken:
+            with claims.only_runner(pool, "f") as taken:
                 assert taken
         with database.transaction(pool) as conn:
             assert conn.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (
@@ -488,7 +647,7 @@ def test_what_ended_but_is_not_marked_is_found_after_a_crash(db: Connection) -> 
     ledger.finish_file(db, held, file_ids(db, job.id)[0], FileState.LOADED)
     done = ledger.finish_job(db, held)
     assert ledger.unmarked(db, "f") == [done]
-    ledger.marked(db, job.id)
+    ledger.marked(db, done, Outcome.COMPLETED)
     assert ledger.unmarked(db, "f") == []
 
 
@@ -510,7 +669,7 @@ def test_people_cancel_and_retry(db: Connection) -> None:
     (file_id,) = file_ids(db, waiting.id)
     ledger.finish_file(db, rejected, file_id, FileState.REJECTED, error="bad", rejected=[row])
     failed = ledger.finish_job(db, rejected)
-    ledger.marked(db, failed.id)
+    ledger.marked(db, failed, Outcome.FAILED)
     again = ledger.retry(db, waiting.id)
     assert (again.state, again.attempts, again.error, again.marked_at) == (JobState.PENDING, 0, None, None)
     assert ledger.rejected_rows(db, file_id) == []

@@ -171,13 +171,10 @@ def test_the_older_commands_run_once_and_tell_the_statistics(here: Installed) ->
     module = "trackandtrace.main_service"
     status, out, _ = here.run("run-once", module=module)
     assert (status, "2 inserted" in out) == (0, True)
-    answer = here.json("status", module=module)
-    assert answer["states"] == {"completed": 1}
-    assert (answer["today"]["completed"], answer["today"]["inserted"], answer["week"]["rows_read"]) == (
-        1,
-        2,
-        2,
-    )
+    [feed] = here.json("status", module=module)["feeds"]
+    told = feed["statistics"]
+    assert (feed["kind"], told["states"]) == ("mailbox", {"completed": 1})
+    assert (told["today"]["completed"], told["today"]["inserted"], told["week"]["rows_read"]) == (1, 2, 2)
     status, out, _ = here.run("status", "--config", str(here.config), module=module)
     assert (status, "1 completed" in out) == (0, True)
     assert here.run("nonsense", module=module)[0] == 2
@@ -264,3 +261,23 @@ def test_without_a_database_configured_the_private_one_is_used(tmp_path: Path, s
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"]["inserted"] == 1
     assert not (folder / "app" / "postgres" / "data" / "postmaster.pid").exists()
+
+
+def test_the_commands_take_one_feed_of_a_toml_file(here: Installed) -> None:
+    converted = here.run("config", "convert", "--config", "config.env")
+    assert converted[0] == 0
+    text = converted[1]
+    name = here.json("check")["checks"][0]["text"].removeprefix("feed ")
+    second = (
+        f'\n[mailbox.second]\nmaildir = "{here.maildir.root}"\ntarget_table = "other"\nbase_dir = "second"\n'
+    )
+    (here.folder / "mailferry.toml").write_text(text + second)
+    here.send(("1", "a"))
+    several = here.run("load", "--config", "mailferry.toml")
+    assert several[0] == 2
+    assert f"choose one by --feed: {name}, second" in several[2]
+    answer = here.json("load", "--config", "mailferry.toml", "--feed", "second")
+    assert (answer["feed"], answer["rows"]["inserted"]) == ("second", 1)
+    jobs = here.json("jobs", "list", "--config", "mailferry.toml", "--feed", "second")["jobs"]
+    assert [job["target"] for job in jobs] == ["other"]
+    assert here.json("jobs", "list", "--config", "mailferry.toml", "--feed", name)["jobs"] == []

@@ -181,6 +181,15 @@ def test_nothing_stays_of_a_load_that_is_rolled_back_and_no_staging_table_of_one
     assert connect().execute(left).fetchone() == (0,)
 
 
+def test_what_is_prepared_on_a_connection_outlives_a_load(db: Connection, target: Target) -> None:
+    for _ in range(10):
+        db.execute("SELECT %s::int", (1,))
+    prepared = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'SELECT $1::int'"
+    assert db.execute(prepared).fetchone() == (1,)
+    load(db, target, COLUMNS, ("a", 1, None))
+    assert db.execute(prepared).fetchone() == (1,)
+
+
 def test_names_with_anything_in_them_are_only_names(db: Connection) -> None:
     evil = 'x"; DROP TABLE kept; --'
     db.execute("CREATE TABLE kept ()")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 KEY = "0123456789abcdef"
 
 
-def read(folder: Path, text: str) -> ini.IniFile:
+def read(folder: Path, text: str) -> ini.EventFeeds:
     path = folder / "uzmanposta.ini"
     path.write_text(text, "utf-8")
     return ini.read(path)
@@ -234,3 +234,66 @@ def test_the_id_is_made_of_what_was_given(tmp_path: Path) -> None:
     )
     assert found.id == hashlib.md5(given.encode()).hexdigest()[:8]
     assert found.url == "https://one.example.com/list"
+
+
+def test_a_feed_may_write_into_a_table_and_all_of_a_file_share_one_database(tmp_path: Path) -> None:
+    url = "postgresql://user:secret@example.com/mail"
+    text = (
+        f"[DEFAULT]\napi_key = {KEY}\ndestination = table\ndatabase_url = {url}\n"
+        "[MailLogger:a]\n[MailLogger:b]\ntable = Logs.Events\nschedule = 1h\nhost = one\n[MailLogger:c]\ndestination = files\n"
+    )
+    file = read(tmp_path, text)
+    a, b, c = file.choose(None, every=True)
+    assert (a.destination, a.table, a.schedule, a.host) == ("table", "mail_events", "5m", "")
+    assert (b.table, b.schedule, b.host, c.destination) == ("logs.events", "1h", "one", "files")
+    assert file.database is not None
+    assert file.database.url is not None
+    assert file.database.url.get_secret_value() == url
+    assert "secret" not in repr(file)
+    assert read(tmp_path, f"[MailLogger:a]\napi_key = {KEY}\n").database is None
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("destination = tables", "destination = tables: input should be 'files' or 'table'"),
+        ("table = a-b", "table: 'a-b' cannot name the table"),
+        (f"table = {'x' * 56}", "at most 55 characters"),
+        ("schedule = soon", "schedule: 'soon' is no schedule"),
+        ("database_url = mysql://x", r"database_url: must start with postgresql://"),
+        ("database_url = postgresql://b/b", r"database_url: [a] and [b] name different databases"),
+    ],
+)
+def test_a_fault_of_what_a_table_needs_names_its_option(tmp_path: Path, option: str, says: str) -> None:
+    text = f"[a]\n[MailLogger:a]\napi_key = {KEY}\ndatabase_url = postgresql://a/a\n[MailLogger:b]\napi_key = {KEY}\n{option}\n"
+    found = faults(tmp_path, text)
+    assert any(
+        says.replace("[a]", "[MailLogger:a]").replace("[b]", "[MailLogger:b]") in fault for fault in found
+    ), found
+
+
+def test_two_feeds_of_one_table_are_no_feeds_of_one_file(tmp_path: Path) -> None:
+    text = f"[DEFAULT]\napi_key = {KEY}\ndestination = table\nposition_file = same.pos\n[MailLogger:a]\n[MailLogger:b]\n"
+    assert len(read(tmp_path, text).choose(None, every=True)) == 2
+
+
+def test_a_key_may_come_from_a_file_or_the_environment_and_a_section_s_own_goes_first(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("key-of-the-file-1234\n")
+    (tmp_path / "uzmanposta.ini").write_text(
+        "[DEFAULT]\nlog_file_name_format = {section}_%H.log\napi_key = key-of-all-123456\n[MailLogger:a]\napi_key_file = key\n[MailLogger:b]\n"
+        "[MailLogger:c]\napi_key = key-of-c-12345678\n[MailLogger:d-e]\n"
+    )
+    environ = {"MAILFERRY_EVENTS_D_E_API_KEY": "key-of-d-12345678"}
+
+    def keys(**more: str) -> list[str]:
+        found = ini.read(tmp_path / "uzmanposta.ini", environ | more).choose(None, every=True)
+        return [feed.api_key.get_secret_value() for feed in found]
+
+    assert keys() == ["key-of-the-file-1234", "key-of-all-123456", "key-of-c-12345678", "key-of-d-12345678"]
+    assert keys(MAILFERRY_EVENTS_API_KEY="key-for-others-12")[1:3] == [
+        "key-for-others-12",
+        "key-of-c-12345678",
+    ]
+    (tmp_path / "key").unlink()
+    with pytest.raises(ConfigError, match=r"\[MailLogger:a\] api_key_file: .*cannot be read"):
+        keys()

@@ -1,7 +1,9 @@
-"""`mailferry collect`: event feeds into their files."""
+"""`mailferry collect`: event feeds into their files or tables."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
 import sys
@@ -10,17 +12,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mailferry.errors import ConfigError
+from mailferry.errors import ConfigError, MailferryError
 
 if TYPE_CHECKING:
-    from mailferry.config.ini import IniFile
+    from collections.abc import Iterator, Sequence
+
+    from mailferry.config.event_feed import EventFeed
+    from mailferry.config.ini import EventFeeds
+    from mailferry.config.part import ServiceSettings
+    from mailferry.database import Pool
 
 CONFIG = "uzmanposta.ini"
 
 
 def collect(
     config: Annotated[
-        Path, typer.Option(help="The INI file; relative paths in it count from its folder.")
+        Path, typer.Option(help="The INI file, or mailferry.toml; relative paths count from its folder.")
     ] = Path(CONFIG),
     section: Annotated[str | None, typer.Option(help="Run only this section.", show_default=False)] = None,
     every: Annotated[bool, typer.Option("--all", help="Run all [MailLogger:*] sections.")] = False,
@@ -31,7 +38,7 @@ def collect(
     show: Annotated[bool, typer.Option("--list", help="List the sections and exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Collect events from the provider into hourly files; exactly where the last run ended.
+    """Collect events from the provider into hourly files or a table; exactly where the last run ended.
 
     Exit status: 0 done, or skipped as another run has the section; 1 a section failed, the next run goes on;
     2 configuration; 3 the provider was not reached at all; 4 done, with a new gap on record.
@@ -54,9 +61,8 @@ def run_collect(
         ConfigError: with all faults, before anything is fetched.
     """
     from mailferry import console
-    from mailferry.config import ini
 
-    file = ini.read(config)
+    file = _read(config)
     if show:
         return _list(file, as_json=as_json)
     for warning in file.warnings:
@@ -65,11 +71,28 @@ def run_collect(
 
     from mailferry import report
     from mailferry.events import run
+    from mailferry.events.collector import Result
 
-    console.set_up()
+    _set_up_logs(file.service)
     run.prepare(feeds, file.path)
-    with console.progress() as watch:
-        results, stopped_by = run.blocking(run.collect(feeds, workers=workers, watch=watch))
+    with _pool(file, feeds, workers) as pool:
+        ready = [
+            feed for feed in feeds if feed.destination == "files" or not isinstance(pool, MailferryError)
+        ]
+        with console.progress() as watch:
+            results, stopped_by = run.blocking(
+                run.collect(
+                    ready,
+                    pool=None if isinstance(pool, MailferryError) else pool,
+                    workers=workers,
+                    watch=watch,
+                )
+            )
+    results += [
+        Result(section=feed.section, status="error", error=str(pool), table=feed.table)
+        for feed in feeds
+        if feed not in ready
+    ]
     status = run.exit_status(results)
     typer.echo(report.as_json(results, status) if as_json else report.as_text(results))
     if stopped_by and os.name == "posix":
@@ -80,7 +103,64 @@ def run_collect(
     return 128 + stopped_by if stopped_by else status
 
 
-def _list(file: IniFile, *, as_json: bool) -> int:
+def _read(config: Path) -> EventFeeds:
+    from mailferry.config import ini
+
+    if config.suffix.lower() != ".toml":
+        return ini.read(config)
+    from mailferry.config import service
+
+    found = service.read([config])
+    return ini.EventFeeds(
+        path=found.paths[0],
+        feeds={feed.section: feed for feed in found.events},
+        faults={},
+        warnings=found.warnings,
+        database=found.database,
+        service=found.service,
+    )
+
+
+def _set_up_logs(settings: ServiceSettings | None) -> None:
+    """Where no file says how, as the environment does; what of that cannot be used must not keep the events waiting."""
+    from mailferry import logs
+    from mailferry.config.part import service_of_environment
+
+    if settings is None:
+        settings, faults = service_of_environment(os.environ, Path.cwd())
+        for fault in faults:
+            typer.echo(f"warning: {fault}; not used", err=True)
+    logs.set_up(settings.log_level, folder=settings.log_dir, style=settings.log_format)
+
+
+@contextlib.contextmanager
+def _pool(
+    file: EventFeeds, feeds: Sequence[EventFeed], workers: int
+) -> Iterator[Pool | MailferryError | None]:
+    """The database of the feeds that write into a table; None where there are none, or why it cannot be used.
+
+    The others must not wait for it. Raises ConfigError.
+    """
+    if all(feed.destination == "files" for feed in feeds):
+        yield None
+        return
+    from mailferry import database
+    from mailferry.config import env
+
+    settings = file.database or env.read_database(data_dir=file.path.parent)
+    # Each section that runs holds one connection.
+    sized = settings.model_copy(update={"pool_min": 1, "pool_max": min(workers, len(feeds))})
+    with contextlib.ExitStack() as stack:
+        opened: Pool | MailferryError
+        try:
+            opened = stack.enter_context(database.connect(sized))
+        except MailferryError as error:
+            logging.getLogger("mailferry.events").error("%s", error)  # noqa: TRY400 - its text says all
+            opened = error
+        yield opened
+
+
+def _list(file: EventFeeds, *, as_json: bool) -> int:
     if as_json:
         import json
 
@@ -90,7 +170,8 @@ def _list(file: IniFile, *, as_json: bool) -> int:
                 "domain": feed.domain,
                 "category": feed.category,
                 "type": feed.type,
-                "folder": str(feed.folder),
+                "table": feed.table if feed.destination == "table" else None,
+                "folder": str(feed.folder) if feed.destination == "files" else None,
             }
             if feed
             else {"section": name, "faults": file.faults.get(name, [])}

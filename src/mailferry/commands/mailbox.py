@@ -11,24 +11,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mailferry.errors import ConfigError, MailferryError, Reject
+from mailferry.config.text import present
+from mailferry.entry import quit_with
+from mailferry.errors import ConfigError, Reject, Retry
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from types import FrameType
 
+    from mailferry.config.database import DatabaseSettings
     from mailferry.config.mailbox_feed import MailboxFeed
+    from mailferry.config.part import ServiceSettings
     from mailferry.database import Connection
     from mailferry.mailbox.loader import Run
 
-CONFIG = "config.env"
+CONFIG, TOML = "config.env", "mailferry.toml"
 #: Seconds from a signal to the moment when the work is broken off where it stands.
 GRACE = 7
 
 _Config = Annotated[
     Path,
-    typer.Option(help="File of variables; the environment's win, and relative paths count from its folder."),
+    typer.Option(
+        help="File of variables (the environment's win), or mailferry.toml; relative paths count from its folder."
+    ),
+]
+_Feed = Annotated[
+    str, typer.Option("--feed", metavar="NAME", help="Which mailbox feed, where the file has several.")
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
@@ -43,17 +52,18 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
-def load(config: _Config = Path(CONFIG), as_json: _Json = False) -> None:
+def load(config: _Config = Path(CONFIG), feed: _Feed = "", as_json: _Json = False) -> None:
     """Load what has arrived in the mailbox into its table, once.
 
     Exit status: 0 done, or skipped as another run is at it; 1 the run or a job failed; 2 configuration;
     3 neither mailbox nor database could be reached.
     """
-    sys.exit(run_load(read(config), as_json=as_json))
+    sys.exit(run_load(read(config, feed), as_json=as_json))
 
 
 def explain(
     config: _Config = Path(CONFIG),
+    feed: _Feed = "",
     limit: Annotated[int, typer.Option(min=1, help="So many messages, the newest first.")] = 20,
     as_json: _Json = False,
 ) -> None:
@@ -66,17 +76,17 @@ def explain(
     from mailferry import report_jobs
     from mailferry.mailbox.explain import explain as messages
 
-    found = list(messages(read(config), limit=limit))
+    found = list(messages(read(config, feed), limit=limit))
     plain = [dataclasses.asdict(message) for message in found]
     typer.echo(report_jobs.dumped(messages=plain) if as_json else report_jobs.explained_text(found))
 
 
-def check(config: _Config = Path(CONFIG), as_json: _Json = False) -> None:
+def check(config: _Config = Path(CONFIG), feed: _Feed = "", as_json: _Json = False) -> None:
     """Check configuration, folders, database and mailbox, and say what to do where one fails.
 
     Exit status: 0 all well; 1 something failed; 2 configuration; 3 neither mailbox nor database could be reached.
     """
-    sys.exit(run_check(config, as_json=as_json))
+    sys.exit(run_check(config, feed, as_json=as_json))
 
 
 jobs = typer.Typer(
@@ -87,6 +97,7 @@ jobs = typer.Typer(
 @jobs.command("list")
 def list_jobs(
     config: _Config = Path(CONFIG),
+    feed: Annotated[str, typer.Option(help="Only jobs of this feed.", metavar="NAME")] = "",
     state: Annotated[State | None, typer.Option(help="Only jobs in this state.", show_default=False)] = None,
     text: Annotated[str, typer.Option(help="Only jobs with this in subject, sender or Message-ID.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many, latest arrival first.")] = 50,
@@ -97,9 +108,9 @@ def list_jobs(
     from mailferry.mailbox import ledger
     from mailferry.mailbox.jobs import JobState
 
-    with _ledger(config) as (_, conn):
+    with _ledger(config) as conn:
         wanted = JobState(state) if state else None
-        found = ledger.jobs(conn, state=wanted, text=text or None, limit=limit)
+        found = ledger.jobs(conn, feed=feed or None, state=wanted, text=text or None, limit=limit)
     plain = [report_jobs.job_plain(job) for job in found]
     typer.echo(report_jobs.dumped(jobs=plain) if as_json else report_jobs.jobs_text(found))
 
@@ -117,7 +128,7 @@ def show(
     from mailferry import report_jobs
     from mailferry.mailbox import ledger
 
-    with _ledger(config) as (_, conn):
+    with _ledger(config) as conn:
         details = ledger.show(conn, number)
         if details is None:
             raise Reject(f"There is no job {number}; `mailferry jobs list` shows those there are.")
@@ -153,46 +164,53 @@ def _change(what: str, number: int, config: Path, *, as_json: bool) -> None:
     from mailferry import report_jobs
     from mailferry.mailbox import ledger
 
-    with _ledger(config) as (_, conn):
+    with _ledger(config) as conn:
         job = (ledger.retry if what == "retry" else ledger.cancel)(conn, number)
     if as_json:
         typer.echo(report_jobs.dumped(job=report_jobs.job_plain(job)))
     else:
         typer.echo(
-            f"job {job.id}: {job.state}" + ("; the next `mailferry load` does it" if what == "retry" else "")
+            f"job {job.id}: {job.state}"
+            + ("; the service, or the next `mailferry load`, does it" if what == "retry" else "")
         )
 
 
 # For both command lines
 
 
-def read(config: Path | None, *, log: bool = True) -> MailboxFeed:
-    """The feed of a file and the environment; a default file that is not there leaves the environment alone.
+def read(config: Path | None, feed: str = "") -> MailboxFeed:
+    """The feed `feed`, or the only one, of a file and the environment. Raises ConfigError."""
+    from mailferry import logs
 
-    Raises ConfigError.
-    """
-    from mailferry import console
-    from mailferry.config import env
+    file = config if config != Path(CONFIG) or present(config) else next(filter(present, (Path(TOML),)), None)
+    feeds, settings = _feeds(file)
+    logs.set_up(settings.log_level, folder=settings.log_dir, style=settings.log_format)
+    names = [one.name for one in feeds]
+    if not feed and len(feeds) == 1:
+        return feeds[0]
+    if feed in names:
+        return feeds[names.index(feed)]
+    what = f"no mailbox feed {feed!r}" if feed else f"{len(feeds)} mailbox feeds"
+    raise ConfigError(
+        [f"{file or 'the environment'}: has {what}; choose one by --feed: {', '.join(names) or 'none'}"]
+    )
 
-    if config == Path(CONFIG) and not present(config):
-        config = None
-    file = env.read(config)
-    for warning in file.warnings:
+
+def _feeds(file: Path | None) -> tuple[Sequence[MailboxFeed], ServiceSettings]:
+    """All mailbox feeds of a file (None: of the environment alone), and how to log; tells the warnings."""
+    if file and file.suffix.lower() in (".toml", ".ini"):
+        from mailferry.config import service as service_config
+
+        configuration = service_config.read([file])
+        feeds, settings, warnings = configuration.mailboxes, configuration.service, configuration.warnings
+    else:
+        from mailferry.config import env
+
+        found = env.read(file)
+        feeds, settings, warnings = (found.feed,), found.service, found.warnings
+    for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
-    if log:
-        console.set_up(file.feed.log_level)
-    return file.feed
-
-
-def present(path: Path) -> bool:
-    """Whether the file is there; one that may not even be looked at is, and reading it tells why not."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except PermissionError:
-        pass
-    return True
+    return feeds, settings
 
 
 def run_load(feed: MailboxFeed, *, as_json: bool) -> int:
@@ -215,11 +233,13 @@ def run_load(feed: MailboxFeed, *, as_json: bool) -> int:
 
 def _run(feed: MailboxFeed, stop: threading.Event) -> Run | None:
     """None where the work had to be broken off."""
+    from mailferry import logs
     from mailferry.mailbox import loader
     from mailferry.mailbox.process import Interrupted
 
     try:
-        return loader.run(feed, stop=stop)
+        with logs.bound(feed=feed.name):
+            return loader.run(feed, stop=stop)
     except Interrupted:
         typer.echo("broken off; the next run goes on from there", err=True)
         return None
@@ -260,13 +280,13 @@ def ending(stop: threading.Event) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def run_check(config: Path | None, *, as_json: bool) -> int:
+def run_check(config: Path | None, feed: str = "", *, as_json: bool) -> int:
     """The health checks, printed; gives the exit status."""
     from mailferry import report_jobs
     from mailferry.mailbox import health
 
     try:
-        found = list(health.checks(read(config)))
+        found = list(health.checks(read(config, feed)))
         status = health.exit_status(found)
     except ConfigError as error:
         found, status = [health.faulty(error)], 2
@@ -278,21 +298,23 @@ def run_check(config: Path | None, *, as_json: bool) -> int:
 
 
 @contextlib.contextmanager
-def _ledger(config: Path) -> Iterator[tuple[MailboxFeed, Connection]]:
-    """One transaction on the feed's ledger; a database that cannot be reached ends the program with status 3."""
+def _ledger(config: Path) -> Iterator[Connection]:
+    """One transaction on the ledger; a database that cannot be reached ends the program with status 3."""
     from mailferry import database
-    from mailferry.errors import Retry
 
-    feed = read(config)
+    settings = _database(config)
     try:
-        with database.connect(feed.database) as pool, database.transaction(pool) as conn:
-            yield feed, conn
+        with database.connect(settings) as pool, database.transaction(pool) as conn:
+            yield conn
     except Retry as error:
-        _quit(error, 3)
+        quit_with(error, 3)
 
 
-def _quit(error: MailferryError, status: int) -> None:
-    from mailferry.secrets import mask
+def _database(config: Path) -> DatabaseSettings:
+    """The one database of all feeds."""
+    from mailferry.config import service as service_config
 
-    typer.echo(mask(str(error)), err=True)
-    sys.exit(status)
+    toml = config if config != Path(CONFIG) or present(config) else Path(TOML)
+    if toml.suffix.lower() in (".toml", ".ini") and present(toml):
+        return service_config.read([toml]).database
+    return read(config).database

@@ -5,20 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mailferry.entry import command_line
 
-if TYPE_CHECKING:
-    import threading
-
-    from mailferry.config.mailbox_feed import MailboxFeed
-
 _COMMANDS = {
-    "start": "run on the schedule until SIGTERM or SIGINT (default)",
+    "start": "run as a service until SIGTERM or SIGINT (default)",
     "run-once": "run once and exit",
     "test-config": "check configuration, folders, database and mailbox",
-    "status": "print statistics of the jobs",
+    "status": "print the state of mailbox, jobs and workers",
 }
 
 
@@ -45,68 +39,20 @@ def main() -> None:
 
 
 def _default() -> Path | None:
-    from mailferry.commands.mailbox import present
     from mailferry.config.env import SYSTEM_FILE
+    from mailferry.config.text import present
 
     return next((path for path in (Path("config.env"), SYSTEM_FILE) if present(path)), None)
 
 
 def _run(command: str, config: Path | None, *, as_json: bool) -> int:
-    from mailferry.commands import mailbox
+    from mailferry.commands import mailbox, service
 
+    paths = [config] if config else []
+    if command == "start":
+        return service.run_start(paths)
+    if command == "status":
+        return service.run_status(paths, as_json=as_json)
     if command == "test-config":
         return mailbox.run_check(config, as_json=as_json)
-    feed = mailbox.read(config)
-    if command == "run-once":
-        return mailbox.run_load(feed, as_json=as_json)
-    return _status(feed, as_json=as_json) if command == "status" else _start(feed)
-
-
-def _status(feed: MailboxFeed, *, as_json: bool) -> int:
-    import dataclasses
-
-    from mailferry import database, report_jobs
-    from mailferry.mailbox import ledger
-    from mailferry.mailbox.work import local_now
-
-    with database.connect(feed.database) as pool, database.transaction(pool) as conn:
-        found = ledger.statistics(conn, local_now(), feed.name)
-    text = (
-        report_jobs.dumped(feed=feed.name, **dataclasses.asdict(found))
-        if as_json
-        else report_jobs.statistics_text(feed.name, found)
-    )
-    sys.stdout.write(f"{text}\n")
-    return 0
-
-
-def _start(feed: MailboxFeed) -> int:
-    """Run now and then every so many hours, counted from start to start; what fails is tried at the next turn."""
-    import threading
-
-    from mailferry.commands.mailbox import ending
-
-    stop = threading.Event()
-    with ending(stop):
-        _turns(feed, stop)
-    return 0
-
-
-def _turns(feed: MailboxFeed, stop: threading.Event) -> None:
-    import logging
-    import time
-
-    from mailferry.mailbox import loader
-    from mailferry.mailbox.process import Interrupted
-    from mailferry.mailbox.work import say
-
-    period = feed.schedule_hours * 3600
-    say(logging.INFO, "%s: started, every %g h", feed.name, feed.schedule_hours)
-    try:
-        while not stop.is_set():
-            began = time.monotonic()
-            loader.run(feed, stop=stop)
-            stop.wait(max(0.0, began + period - time.monotonic()))
-    except Interrupted:
-        say(logging.WARNING, "%s: broken off; the next start goes on from there", feed.name)
-    say(logging.INFO, "%s: ended", feed.name)
+    return mailbox.run_load(mailbox.read(config), as_json=as_json)

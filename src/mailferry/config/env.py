@@ -1,5 +1,7 @@
 """`config.env` and environment variables, named as the older service had them. The environment wins.
 
+Secrets may also come from a file or a systemd credential, see `secret.py`.
+
 Every fault is found in one reading, each with the file and line, or the environment, that it comes from.
 """
 
@@ -8,23 +10,26 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
+from mailferry.config import secret
 from mailferry.config.database import DatabaseSettings
 from mailferry.config.mailbox import Auth, MailboxKind, MailboxSettings, OAuthSettings
 from mailferry.config.mailbox_feed import MailboxFeed, default_name
-from mailferry.config.text import read_text
+from mailferry.config.part import LEVELS, TRUE, Part, Placed, ServiceSettings, systemd_log_dir
+from mailferry.config.text import is_placeholder, read_text, resolved
+from mailferry.config.variables import SECRETS, VARIABLES
 from mailferry.errors import ConfigError
 from mailferry.secrets import hide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+__all__ = ["SYSTEM_FILE", "VARIABLES", "EnvFile", "read", "read_database", "read_part"]
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -32,108 +37,30 @@ _Model = TypeVar("_Model", bound=BaseModel)
 SYSTEM_FILE = Path("/etc/trackandtrace/config.env")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Variable:
-    """Where a variable's value goes."""
-
-    #: "mailbox", "oauth", "database", "feed", or "" for what this module sees to itself.
-    model: str
-    field: str
-    #: "text", "secret", "path" (from the file's folder), "bool" or "number".
-    kind: str = "text"
-
-
-def _variables(model: str, **fields: str) -> dict[str, Variable]:
-    """NAME="field" or NAME="field:kind"."""
-    split = {name: value.partition(":") for name, value in fields.items()}
-    return {
-        name: Variable(model=model, field=field, kind=kind or "text")
-        for name, (field, _, kind) in split.items()
-    }
-
-
-VARIABLES: dict[str, Variable] = {
-    **_variables(
-        "mailbox",
-        EMAIL_HOST="host",
-        EMAIL_PORT="port:number",
-        EMAIL_USERNAME="username",
-        EMAIL_PASSWORD="password:secret",  # noqa: S106 - a field's name
-        EMAIL_USE_SSL="ssl:bool",
-        EMAIL_ALLOW_PLAINTEXT="allow_plaintext:bool",
-        EMAIL_CA_FILE="ca_file:path",
-        EMAIL_AUTH="auth",
-        EMAIL_MAILDIR="path:path",
-        EMAIL_FOLDER="folder",
-        EMAIL_SUBJECT_FILTER="subject_filter",
-        EMAIL_SENDER_FILTER="sender_filter",
-        EMAIL_ATTACHMENT_FILTER="name_filter",
-        EMAIL_MARK="mark",
-        EMAIL_MARK_COMPLETED="mark_completed",
-        EMAIL_MARK_FAILED="mark_failed",
-        EMAIL_MAX_FILE_BYTES="max_file_bytes:number",
-        EMAIL_TIMEOUT="read_timeout:number",
-    ),
-    **_variables(
-        "oauth",
-        EMAIL_OAUTH_PROVIDER="provider",
-        EMAIL_OAUTH_CLIENT_ID="client_id",
-        EMAIL_OAUTH_CLIENT_SECRET="client_secret:secret",  # noqa: S106 - a field's name
-        EMAIL_OAUTH_TENANT="tenant",
-        EMAIL_OAUTH_REFRESH_TOKEN="refresh_token:secret",  # noqa: S106 - a field's name
-        EMAIL_OAUTH_TOKEN_ENDPOINT="token_endpoint",  # noqa: S106 - a field's name
-        EMAIL_OAUTH_SCOPE="scope",
-        EMAIL_OAUTH_TOKEN_FILE="token_file:path",  # noqa: S106 - a field's name
-    ),
-    **_variables(
-        "database",
-        DB_URL="url:secret",
-        DB_HOST="host",
-        DB_PORT="port:number",
-        DB_NAME="name",
-        DB_USERNAME="user",
-        DB_PASSWORD="password:secret",  # noqa: S106 - a field's name
-        DB_SSLMODE="sslmode",
-        DB_TEMP_SCHEMA="temp_schema",
-    ),
-    **_variables(
-        "feed",
-        DB_TARGET_TABLE="target_table",
-        DB_UNIQUE_KEY="unique_key",
-        DB_KEY_WIDTH="key_width:number",
-        DB_UNKNOWN_COLUMNS="unknown_columns",
-        FILE_SHEET="sheet",
-        FILE_MAX_REJECTED="max_rejected:number",
-        FILE_RETENTION_DAYS="retention_days:number",
-        APP_NAME="name",
-        APP_BASE_DIR="base_dir:path",
-        MAX_CONCURRENT_JOBS="max_concurrent_jobs:number",
-        SCHEDULE_INTERVAL_HOURS="schedule_hours:number",
-        LOG_LEVEL="log_level",
-    ),
-    **_variables("", DEBUG="debug:bool"),
-}
 _MODELS: dict[str, type[BaseModel]] = {
     "oauth": OAuthSettings,
     "mailbox": MailboxSettings,
     "database": DatabaseSettings,
     "feed": MailboxFeed,
+    "service": ServiceSettings,
 }
 #: An unknown variable of the file that begins so was meant for us.
-_OURS = ("EMAIL_", "DB_", "APP_", "FILE_")
+_OURS = ("EMAIL_", "DB_", "APP_", "FILE_", "MAILFERRY_")
+#: What a Maildir has no use for.
+_IMAP_ONLY = (
+    *("host", "port", "username", "password", "ssl"),
+    *("allow_plaintext", "ca_file", "auth", "read_timeout"),
+)
 #: An empty value of these means something: no filter.
 _MAY_BE_EMPTY = {"EMAIL_SUBJECT_FILTER"}
-#: What stands in examples where a value of one's own belongs. Only these variables are looked at: a filter may say anything.
-_PLACEHOLDER = re.compile(
-    r"your[-_ ]([a-z]+[-_ ])*(mailbox|password|user(name)?|host|server|database|secret|token|id)\b.*"
-    r"|change[-_ ]?me|<.*>|x{3,}|\*{3,}",
-    re.IGNORECASE,
-)
+#: Of these, and of secrets, examples have values that are nobody's. Others are not looked at: a filter may say anything.
 _PERSONAL = {"EMAIL_HOST", "EMAIL_USERNAME", "DB_HOST", "DB_NAME", "DB_USERNAME", "EMAIL_OAUTH_CLIENT_ID"}
 _BOOLEANS = {
-    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(TRUE, True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }
+#: In the place of one that is not there or has faults.
+_NO_MAILBOX = MailboxSettings(kind=MailboxKind.MAILDIR, path=Path("unset"))
 #: With any of these a database of somebody's own is meant, at `localhost` where DB_HOST is not given.
 _CONNECTION = ("DB_HOST", "DB_NAME", "DB_USERNAME", "DB_PASSWORD", "DB_PORT")
 
@@ -151,6 +78,8 @@ class EnvFile:
     """What was read."""
 
     feed: MailboxFeed
+    #: Where it says so, the service's.
+    service: ServiceSettings
     #: Things that were understood, but not as somebody may think.
     warnings: tuple[str, ...]
 
@@ -163,19 +92,97 @@ def read(path: Path | None, environ: Mapping[str, str] | None = None) -> EnvFile
     Raises:
         ConfigError: with every fault.
     """
+    given, faults, warnings = _gather(path, environ)
+    builder = _Builder(given, path, faults)
+    feed, service = builder.feed(), builder.service()
+    if faults or feed is None:
+        raise ConfigError(list(dict.fromkeys(faults)))
+    beside = systemd_log_dir(os.environ if environ is None else environ)
+    settings = ServiceSettings(**{"data_dir": builder.data_dir, "log_dir": beside, **service})
+    return EnvFile(feed=feed, service=settings, warnings=warnings)
+
+
+def read_part(
+    path: Path | None, environ: Mapping[str, str] | None = None, *, needs_mailbox: bool = True
+) -> Part:
+    """What `read` gives, for the service. Where other files have feeds, one without any EMAIL_ variable has none.
+
+    Raises:
+        ConfigError: the file cannot be read at all.
+    """
+    given, faults, warnings = _gather(path, environ)
+    builder = _Builder(given, path, faults)
+    has_mailbox = needs_mailbox or any(name.startswith("EMAIL_") for name in given)
+    feed = builder.feed() if has_mailbox else None
+    if not has_mailbox:
+        builder.check()
+    return Part(
+        path=path,
+        service=builder.service(),
+        data_dir=builder.data_dir if has_mailbox or "APP_BASE_DIR" in given else None,
+        database=builder.own_database(),
+        mailboxes=((Placed(path=path, table=""), feed),) if feed and not faults else (),
+        faults=tuple(dict.fromkeys(faults)),
+        warnings=warnings,
+    )
+
+
+def read_database(environ: Mapping[str, str] | None = None, *, data_dir: Path) -> DatabaseSettings:
+    """The database that the environment's DB_ variables name; without any, the private one in `data_dir`.
+
+    Raises:
+        ConfigError: with every fault of them.
+    """
+    given, faults, _ = _gather(None, environ, begin="DB_")
+    given["APP_BASE_DIR"] = _Given(value=str(data_dir.absolute()), place="environment")
+    database = _Builder(given, None, faults).database()
+    if faults or database is None:
+        raise ConfigError(list(dict.fromkeys(faults)))
+    return database
+
+
+def _gather(
+    path: Path | None, environ: Mapping[str, str] | None, begin: str = ""
+) -> tuple[dict[str, _Given], list[str], tuple[str, ...]]:
+    """Values by variable, faults and warnings; of variables that begin with `begin`."""
+    environ = os.environ if environ is None else environ
     faults: list[str] = []
     given = _from_file(path.absolute(), faults) if path else {}
     warnings = _readable_by_all(path, given)
-    for name, value in (os.environ if environ is None else environ).items():
-        if name in VARIABLES:
+    for name, value in environ.items():
+        if name in VARIABLES and name.startswith(begin):
             given[name] = _Given(value=_trimmed(name, value), place="environment")
+    warnings += _secrets(given, environ, path.absolute().parent if path else Path.cwd(), begin, faults)
     for name in [name for name, one in given.items() if not one.value and name not in _MAY_BE_EMPTY]:
         del given[name]
     _hide_secrets(given)
-    feed = _Builder(given, path, faults).build()
-    if faults or feed is None:
-        raise ConfigError(list(dict.fromkeys(faults)))
-    return EnvFile(feed=feed, warnings=warnings)
+    return given, faults, warnings
+
+
+def _secrets(
+    given: dict[str, _Given], environ: Mapping[str, str], folder: Path, begin: str, faults: list[str]
+) -> tuple[str, ...]:
+    """Put the secrets of credentials and files among the values; gives warnings about their files."""
+    warnings = []
+    for name in SECRETS:
+        if not name.startswith(begin):
+            continue
+        named = given.pop(f"{name}_FILE", None)
+        option = f"{named.place}: {name}_FILE" if named else ""
+        try:
+            found = secret.find(
+                name, environ, folder=folder, file=named.value if named else "", option=option
+            )
+        except ConfigError as error:
+            faults += error.faults
+            given.pop(name, None)
+            # Anything will do, so that it is not told as missing as well.
+            given[name] = _Given(value="postgresql://" if name == "DB_URL" else "unset", place=option)
+            continue
+        if found:
+            given[name] = _Given(value=found.value, place=found.place)
+            warnings += [found.warning] if found.warning else []
+    return tuple(warnings)
 
 
 def _from_file(path: Path, faults: list[str]) -> dict[str, _Given]:
@@ -215,28 +222,22 @@ def _unknown(name: str) -> str:
 
 
 def _readable_by_all(path: Path | None, given: Mapping[str, _Given]) -> tuple[str, ...]:
-    secrets = [name for name in given if VARIABLES[name].kind == "secret" and given[name].value]
-    if path is None or os.name != "posix" or not secrets or not path.stat().st_mode & stat.S_IROTH:
+    secrets = [name for name in SECRETS if name in given and given[name].value]
+    if path is None or not secrets or not secret.readable_by_others(path):
         return ()
-    return (f"{path}: holds {secrets[0]} and can be read by every user; chmod 640 it",)
+    return (f"{path}: holds {secrets[0]} and can be read by every user; chmod 640 or 600 it",)
 
 
 def _is_placeholder(name: str, value: str) -> bool:
     looked_at = name in _PERSONAL or VARIABLES[name].kind == "secret"
-    return looked_at and _PLACEHOLDER.fullmatch(value) is not None
+    return looked_at and is_placeholder(value)
 
 
 def _hide_secrets(given: Mapping[str, _Given]) -> None:
-    for name, one in given.items():
-        if VARIABLES[name].kind == "secret" and not _is_placeholder(name, one.value):
-            hide(one.value)
-    if url := given.get("DB_URL"):
-        try:
-            password = urlsplit(url.value).password or ""
-        except ValueError:
-            return
-        hide(password)
-        hide(unquote(password))
+    for name in SECRETS:
+        one = given.get(name)
+        if one and not _is_placeholder(name, one.value):
+            secret.hide_url(one.value) if name == "DB_URL" else hide(one.value)
 
 
 class _Builder:
@@ -248,30 +249,66 @@ class _Builder:
         self._folder = path.absolute().parent if path else Path.cwd()
         self._faults = faults
         self._values: dict[str, dict[str, Any]] = {model: {} for model in (*_MODELS, "")}
-
-    def build(self) -> MailboxFeed | None:
-        for name, one in list(self._given.items()):
+        for name, one in given.items():
             if _is_placeholder(name, one.value):
-                self._faults.append(f"{one.place}: {name}: still the example's value; fill in your own")
+                faults.append(f"{one.place}: {name}: still the example's value; fill in your own")
                 # Anything will do, so that it is not told as missing as well.
                 self._values[VARIABLES[name].model][VARIABLES[name].field] = "unset"
             else:
                 self._convert(name, one)
+        self._values["feed"].setdefault("base_dir", Path(MailboxFeed.model_fields["base_dir"].default))
+        if self._values[""].get("debug"):
+            self._values["feed"]["log_level"] = "DEBUG"
+
+    @property
+    def data_dir(self) -> Path:
+        return Path(self._values["feed"]["base_dir"])
+
+    def feed(self) -> MailboxFeed | None:
         values = self._values
-        values["feed"].setdefault("base_dir", Path(MailboxFeed.model_fields["base_dir"].default))
         self._mail()
-        self._database()
         mailbox = self._model("mailbox", MailboxSettings)
-        database = self._model("database", DatabaseSettings)
-        if values[""].get("debug"):
-            values["feed"]["log_level"] = "DEBUG"
+        database = self.database()
         # Stand-ins, so that the feed's own faults come to light in the same reading.
-        stand_in = mailbox or MailboxSettings(kind=MailboxKind.MAILDIR, path=Path("unset"))
+        stand_in = mailbox or _NO_MAILBOX
         table = values["feed"].get("target_table", MailboxFeed.model_fields["target_table"].default)
         values["feed"].setdefault("name", default_name(stand_in, table))
         values["feed"]["mailbox"] = stand_in
         values["feed"]["database"] = database or DatabaseSettings(data_dir=Path("unset"))
         return self._model("feed", MailboxFeed)
+
+    def check(self) -> None:
+        """Find the faults of a file that has no mailbox: its variables must be right all the same."""
+        self.database()
+        values = {
+            "name": "unset",
+            "mailbox": _NO_MAILBOX,
+            "database": DatabaseSettings(data_dir=Path("unset")),
+        }
+        self._values["feed"] |= values
+        self._model("feed", MailboxFeed)
+
+    def database(self) -> DatabaseSettings | None:
+        """The database as configured, the private one where none is. None: its faults are told."""
+        self._connection()
+        return self._model("database", DatabaseSettings)
+
+    def own_database(self) -> DatabaseSettings | None:
+        """None also where no variable names a database."""
+        named = any(name in self._given for name in (*_CONNECTION, "DB_URL"))
+        return self.database() if named else None
+
+    def service(self) -> dict[str, Any]:
+        """What is said of the service, in its own types; nothing where there are faults."""
+        values = self._values["service"]
+        values["data_dir"] = self.data_dir
+        self._model("service", ServiceSettings)
+        if self._faults:
+            return {}
+        shared = ("max_concurrent_jobs", "log_level")
+        values |= {name: value for name, value in self._values["feed"].items() if name in shared}
+        checked = ServiceSettings.model_validate(values)
+        return {name: getattr(checked, name) for name in values if name != "data_dir"}
 
     def _convert(self, name: str, one: _Given) -> None:
         variable = VARIABLES[name]
@@ -281,7 +318,11 @@ class _Builder:
                 self._faults.append(
                     f"{one.place}: {name}={value}: variables are not expanded; write the path itself"
                 )
-            value = self._folder / Path(value).expanduser()
+            try:
+                value = resolved(self._folder, value)
+            except ValueError as error:
+                self._faults.append(f"{one.place}: {name}: {error}")
+                value = self._folder
         elif variable.kind == "secret":
             value = SecretStr(value)
         elif variable.kind == "bool":
@@ -291,10 +332,10 @@ class _Builder:
             if value is None:
                 self._faults.append(f"{one.place}: {name}={one.value}: must be true or false")
                 return
-        elif variable.field in {"auth", "provider", "mark", "sslmode", "unknown_columns"}:
+        elif variable.field in {"auth", "provider", "mark", "sslmode", "unknown_columns", "log_format"}:
             value = value.lower()
         elif variable.field == "log_level":
-            value = {"WARN": "WARNING", "FATAL": "CRITICAL"}.get(value.upper(), value.upper())
+            value = LEVELS.get(value.upper(), value.upper())
         self._values[variable.model][variable.field] = value
 
     def _missing(self, name: str, why: str) -> None:
@@ -304,8 +345,10 @@ class _Builder:
         mail = self._values["mailbox"]
         if "path" in mail:
             mail["kind"] = MailboxKind.MAILDIR
-            mail.pop("username", None)
-        elif "username" not in mail:
+            for field in _IMAP_ONLY:
+                mail.pop(field, None)
+            return
+        if "username" not in mail:
             self._missing("EMAIL_USERNAME", "the mailbox's user name (or EMAIL_MAILDIR, a Maildir folder)")
             mail["username"] = "unset"
         # STARTTLS is never spoken on the port of implicit TLS.
@@ -316,7 +359,7 @@ class _Builder:
             mail.setdefault("auth", Auth.XOAUTH2)
             if mail["oauth"] is None:  # told already
                 mail["auth"], mail["password"] = Auth.PASSWORD, SecretStr("unset")
-        elif mail.get("auth", "password") == "password" and "password" not in mail and "path" not in mail:
+        elif mail.get("auth", "password") == "password" and "password" not in mail:
             self._missing("EMAIL_PASSWORD", "the password, or the app password where the provider has such")
             mail["password"] = SecretStr("unset")
         elif mail.get("auth") in (Auth.XOAUTH2, Auth.OAUTHBEARER):
@@ -325,7 +368,7 @@ class _Builder:
             )
             mail["auth"], mail["password"] = Auth.PASSWORD, SecretStr("unset")
 
-    def _database(self) -> None:
+    def _connection(self) -> None:
         database = self._values["database"]
         connection = [name for name in _CONNECTION if name in self._given]
         if "url" in database:

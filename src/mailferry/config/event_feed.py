@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from mailferry.config.schedule import ScheduleText  # noqa: TC001 - pydantic reads the annotations
+
 #: Default list URL and known types by category; the first type is the default.
 CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "mail": ("https://yenipanel-api.uzmanposta.com/api/v2/logs/mail", ("outgoinglog", "incominglog")),
@@ -59,7 +61,7 @@ class EventFeed(BaseModel):
     #: The section's suffix ("example-outgoing"); names its files and stands in every message.
     section: str
     #: First 8 hex digits of the md5 of what makes a feed this feed, as the older script computed it from what it was given.
-    id: str = ""
+    id: str = Field(default="", pattern="^([0-9a-f]{8})?$")
     api_key: SecretStr
     #: Empty: all domains of the key; its folder is then `global`.
     domain: str = ""
@@ -68,6 +70,15 @@ class EventFeed(BaseModel):
     url: str = ""
     #: Unix seconds; None: where the first run finds the clock.
     start_time: Seconds | None = None
+
+    #: Hourly files, or a table of the database (in the service on any host).
+    destination: Literal["files", "table"] = "files"
+    #: `table` or `schema.table`, for destination = table.
+    table: str = "mail_events"
+    #: For the service: see `config/schedule.py`.
+    schedule: ScheduleText = "5m"
+    #: For the service: the host that writes the files; "" for the first that did. A table is written by any.
+    host: str = ""
 
     log_directory: Path
     log_file_name_format: str = "{domain}_{type}_%Y-%m-%d_%H.log"
@@ -127,6 +138,16 @@ class EventFeed(BaseModel):
             )
         return value
 
+    @field_validator("table")
+    @classmethod
+    def _table_name(cls, value: str) -> str:
+        # Its partitions are called <table>_2026_01, and a name has at most 63 bytes.
+        if not re.fullmatch(r"([a-z_][a-z0-9_]{0,62}\.)?[a-z_][a-z0-9_]{0,54}", value := value.lower()):
+            raise ValueError(
+                f"{value!r} cannot name the table; use table or schema.table of letters, digits and _, at most 55 characters"
+            )
+        return value
+
     @field_validator("url")
     @classmethod
     def _http(cls, value: str) -> str:
@@ -183,7 +204,8 @@ class EventFeed(BaseModel):
             f"{self.api_key.get_secret_value()}{self.domain}{self.type or 'outgoinglog'}{self.category}{url}"
         )
         # Frozen for everybody else; these complete the value while it is made.
-        object.__setattr__(self, "id", hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:8])
+        made = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:8]
+        object.__setattr__(self, "id", self.id or made)
         object.__setattr__(self, "type", kind)
         object.__setattr__(self, "url", url.rstrip("/"))
         return self

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import configparser
 import difflib
+import os
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from mailferry.config.event_feed import CATEGORIES, PAGE_LIMIT, EventFeed, names_of, type_fault
 from mailferry.config.text import read_text
 from mailferry.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from mailferry.config.database import DatabaseSettings
+    from mailferry.config.part import ServiceSettings
+
 PREFIX = "MailLogger"
-OPTIONS = frozenset(EventFeed.model_fields) - {"section", "id"}
+_OF_FEEDS = frozenset(EventFeed.model_fields) - {"section", "id"}
+OPTIONS = _OF_FEEDS | {"api_key_file", "database_url"}
 _BOOLEANS = {"use_session", "verbose"}
+#: Formats of file names, the data's first; and a time for which they are compared.
+_NAMES = ("log_file_name_format", "message_log_file_name", "error_log_file_name")
+_SAMPLE = datetime(2026, 1, 31, 14, 15, 16, tzinfo=UTC)
 #: Begins the names of sections that were set aside; nobody can type it.
 _ASIDE = "\0"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class IniFile:
-    """What an INI file holds: its feeds by full section name, and what is wrong with the others."""
+class EventFeeds:
+    """What a file holds of event feeds: those by full section name, and what is wrong with the others."""
 
     path: Path
     #: "MailLogger:example" -> feed, in the file's order; None where the section has faults.
@@ -35,6 +45,10 @@ class IniFile:
     faults: dict[str, list[str]]
     #: Things that were understood, but not as somebody may think.
     warnings: tuple[str, ...]
+    #: The database of all feeds that write into a table; None where the file names none.
+    database: DatabaseSettings | None = None
+    #: None where the file does not speak of a service: the environment alone says how to log.
+    service: ServiceSettings | None = None
 
     def choose(self, section: str | None, *, every: bool) -> list[EventFeed]:
         """The feeds to run: all, the named one, or the only one.
@@ -64,19 +78,22 @@ class IniFile:
         for name in names:
             faults += self.faults.get(name, ())
         if not names and not faults:
-            faults = [f"{self.path}: no section [{PREFIX}:<name>] in it; add one with api_key and domain"]
+            faults = [
+                f"{self.path}: no event feed in it; add [{PREFIX}:<name>] (in a mailferry.toml [events.<name>]) with api_key and domain"
+            ]
         if faults:
             raise ConfigError(faults)
         return [feed for name in names if (feed := self.feeds[name]) is not None]
 
 
-def read(path: Path) -> IniFile:
-    """Read `path`; relative paths in it are resolved against its folder.
+def read(path: Path, environ: Mapping[str, str] | None = None) -> EventFeeds:
+    """Read `path`; relative paths in it are resolved against its folder. API keys may come from elsewhere: `secret.py`.
 
     Raises:
         ConfigError: the file cannot be read at all.
     """
     path = path.absolute()
+    environ = os.environ if environ is None else environ
     text = read_text(path)
     parser, faults = _parse(path, text)
     warnings: list[str] = []
@@ -89,7 +106,7 @@ def read(path: Path) -> IniFile:
             else:
                 warnings.append(f"{path}: [{name}] is no [{PREFIX}:<name>] section and is not run")
             continue
-        found, feed = _feed(path, parser, name)
+        found, feed = _feed(path, parser, name, environ, warnings)
         feeds[name] = feed
         if found:
             faults.setdefault(name, []).extend(found)
@@ -102,8 +119,9 @@ def read(path: Path) -> IniFile:
     for name in parser.defaults():
         if name not in OPTIONS:
             faults.setdefault("", []).append(_unknown(path, "DEFAULT", name))
-    _shared_paths(path, feeds, faults)
-    return IniFile(path=path, feeds=feeds, faults=faults, warnings=tuple(warnings))
+    shared_paths(path, feeds, faults)
+    database = _database(path, parser, faults)
+    return EventFeeds(path=path, feeds=feeds, faults=faults, warnings=tuple(warnings), database=database)
 
 
 def _parse(path: Path, text: str) -> tuple[configparser.RawConfigParser, dict[str, list[str]]]:
@@ -142,17 +160,51 @@ def _parse(path: Path, text: str) -> tuple[configparser.RawConfigParser, dict[st
     return parser, faults
 
 
+def _database(
+    path: Path, parser: configparser.RawConfigParser, faults: dict[str, list[str]]
+) -> DatabaseSettings | None:
+    """The one database that the file has a URL of, which is hidden from logs from here on."""
+    from mailferry.config.database import DatabaseSettings
+    from mailferry.config.secret import hide_url
+
+    found: dict[str, str] = {}
+    settings = None
+    for name in (parser.default_section, *parser.sections()):
+        url = parser.get(name, "database_url", fallback="").strip()
+        if not url or url in found:
+            continue
+        found[url] = name
+        hide_url(url)
+        try:
+            settings = DatabaseSettings(url=SecretStr(url), data_dir=path.parent)
+        except ValidationError as error:
+            what = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+            faults.setdefault("", []).append(f"{path}: [{name}] database_url: {what}")
+    if len(found) > 1:
+        names = " and ".join(f"[{name}]" for name in found.values())
+        faults.setdefault("", []).append(
+            f"{path}: database_url: {names} name different databases; all feeds of a file use one, best named in [DEFAULT]"
+        )
+    return settings
+
+
 def _first_word(line: str) -> str:
     """As much of a line as may be shown: it may hold the key."""
     return line.strip().split(maxsplit=1)[0][:20] if line.strip() else ""
 
 
-def _feed(path: Path, parser: configparser.RawConfigParser, name: str) -> tuple[list[str], EventFeed | None]:
+def _feed(
+    path: Path,
+    parser: configparser.RawConfigParser,
+    name: str,
+    environ: Mapping[str, str],
+    warnings: list[str],
+) -> tuple[list[str], EventFeed | None]:
     """One section's feed, or its faults."""
     given = {key: value.strip() for key, value in parser.items(name) if value.strip()}
     own = set(parser._sections[name])  # type: ignore[attr-defined]  # noqa: SLF001 - the only way to tell a section's own options
     faults = [_unknown(path, name, key) for key in given if key not in OPTIONS and key in own]
-    values: dict[str, Any] = {key: value for key, value in given.items() if key in OPTIONS}
+    values: dict[str, Any] = {key: value for key, value in given.items() if key in _OF_FEEDS}
     category = values["category"] = values.get("category", "mail").lower()
     if category != "mail" and "url" not in own:
         values.pop("url", None)  # one in [DEFAULT] is the mail list's
@@ -166,7 +218,10 @@ def _feed(path: Path, parser: configparser.RawConfigParser, name: str) -> tuple[
     for key in _BOOLEANS & values.keys():
         values[key] = parser.BOOLEAN_STATES.get(values[key].lower(), values[key])
     values["section"] = name.partition(":")[2] or "default"
-    values.setdefault("api_key", "")
+    try:
+        values["api_key"] = _key(path, values["section"], given, own, environ, warnings)
+    except ConfigError as error:
+        return [*faults, *(f"{path}: [{name}] {fault}" for fault in error.faults)], None
     _paths(path, values)
     try:
         feed = EventFeed.model_validate(values)
@@ -177,6 +232,30 @@ def _feed(path: Path, parser: configparser.RawConfigParser, name: str) -> tuple[
         faults += [_explain(path, name, fault, values) for fault in error.errors()]
         return list(dict.fromkeys(faults)), None
     return faults, None if faults else _with_names(path, feed, given)
+
+
+def _key(
+    path: Path,
+    suffix: str,
+    given: dict[str, str],
+    own: set[str],
+    environ: Mapping[str, str],
+    warnings: list[str],
+) -> str:
+    """The API key, or ""; what a section has of its own goes before what all share. Raises ConfigError."""
+    from mailferry.config import secret
+
+    for names, mine in ((("events", suffix, "api_key"), True), (("events", "api_key"), False)):
+        file = given.get("api_key_file", "") if ("api_key_file" in own) == mine else ""
+        found = secret.find(
+            secret.name_of(*names), environ, folder=path.parent, file=file, option="api_key_file"
+        )
+        if found:
+            warnings += [found.warning] if found.warning else []
+            return found.value
+        if ("api_key" in own) == mine and "api_key" in given:
+            return given["api_key"]
+    return ""
 
 
 def _paths(path: Path, values: dict[str, Any]) -> None:
@@ -225,11 +304,11 @@ def _explain(path: Path, section: str, fault: Any, values: dict[str, Any]) -> st
     return f"{path}: [{section}] {option}: {message}"
 
 
-def _shared_paths(path: Path, feeds: dict[str, EventFeed | None], faults: dict[str, list[str]]) -> None:
+def shared_paths(path: Path, feeds: dict[str, EventFeed | None], faults: dict[str, list[str]]) -> None:
     """Two sections must never write one file: neither could then vouch for what is in it."""
     owner: dict[tuple[str, str], str] = {}
     for name, feed in feeds.items():
-        if feed is None:
+        if feed is None or feed.destination == "table":
             continue
         data_file = str(feed.folder / feed.fill(feed.log_file_name_format))
         for option, value, remedy in (
@@ -254,22 +333,38 @@ def _shared_paths(path: Path, feeds: dict[str, EventFeed | None], faults: dict[s
 
 def _alike(path: Path, feeds: dict[str, EventFeed | None], faults: dict[str, list[str]]) -> None:
     """Names that one file could have from two formats: retention of the one would delete the other."""
-    options = ("log_file_name_format", "message_log_file_name", "error_log_file_name")
-    named = [
-        (name, option, feed.folder, feed.fill(getattr(feed, option)))
-        for name, feed in feeds.items()
-        if feed
-        for option in options
-    ]
-    sample = datetime(2026, 1, 31, 14, 15, 16, tzinfo=UTC)
-    for at, (name, option, folder, format_) in enumerate(named):
-        for other, other_option, other_folder, other_format in named[:at]:
-            if folder != other_folder or (option == other_option != options[0]):
-                continue  # feeds of one folder may share their message and error logs
-            pair = ((format_, other_format), (other_format, format_))
-            if any(names_of(one).fullmatch(sample.strftime(two)) for one, two in pair):
-                what = f"{option}: its names are also those of {other_option} of [{other}]; give them another beginning"
-                faults.setdefault(name, []).append(f"{path}: [{name}] {what}")
+    # Only names that are alike but for their digits and letters' lengths can be meant: feeds may be a thousand.
+    buckets: dict[tuple[Path, str], list[_Named]] = {}
+    for name, feed in feeds.items():
+        if feed and feed.destination == "files":
+            for option in _NAMES:
+                named = _Named.of(name, option, feed.fill(getattr(feed, option)))
+                buckets.setdefault((feed.folder, named.shape), []).append(named)
+    for bucket in buckets.values():
+        for at, one in enumerate(bucket):
+            for other in bucket[:at]:
+                if one.option == other.option != _NAMES[0]:
+                    continue  # feeds of one folder may share their message and error logs
+                if one.pattern.fullmatch(other.sample) or other.pattern.fullmatch(one.sample):
+                    what = f"{one.option}: its names are also those of {other.option} of [{other.name}]; give them another beginning"
+                    faults.setdefault(one.name, []).append(f"{path}: [{one.name}] {what}")
+
+
+class _Named(NamedTuple):
+    """The names that an option's format gives."""
+
+    name: str
+    option: str
+    pattern: re.Pattern[str]
+    sample: str
+    #: The sample without digits and with one letter for a word.
+    shape: str
+
+    @classmethod
+    def of(cls, name: str, option: str, format_: str) -> _Named:
+        sample = _SAMPLE.strftime(format_)
+        shape = re.sub(r"[^\W\d_]+", "a", re.sub(r"\d", "0", sample))
+        return cls(name, option, names_of(format_), sample, shape)
 
 
 def _loopback(url: str) -> bool:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mailferry.config.database import DatabaseSettings  # noqa: TC001 - pydantic reads the annotations
 from mailferry.config.mailbox import MailboxKind, MailboxSettings
+from mailferry.config.schedule import OptionalScheduleText  # noqa: TC001 - pydantic reads the annotations
 from mailferry.mailbox.rows import UnknownColumns
 from mailferry.mailbox.sniff import Limits
 
@@ -40,6 +41,10 @@ class MailboxFeed(BaseModel):
     max_concurrent_jobs: int = Field(default=1, ge=1, le=64)
     #: Hours from the start of one run to the start of the next.
     schedule_hours: float = Field(default=1, gt=0, le=8760)
+    #: In its place, see `config/schedule.py`; "" for the hours.
+    schedule: OptionalScheduleText = ""
+    #: For the service: the only host that may run this feed; "" for any, or of a Maildir for the first that did.
+    host: str = ""
     #: How long processed and failed files are kept; 0 for ever.
     retention_days: int = Field(default=30, ge=0, le=36_500)
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$")

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from pathlib import Path
 
 from mailferry.errors import ConfigError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+#: What stands in examples where a value of one's own belongs.
+_PLACEHOLDER = re.compile(
+    r"your[-_ ]([a-z]+[-_ ])*(mailbox|password|user(name)?|host|server|database|secret|token|key|id)\b.*"
+    r"|change[-_ ]?me|<.*>|x{3,}|\*{3,}",
+    re.IGNORECASE,
+)
+
+
+def present(path: Path) -> bool:
+    """Whether a file is there; one that may not even be looked at is, and reading it tells why not."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def read_text(path: Path) -> str:
@@ -23,3 +39,22 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         fault = f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8"
     raise ConfigError([fault])
+
+
+def resolved(folder: Path, text: str) -> Path:
+    """A path that counts from a folder, `~` for the user's own.
+
+    Raises:
+        ValueError: it can be no path.
+    """
+    if "\0" in text:
+        raise ValueError("holds a NUL character")
+    try:
+        return folder / Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text}: there is no such user's folder; write the path itself") from None
+
+
+def is_placeholder(value: str) -> bool:
+    """Whether a value was taken over from an example and never filled in."""
+    return _PLACEHOLDER.fullmatch(value) is not None

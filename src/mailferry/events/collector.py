@@ -1,9 +1,9 @@
 """One run of one event feed, start to end. The only file that knows the whole story.
 
-    lock -> recover -> read ahead (reader.py) -> write in order, commit (files.py) -> heartbeat, retention -> unlock
+    lock -> recover -> read ahead (reader.py) -> write in order, commit (writer.py) -> sign of life, retention -> unlock
 
 What is written leaves strictly in order, so a crash, a signal or an error at any moment leaves a prefix behind, and
-the checkpoint says of which length.
+the destination says of which length.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from typing import TYPE_CHECKING
 
 from mailferry.errors import MailferryError, Stop
 from mailferry.events import heartbeat
-from mailferry.events.files import HourlyFiles, Line
-from mailferry.events.heartbeat import Heartbeat
-from mailferry.events.journal import Journal
+from mailferry.events.destination import Line, in_thread
 from mailferry.events.metrics import Metrics
 from mailferry.events.progress import Progress
 from mailferry.events.reader import Done, Reader, cancel, stopped
@@ -31,6 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mailferry.config.event_feed import EventFeed
+    from mailferry.database import Pool
+    from mailferry.events.destination import Destination
     from mailferry.events.reader import Item
     from mailferry.events.source import Connections
 
@@ -52,12 +52,20 @@ class Result:
     error: str = ""
     #: The provider gave no answer at all.
     unreachable: bool = False
-    #: Unix seconds, or None where there is no checkpoint.
+    #: A person has to act before it can go on.
+    blocked: bool = False
+    #: Unix seconds, or None where the feed has not begun yet.
     position: int | None = None
+    #: How far that is behind the clock.
+    lag_seconds: int | None = None
     new_gaps: int = 0
-    #: Names of the files written to, in `folder`.
+    #: Gaps and late events since the feed began.
+    gap_count: int = 0
+    late: int = 0
+    #: Names of the files written to, in `folder`; for a table, the table.
     files: list[str] = field(default_factory=list)
     folder: str = ""
+    table: str = ""
     metrics: Metrics = field(default_factory=Metrics)
 
 
@@ -69,102 +77,124 @@ class Collector:
         feed: EventFeed,
         connections: Connections,
         *,
+        pool: Pool | None = None,
+        runner: str = "",
+        take_over: bool = False,
         stop: asyncio.Event | None = None,
         watch: Callable[[str, float], None] = lambda _section, _share: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`watch` is told the share of the run that is done, 0 to 1; `stop` is set to end early and in good order."""
+        """`watch` is told the share of the run that is done, 0 to 1; `stop` is set to end early and in good order.
+
+        For a feed whose destination is a table: `pool`, of which the run holds one connection until its end; `runner`, a
+        name for people; `take_over`, to end whatever run still holds the feed instead of skipping it.
+        """
         self._feed = feed
         self._connections = connections
         self._stop = stop or asyncio.Event()
         self._watch = watch
         self._clock = clock
         self._metrics = Metrics()
-        self._result = Result(section=feed.section, folder=str(feed.folder), metrics=self._metrics)
-        self._destination = HourlyFiles(feed, clock)
+        self._result = Result(section=feed.section, metrics=self._metrics)
+        self._destination: Destination
+        if feed.destination == "table":
+            from mailferry.events.table import EventTable
+
+            if pool is None:
+                raise ValueError(f"{feed.section}: a pool is needed")
+            self._destination = EventTable(feed, pool, runner=runner, take_over=take_over, clock=clock)
+            self._result.table = feed.table
+        else:
+            from mailferry.events.files import HourlyFiles
+
+            self._destination = HourlyFiles(feed, self._metrics, clock)
+            self._result.folder = str(feed.folder)
+        self._journal = self._destination.journal
         self._deadline: float | None = None
 
     async def run(self) -> Result:
         """Collect everything up to now. An error is told in the result, not raised."""
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self._feed.lock_file_path, timeout=0, thread_local=False)
         try:
-            lock.acquire()
-        except Timeout:
-            self._result.status = "skipped"
-            log.info("%s: another process is collecting this section; skipped", self._feed.section)
-            return self._result
-        except OSError as error:
-            self._fail(
-                f"cannot lock {self._feed.lock_file_path}: {error.strerror}; check the permissions of its folder"
-            )
+            if await self._acquired():
+                await self._held()
+        finally:
+            await in_thread(self._destination.release)
+        return self._result
+
+    async def _acquired(self) -> bool:
+        try:
+            if await in_thread(self._destination.acquire):
+                return True
+        except MailferryError as error:
+            self._fail(str(error), blocked=isinstance(error, Stop))
             log.error("%s: %s", self._feed.section, self._result.error)  # noqa: TRY400 - its text says all
-            return self._result
-        self._journal = Journal(self._feed, self._clock)
-        self._beat = Heartbeat(self._feed, self._metrics, self._journal, self._clock)
+            return False
+        self._result.status = "skipped"
+        log.info("%s: another process is collecting this section; skipped", self._feed.section)
+        return False
+
+    async def _held(self) -> None:
         beating = asyncio.create_task(self._keep_beating())
         try:
             await self._guarded()
         finally:
-            try:
-                await stopped(beating)
-                self._tell()
-            finally:
-                self._journal.close()
-                lock.release()
-        return self._result
+            await stopped(beating)
+            self._tell()
 
     async def _guarded(self) -> None:
         try:
             await self._collect()
             self._result.status = "stopped" if self._stop.is_set() else "completed"
-            for path in self._destination.expire():
-                self._journal.step(f"deleted {path.name}, older than {self._feed.log_retention_days} days")
+            for what in await in_thread(self._destination.expire):
+                self._journal.step(f"deleted {what}")
         except MailferryError as error:
-            self._fail(str(error))
+            self._fail(str(error), blocked=isinstance(error, Stop))
             self._result.unreachable = isinstance(error, Unreachable) and not self._metrics.succeeded
         except Exception as error:  # noqa: BLE001 - one section's defect must not end the others
             self._fail(f"unexpected {type(error).__name__}: {error}; please report it with the error log")
             self._journal.error("".join(traceback.format_exception(error)))
 
-    def _fail(self, error: str) -> None:
-        self._result.status, self._result.error = "error", error
+    def _fail(self, error: str, *, blocked: bool = False) -> None:
+        self._result.status, self._result.error, self._result.blocked = "error", error, blocked
 
     async def _keep_beating(self) -> None:
         while True:
-            self._beat.write("running", self._destination.vouched)
+            self._destination.beat("running")
             await asyncio.sleep(heartbeat.INTERVAL)
 
     def _tell(self) -> None:
         """The end of the run, for people and for monitoring."""
         result, vouched = self._result, self._destination.vouched
         self._metrics.ended = time.monotonic()
-        result.position = vouched.position if vouched else None
+        if vouched:
+            result.position, result.gap_count, result.late = vouched.position, vouched.gap_count, vouched.late
+            result.lag_seconds = max(0, round(self._clock() - vouched.position))
         result.files = self._destination.written
         if result.error:
             self._journal.error(result.error, level=logging.ERROR)
         state = f"{result.status}: {self._metrics.events:,} events"
         if self._metrics.late:
             state += f", {self._metrics.late} of them late"
+        if self._metrics.as_text:
+            state += f", {self._metrics.as_text} of them kept as text too"
         if result.new_gaps:
             state += f", {result.new_gaps} new gaps on record"
         if vouched:
             state += f"; up to {_utc(vouched.position)}"
         self._journal.message(state)
-        self._beat.write(result.status, vouched, result.error)
+        self._destination.beat(result.status, result.error)
 
     # --- reading
 
     async def _collect(self) -> None:
-        progress = self._open()
+        progress = await self._open()
         feed = self._feed
         now = self._clock()
         if progress.position > now + CLOCK_TOLERANCE:
             raise Stop(
                 f"[{feed.section}] the position {progress.position} ({_utc(progress.position)}) lies in the future; was this "
                 f"machine's clock set back? It says {_utc(now)}. Nothing was collected or changed: correct the clock, or "
-                f"the first line of {feed.position_file}"
+                f"{self._destination.checkpoint}"
             )
         begin, end = progress.begin(feed.look_back), int(now) - feed.settle
         if begin >= end:
@@ -185,9 +215,9 @@ class Collector:
             await reader.discard()
             await writer.flush()
 
-    def _open(self) -> Progress:
+    async def _open(self) -> Progress:
         feed = self._feed
-        progress, recovered = self._destination.open()
+        progress, recovered = await in_thread(self._destination.open)
         if progress is None:
             now = self._clock()
             start = int(now) if feed.start_time is None else feed.start_time
@@ -197,7 +227,7 @@ class Collector:
                     f"Now is {int(now)}"
                 )
             progress = Progress(position=start, floor=start)
-            self._destination.commit([], progress, start)
+            await in_thread(self._destination.commit, [], progress, start)
         elif recovered.adopted or recovered.cut:
             self._metrics.adopted = recovered.adopted
             self._journal.message(

@@ -2,54 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 from mailferry import disk
-from mailferry.config.event_feed import names_of
+from mailferry.errors import Retry
 from mailferry.events import checkpoint, order
 from mailferry.events import record as records
 from mailferry.events.checkpoint import Announced, Intent
+from mailferry.events.destination import Committed, Recovered
+from mailferry.events.folder import files_of
+from mailferry.events.heartbeat import Heartbeat
+from mailferry.events.journal import FileJournal, Journal
 from mailferry.events.order import Seen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from filelock import BaseFileLock
 
     from mailferry.config.event_feed import EventFeed
+    from mailferry.events.destination import Line
+    from mailferry.events.metrics import Metrics
     from mailferry.events.progress import Progress
 
 
-class Line(NamedTuple):
-    """One event, ready to be written."""
-
-    #: Unix seconds: the event's time.
-    time: int
-    key: str
-    #: The record as JSON, without newline.
-    data: bytes
-
-
-class Recovered(NamedTuple):
-    """What the start of a run found of an earlier one that was cut off, or of the older script."""
-
-    adopted: int
-    #: Bytes of a torn write that were cut off.
-    cut: int
-
-
 class HourlyFiles:
-    """The files of one feed. To be used under the feed's lock.
+    """The files of one feed, with a lock file, the feed's own logs and a heartbeat beside them; see `Destination`.
 
     Errors: Retry for what the disk refuses, Stop for a damaged checkpoint.
     """
 
-    def __init__(self, feed: EventFeed, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, feed: EventFeed, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
         self._feed = feed
         self._clock = clock
         self._format = feed.fill(feed.log_file_name_format)
@@ -60,13 +48,45 @@ class HourlyFiles:
         self.vouched: Progress | None = None
         #: Names of the files that were written to, in order of their first line.
         self.written: list[str] = []
+        self.journal: Journal = FileJournal(feed, clock)
+        self.checkpoint = f"the first line of {feed.position_file}"
+        self._heartbeat = Heartbeat(feed, metrics, self.journal, clock)
+        self._lock: BaseFileLock | None = None
+
+    def acquire(self) -> bool:
+        """Lock the feed; False where another process has it."""
+        from filelock import FileLock, Timeout
+
+        path = self._feed.lock_file_path
+        lock = FileLock(path, timeout=0, thread_local=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            return False
+        except OSError as error:
+            raise Retry(
+                f"cannot lock {path}: {error.strerror}; check the permissions of its folder"
+            ) from error
+        self._lock = lock
+        return True
+
+    def release(self) -> None:
+        """Close the logs and unlock the feed."""
+        self.journal.close()
+        if self._lock:
+            self._lock.release()
+        self._lock = None
+
+    def beat(self, status: str, error: str = "") -> None:
+        """Replace the heartbeat file."""
+        self._heartbeat.write(status, self.vouched, error)
 
     def open(self) -> tuple[Progress | None, Recovered]:
         """Where to go on (None: this feed has never run), after repairing what a crash has left."""
         found = checkpoint.load(self._feed.position_file)
         if found is None:
-            return None, Recovered(0, 0)
-        recovered = Recovered(0, 0)
+            return None, Recovered()
+        recovered = Recovered()
         if found.inherited:
             recovered = self._inherit(found.progress)
         elif found.intent:
@@ -75,12 +95,8 @@ class HourlyFiles:
         self.vouched = _copy(found.progress)
         return found.progress, recovered
 
-    def commit(self, lines: Sequence[Line], progress: Progress, end: int) -> None:
-        """Append `lines`, then vouch for them: `progress` is how far the feed got with them.
-
-        `end`: Unix seconds, the end of the last range that listed the lines. A feed's first commit has no lines: it
-        puts on record where the feed begins.
-        """
+    def commit(self, lines: Sequence[Line], progress: Progress, end: int) -> Committed:
+        """Announce `lines`, append them, then vouch for them."""
         files: dict[str, list[Line]] = {}
         for line in lines:
             files.setdefault(self.name(line.time), []).append(line)
@@ -96,6 +112,7 @@ class HourlyFiles:
                     self.written.append(name)
         checkpoint.save(self._feed.position_file, progress)
         self.vouched = _copy(progress)
+        return Committed()
 
     def name(self, event_time: int) -> str:
         """The file an event belongs into."""
@@ -104,8 +121,8 @@ class HourlyFiles:
             self._named = (second, datetime.fromtimestamp(second, self._zone).strftime(self._format))
         return self._named[1]
 
-    def expire(self) -> list[Path]:
-        """Delete data files older than `log_retention_days`; none where that is 0."""
+    def expire(self) -> list[str]:
+        """Delete data files not written to for `log_retention_days`; none where that is 0."""
         days = self._feed.log_retention_days
         if not days:
             return []
@@ -114,7 +131,7 @@ class HourlyFiles:
         for path in old:
             with disk.told("delete", path):
                 path.unlink(missing_ok=True)
-        return old
+        return [f"{path.name}, older than {days} days" for path in old]
 
     def _intent(self, files: dict[str, list[Line]], end: int) -> Intent:
         intent = Intent(end=end)
@@ -164,27 +181,6 @@ class HourlyFiles:
             # What lies beyond the position is known until the range that lists it has passed.
             progress.seen.add(entry.key, max(progress.position, entry.time or 0))
         return Recovered(len(progress.seen), 0)
-
-
-class Found(NamedTuple):
-    """A file of a folder."""
-
-    #: Unix seconds of its last change.
-    modified: float
-    path: Path
-
-
-def files_of(folder: Path, name_format: str) -> list[Found]:
-    """The files in `folder` that `name_format` (strftime) could have named, the oldest first."""
-    matching = names_of(name_format)
-    found = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            # What somebody else deletes meanwhile is none of ours any more.
-            with contextlib.suppress(FileNotFoundError):
-                if matching.fullmatch(entry.name) and entry.is_file():
-                    found.append(Found(entry.stat().st_mtime, Path(entry.path)))
-    return sorted(found)
 
 
 def _zone(name: str) -> tzinfo | None:

@@ -1,6 +1,6 @@
-"""A section's own logs: `messages_*` for people, `errors_*` as JSON lines, the newest few of each kept.
+"""What one run says: to the program's log; and where the feed has files, to its own logs beside them.
 
-A disk that refuses a log line must not stop the collection of data: such a failure is told to the program's log.
+Those are `messages_*` for people and `errors_*` as JSON lines, the newest few of each kept. A disk that refuses a log line must not stop the collection of data: such a failure is told to the program's log.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from mailferry.events.files import files_of
+from mailferry.events.folder import files_of
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
@@ -26,10 +26,43 @@ log = logging.getLogger("mailferry.events")
 
 
 class Journal:
-    """Where one run of one section says what it does."""
+    """Where one run of one section says what it does: the program's log."""
+
+    def __init__(self, feed: EventFeed) -> None:
+        self._feed = feed
+
+    def step(self, text: str) -> None:
+        """What only a `verbose` feed says."""
+        if self._feed.verbose:
+            self.message(text)
+
+    def message(self, text: str, level: int = logging.INFO) -> None:
+        """A line for people."""
+        log.log(level, "%s: %s", self._feed.section, mask(text))
+
+    def error(
+        self, error: str, *, request: str = "", duration_ms: int | None = None, level: int = logging.DEBUG
+    ) -> None:
+        """What went wrong; for people at `level`. A try that is going to be repeated is no warning."""
+        self._note(error, request, duration_ms)
+        if level >= logging.WARNING:
+            self.message(error, level)
+        else:
+            told = f" ({mask(request)})" if request else ""
+            log.log(level, "%s: %s%s", self._feed.section, mask(error), told)
+
+    def _note(self, error: str, request: str, duration_ms: int | None) -> None:
+        """Keep an error for programs."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
+class FileJournal(Journal):
+    """The program's log, and the logs in the feed's folder."""
 
     def __init__(self, feed: EventFeed, clock: Callable[[], float] = time.time) -> None:
-        self._feed = feed
+        super().__init__(feed)
         self._clock = clock
         self._messages = _Rotating(
             feed.folder, feed.fill(feed.message_log_file_name), feed.message_log_retention_count
@@ -38,31 +71,20 @@ class Journal:
             feed.folder, feed.fill(feed.error_log_file_name), feed.error_log_retention_count
         )
 
-    def step(self, text: str) -> None:
-        """What only a `verbose` feed says."""
-        if self._feed.verbose:
-            self.message(text)
-
     def message(self, text: str, level: int = logging.INFO) -> None:
-        """A line in the message log and on the console."""
-        text = mask(text)
+        """A line for people."""
         now = self._now()
-        self._messages.write(
-            now, f"{now:%Y-%m-%d %H:%M:%S%z} {logging.getLevelName(level)} {text}\n".encode()
-        )
-        log.log(level, "%s: %s", self._feed.section, text)
+        line = f"{now:%Y-%m-%d %H:%M:%S%z} {logging.getLevelName(level)} {mask(text)}\n"
+        self._messages.write(now, line.encode())
+        super().message(text, level)
 
-    def error(
-        self, error: str, *, request: str = "", duration_ms: int | None = None, level: int = logging.DEBUG
-    ) -> None:
-        """A line in the error log; on the console at `level`. A try that is going to be repeated is no warning."""
+    def _note(self, error: str, request: str, duration_ms: int | None) -> None:
         feed = self._feed
         now = self._now()
-        error = mask(error)
         fields = {
             "time": now.isoformat(timespec="milliseconds"),
             "section": feed.section,
-            "error": error,
+            "error": mask(error),
             "api_key": feed.masked_key,
             "domain": feed.domain,
             "type": feed.type,
@@ -70,10 +92,6 @@ class Journal:
             "duration_ms": duration_ms,
         }
         self._errors.write(now, orjson.dumps(fields) + b"\n")
-        if level >= logging.WARNING:
-            self.message(error, level)
-        else:
-            log.log(level, "%s: %s%s", feed.section, error, f" ({mask(request)})" if request else "")
 
     def close(self) -> None:
         """Close both files."""

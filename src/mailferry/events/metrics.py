@@ -22,6 +22,8 @@ class Metrics:
     #: Details that could not be had: the list record was written.
     stand_ins: int = 0
     adopted: int = 0
+    #: Records that jsonb cannot hold exactly, and that are kept as text too.
+    as_text: int = 0
     gaps: int = 0
     lists: int = 0
     details: int = 0
@@ -57,6 +59,7 @@ class Metrics:
             "records_not_objects": self.not_objects,
             "details_missing": self.stand_ins,
             "adopted_after_crash": self.adopted,
+            "records_kept_as_text": self.as_text,
             "gaps": self.gaps,
             "api_requests": requests,
             "list_requests": self.lists,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mailferry.errors import Retry, Stop
 from mailferry.events import order, windows
 from mailferry.events import record as records
-from mailferry.events.files import Line
+from mailferry.events.destination import Line
 from mailferry.events.order import Seen
 from mailferry.events.source import Expired, Postponed, Unreachable
 from mailferry.events.windows import Batch, Gap, Range

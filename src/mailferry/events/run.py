@@ -7,11 +7,13 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mailferry import logs
 from mailferry.errors import ConfigError
 from mailferry.events.collector import Collector, Result
 from mailferry.events.source import Connections
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mailferry.config.event_feed import EventFeed
+    from mailferry.database import Pool
 
 _T = TypeVar("_T")
 log = logging.getLogger("mailferry.events")
@@ -38,7 +41,7 @@ class Exit:
 
 
 def prepare(feeds: Sequence[EventFeed], config: Path) -> None:
-    """Make the folders that the feeds need.
+    """Make the folders that the feeds need; one that writes into a table needs none.
 
     Raises:
         ConfigError: with every folder that cannot be made or written.
@@ -46,6 +49,8 @@ def prepare(feeds: Sequence[EventFeed], config: Path) -> None:
     faults: dict[str, None] = {}
     for feed in feeds:
         hide(feed.api_key.get_secret_value(), feed.masked_key)
+        if feed.destination == "table":
+            continue
         for option, folder in (
             ("log_directory", feed.folder),
             ("position_file", feed.position_file.parent),
@@ -71,13 +76,18 @@ def prepare(feeds: Sequence[EventFeed], config: Path) -> None:
 async def collect(
     feeds: Sequence[EventFeed],
     *,
+    pool: Pool | None = None,
     workers: int = 1,
     watch: Callable[[str, float], None] = lambda _section, _share: None,
     clock: Callable[[], float] = time.time,
 ) -> tuple[list[Result], int | None]:
-    """Run the feeds, at most `workers` at once, in their order. Gives the results, and the signal that ended it early."""
+    """Run the feeds, at most `workers` at once, in their order. Gives the results, and the signal that ended it early.
+
+    `pool`: for feeds that write into a table; each takes one connection while it runs.
+    """
     stop = asyncio.Event()
     received: list[int] = []
+    runner = f"{socket.gethostname()}/{os.getpid()}"
     connections = Connections()
     waiting = iter(feeds)
     results: dict[str, Result] = {}
@@ -91,9 +101,10 @@ async def collect(
         for feed in waiting:
             if stop.is_set():
                 return
-            results[feed.section] = await Collector(
-                feed, connections, stop=stop, watch=watch, clock=clock
-            ).run()
+            with logs.bound(feed=feed.section):
+                results[feed.section] = await Collector(
+                    feed, connections, pool=pool, runner=runner, stop=stop, watch=watch, clock=clock
+                ).run()
 
     restore = _on_signals(ask_to_stop)
     try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from mailferry.events.destination import in_thread
+
 if TYPE_CHECKING:
-    from mailferry.events.files import HourlyFiles, Line
+    from mailferry.events.destination import Destination, Line
     from mailferry.events.metrics import Metrics
     from mailferry.events.progress import Progress
     from mailferry.events.reader import Done
@@ -23,7 +24,7 @@ class Writer:
     """One run's way into its destination. `progress` is how far the feed gets, and is changed here alone."""
 
     def __init__(
-        self, destination: HourlyFiles, progress: Progress, look_back: int, metrics: Metrics
+        self, destination: Destination, progress: Progress, look_back: int, metrics: Metrics
     ) -> None:
         self._destination = destination
         self._progress = progress
@@ -85,9 +86,11 @@ class Writer:
         progress.floor = max(progress.floor, progress.position - self._look_back)
         progress.seen.forget_before(progress.floor)
         self._broken = True
-        await asyncio.shield(asyncio.to_thread(self._destination.commit, lines, progress, self._latest_end))
+        committed = await in_thread(self._destination.commit, lines, progress, self._latest_end)
         self._broken = False
-        self._metrics.events += len(lines)
+        self._metrics.events += len(lines) - committed.repeated
+        self._metrics.repeated += committed.repeated
+        self._metrics.as_text += committed.as_text
         self._metrics.bytes_written += self._bytes
         self._lines, self._bytes, self._changed = [], 0, False
         self._committed_at = time.monotonic()

@@ -5,6 +5,7 @@ As in `ledger`, every function takes a connection and leaves the transaction to 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,25 @@ from mailferry.mailbox import ledger
 from mailferry.mailbox.model import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
     from mailferry.database import Connection
     from mailferry.mailbox.attachments import RejectedFile
     from mailferry.mailbox.model import MessageRef, Passed, StoredFile
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class First:
+    """The first in order of a table's jobs that are not done."""
+
+    job_id: int
+    feed: str
+    #: In progress; else it is pending.
+    running: bool
+    #: Seconds until its next attempt is due, or until its lease runs out; 0 or less: now.
+    wait: float
+
 
 #: What a name claims, for files that are none of it.
 _CLAIMED = {".xls": Kind.XLS, ".xlt": Kind.XLS, ".xlsb": Kind.XLSB, ".ods": Kind.ODS}
@@ -91,6 +105,20 @@ def first_due(conn: Connection, feed: str) -> float | None:
     return row[0] if row else None
 
 
+def due(conn: Connection, feeds: Collection[str]) -> list[tuple[str, float]]:
+    """Tables whose first job is one of these feeds' and can be claimed, with the seconds until then, 0 or less for now.
+
+    A job that somebody works on is not told of until its lease has run out. Cheap, whatever the ledger holds.
+    """
+    return [(target, wait) for target, wait in conn.execute(_sql("due"), {"feeds": list(feeds)})]
+
+
+def first_of(conn: Connection, target: str) -> First | None:
+    """The job of a table that comes next, or is being done; None where there is none."""
+    row = conn.execute(_sql("first_of"), {"target": target}).fetchone()
+    return First(job_id=row[0], feed=row[1], running=row[2], wait=row[3]) if row else None
+
+
 def held_back(conn: Connection, feed: str) -> list[str]:
     """What keeps the feed's pending jobs waiting though only another feed's run can end it, with what to do."""
     return [
@@ -98,6 +126,12 @@ def held_back(conn: Connection, feed: str) -> list[str]:
         f" wait for it: run feed {other!r}, or give that job up by `mailferry jobs cancel {job_id}`"
         for job_id, other, target, waiting in conn.execute(_sql("held_back"), {"feed": feed})
     ]
+
+
+def left_behind(conn: Connection, paths: Iterable[Path]) -> list[int]:
+    """Jobs that are settled, but for files of these paths: another host did that, and could not move them here."""
+    rows = conn.execute(_sql("left_behind"), {"paths": [str(path) for path in paths]})
+    return [job_id for (job_id,) in rows]
 
 
 def recorded(conn: Connection, paths: Iterable[Path]) -> set[str]:

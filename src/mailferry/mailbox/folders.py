@@ -10,8 +10,12 @@ import csv
 import datetime as dt
 import io
 import math
+import os
 import shutil
+import socket
+import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Begins the names of folders in `pending` that hold what the reading child works with.
 READING = ".reading-"
+#: Seconds after which a file that no job knows, or a reading folder of another host, belongs to nobody.
+_ABANDONED = 3600
 #: Added to a file's name for the list of its rejected rows.
 REJECTS = ".rejects.csv"
 #: What a spreadsheet program would take for a formula.
@@ -70,20 +76,56 @@ class Folders:
         import filelock
 
         # A soft lock would outlive a process that was killed.
-        lock = filelock.FileLock(self.base / ".lock", fallback_to_soft=False)
+        lock = filelock.FileLock(self._lock, fallback_to_soft=False)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
             yield False
             return
         except OSError as error:
-            raise Stop(
-                f"cannot lock {self.base / '.lock'} ({error.strerror}); it must belong to the user that runs mailferry"
-            ) from None
+            raise self._unlockable(error) from None
         try:
             yield True
         finally:
             lock.release()
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[bool]:
+        """Whether these folders can be used beside others that share them; held as `alone`, whom it keeps out.
+
+        Windows knows no such lock on a whole file: there one process has them to itself.
+        """
+        if sys.platform == "win32":
+            with self.alone() as alone:
+                yield alone
+            return
+        import fcntl
+
+        try:
+            # The file that `alone` locks, which nobody ever deletes.
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise self._unlockable(error) from None
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            except OSError as error:
+                raise self._unlockable(error) from None
+            yield True
+        finally:
+            os.close(descriptor)
+
+    @property
+    def _lock(self) -> Path:
+        return self.base / ".lock"
+
+    def _unlockable(self, error: OSError) -> Stop:
+        return Stop(
+            f"cannot lock {self._lock} ({error.strerror}); it must belong to the user that runs mailferry"
+        )
 
     def put_away(self, path: Path, *, good: bool, day: dt.date) -> Path | None:
         """Move a file that is done with; where it is now. None where it is nowhere on this host.
@@ -99,26 +141,40 @@ class Folders:
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             # It lies beside a file that failed before and is now loaded. First, as a moved file is not looked at again.
             path.with_name(path.name + REJECTS).unlink(missing_ok=True)
-            path.replace(target)
+            try:
+                path.replace(target)
+            except FileNotFoundError:
+                # Another process of this host settles the same job and was faster.
+                return target if target.is_file() else None
             sync_folder(folder)
         return target
 
-    def sweep(self, recorded: Callable[[Collection[Path]], set[str]]) -> int:
+    def waiting(self, *, alone: bool) -> list[Path]:
+        """The files in `pending`; unless `alone`, only those old enough not to be on their way into the ledger."""
+        limit = math.inf if alone else time.time() - _ABANDONED
+        with told("list", self.pending):
+            return [path for path in self.pending.iterdir() if path.is_file() and _modified(path) < limit]
+
+    def sweep(self, recorded: Callable[[Collection[Path]], set[str]], *, alone: bool = True) -> int:
         """Delete from `pending` what no job needs: one was cancelled, or a crash came between storing and recording.
 
-        Of the latter the message is still unmarked, and was fetched again if it is still wanted. Only for who is `alone`.
+        Of the latter the message is still unmarked, and was fetched again if it is still wanted. Unless `alone`, what
+        is not old stays, and what a living process reads from. Others may have it recorded in this very moment: a
+        file that is missing then is fetched again.
         """
         # Alone, so downloads cut short belong to nobody, whatever their age.
-        count = clear_leftovers(self.pending, math.inf)
+        count = clear_leftovers(self.pending, math.inf if alone else time.time())
         for path in self.pending.glob(f"{READING}*"):
-            shutil.rmtree(path, ignore_errors=True)
-        found = [path for path in self.pending.iterdir() if path.is_file()]
+            if alone or not _is_read_from(path):
+                shutil.rmtree(path, ignore_errors=True)
+        found = self.waiting(alone=alone)
         known = recorded(found) if found else set()
         for path in found:
-            if str(path) not in known:
-                with told("delete", path):
-                    path.unlink(missing_ok=True)
-                count += 1
+            if str(path) in known or not (alone or time.time() - _modified(path) > _ABANDONED):
+                continue
+            with told("delete", path):
+                path.unlink(missing_ok=True)
+            count += 1
         return count
 
     def expire(self, days: int, now: dt.datetime) -> int:
@@ -139,6 +195,33 @@ class Folders:
                     path.unlink()
                     count += not path.name.endswith(REJECTS)
         return count
+
+
+def reading_prefix() -> str:
+    """How the names of this process's reading folders begin: host and process id tell others whether it is alive."""
+    return f"{READING}{socket.gethostname()}-{os.getpid()}-"
+
+
+def _is_read_from(folder: Path) -> bool:
+    """Whether the process that made the folder may be alive. Of another host, by a shared disk, only its age speaks."""
+    host, _, process = folder.name.removeprefix(READING).rpartition("-")[0].rpartition("-")
+    if host == socket.gethostname() and process.isdecimal() and sys.platform != "win32":
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            return False
+        except OSError:  # somebody else's process
+            return True
+        return True
+    return time.time() - _modified(folder) < _ABANDONED
+
+
+def _modified(path: Path) -> float:
+    """Unix seconds; now, where it has gone meanwhile."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def write_rejects(path: Path, rows: Iterable[RejectedRow]) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mailferry.errors import MailferryError, Reject, Retry
@@ -13,11 +13,10 @@ from mailferry.mailbox.attachments import DiskFault, RejectedFile, choose, safe_
 from mailferry.mailbox.headers import parse_headers
 from mailferry.mailbox.jobs import JobState
 from mailferry.mailbox.model import Summary
-from mailferry.mailbox.settle import mark
+from mailferry.mailbox.settle import mark, moved_away
 from mailferry.mailbox.work import say
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Iterator
 
     from mailferry.mailbox.jobs import File, Job
@@ -38,12 +37,12 @@ class Taken:
     rejected: list[RejectedFile] = field(default_factory=list)
 
 
-def gather(work: Work, failures: Counter[MessageRef]) -> Iterator[Job]:
+def gather(work: Work) -> Iterator[Job]:
     """Every message found that has no job yet becomes one, oldest first; gives the jobs as they are recorded.
 
-    A message that cannot be fetched holds back those behind it, as rows have to come in order: Retry. `failures`
-    counts such faults by message over the tries of a run; after the last, when the mailbox is otherwise well, the
-    message is recorded as one that failed, so that it does not hold back the others for ever.
+    A message that cannot be fetched holds back those behind it, as rows have to come in order: Retry. `Work.failures`
+    counts such faults by message over all tries; after the last, when the mailbox is otherwise well, the message is
+    recorded as one that failed, so that it does not hold back the others for ever.
     """
     refs = work.mailbox.find()
     with work.transaction() as conn:
@@ -57,10 +56,11 @@ def gather(work: Work, failures: Counter[MessageRef]) -> Iterator[Job]:
         except DiskFault:
             raise  # never the message's fault
         except Retry as error:
-            failures[ref] += 1
-            if failures[ref] <= ledger.MOST_RETRIES or not _well(work):
+            work.failures[ref] += 1
+            if work.failures[ref] <= ledger.MOST_RETRIES or not _well(work):
                 raise
             job = _give_up(work, ref, error)
+        work.failures.pop(ref, None)
         if job is not None:
             yield job
 
@@ -80,7 +80,7 @@ def _arrive(work: Work, ref: MessageRef) -> Job | None:
 
 def _is_known(work: Work, summary: Summary, digest: str) -> bool:
     """Whether the message had a job under another UIDVALIDITY, which then is its job again."""
-    with work.transaction() as conn:
+    with work.single() as conn:
         known = ledger.find(conn, work.feed.name, summary.ref, digest, summary.received)
     if known is None:
         return False
@@ -104,10 +104,11 @@ def take(work: Work, ref: MessageRef) -> Taken | None:
 def _take(work: Work, summary: Summary) -> Taken:
     parts, passed = choose(summary, work.feed.mailbox)
     taken = Taken(summary=summary, passed=list(passed))
+    # Files are named by where they come from, and two feeds on one mailbox must not get hold of each other's. Mailboxes
+    # find a message by the rest.
+    ref = replace(summary.ref, account=f"{work.feed.name}\0{summary.ref.account}")
     for part in parts:
-        stored = store(
-            work.mailbox, summary.ref, part, work.folders.pending, work.feed.mailbox, work.feed.limits
-        )
+        stored = store(work.mailbox, ref, part, work.folders.pending, work.feed.mailbox, work.feed.limits)
         taken.files += stored.files
         taken.passed += stored.passed
         taken.rejected += stored.rejected
@@ -117,7 +118,7 @@ def _take(work: Work, summary: Summary) -> Taken:
 def fetch_again(work: Work, job: Job, file: File) -> StoredFile:
     """A recorded file whose copy on disk is gone. Raises Reject where the message no longer gives it, Retry."""
     try:
-        taken = take(work, job.ref)
+        taken = take(work, job.ref) or _take_moved(work, job)
     except Reject as error:
         raise Reject(f"the message cannot be read: {error}") from None
     if taken is None:
@@ -130,6 +131,11 @@ def fetch_again(work: Work, job: Job, file: File) -> StoredFile:
         if (rejected.section, rejected.member) == (file.section, file.member):
             raise Reject(rejected.reason)
     raise Reject("the message no longer holds it as a spreadsheet that is wanted")
+
+
+def _take_moved(work: Work, job: Job) -> Taken | None:
+    with moved_away(work, job) as found:
+        return take(replace(work, mailbox=found[0]), found[1]) if found else None
 
 
 def _record(work: Work, digest: str, taken: Taken) -> Job:
@@ -157,7 +163,7 @@ def _record(work: Work, digest: str, taken: Taken) -> Job:
     for part in taken.passed:
         say(logging.DEBUG, "job %d: part %s %r passed over: %s", job.id, part.section, part.name, part.reason)
     for file in taken.rejected:
-        say(logging.WARNING, "job %d: %s rejected: %s", job.id, file.name, file.reason)
+        say(logging.ERROR, "job %d: %s rejected: %s", job.id, file.name, file.reason)
     return job
 
 

@@ -40,14 +40,17 @@ class Dropped(Retry):
     """The connection was lost or did not answer; a new one may do."""
 
 
-def connect(settings: MailboxSettings, tokens: TokenSource | None) -> Any:
+def connect(
+    settings: MailboxSettings, tokens: TokenSource | None, dial: Callable[[], socket.socket] | None = None
+) -> Any:
     """Connect, encrypt and sign in; an IMAPClient in state AUTH.
 
+    `dial` gives the TCP connection, with a time-out set, for who wants a hand on it while the rest goes on.
     Stop: certificate, encryption or sign-in refused. Retry: anything else, a time-out among it.
     """
     place = f"{settings.host}:{settings.port}"
     with mapped_errors(settings, f"connecting to {place}"):
-        client = _open(settings)
+        client = _open(settings, dial)
     try:
         with mapped_errors(settings, f"encrypting the connection to {place}"):
             if not settings.ssl:
@@ -129,10 +132,28 @@ def is_passing(said: str) -> bool:
     return _PASSING.search(said) is not None
 
 
-def _open(settings: MailboxSettings) -> Any:
+class _Dialled(imaplib.IMAP4):
+    """IMAP over a TCP connection that was made elsewhere."""
+
+    def __init__(self, settings: MailboxSettings, dial: Callable[[], socket.socket]) -> None:
+        self._settings, self._dial = settings, dial
+        super().__init__(settings.host, settings.port)
+
+    def _create_socket(self, _timeout: float | None) -> socket.socket:
+        context = tls_context(self._settings) if self._settings.ssl else None
+        made = self._dial()
+        # closes what it was given when the handshake fails
+        return context.wrap_socket(made, server_hostname=self._settings.host) if context else made
+
+
+def _open(settings: MailboxSettings, dial: Callable[[], socket.socket] | None) -> Any:
     import imapclient  # type: ignore[import-untyped]  # has no py.typed
 
-    client = imapclient.IMAPClient(
+    class Client(imapclient.IMAPClient):  # type: ignore[misc]  # as above
+        def _create_IMAP4(self) -> Any:  # noqa: N802 - IMAPClient's name for it
+            return _Dialled(settings, dial) if dial else super()._create_IMAP4()
+
+    client = Client(
         settings.host,
         port=settings.port,
         ssl=settings.ssl,

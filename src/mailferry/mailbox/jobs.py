@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from mailferry.errors import Retry
+from mailferry.mailbox.model import MessageRef
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
-    from mailferry.mailbox.model import Counts, Kind, MessageRef, Passed
+    from mailferry.mailbox.model import Counts, Kind, Passed
 
 
 class JobState(StrEnum):
@@ -28,6 +30,10 @@ class FileState(StrEnum):
     DUPLICATE = "duplicate"
     REJECTED = "rejected"  # it will never load
     FAILED = "failed"  # what kept it from loading did not pass in time
+
+
+class OutOfReach(Retry):
+    """The mailbox cannot be opened at the moment; whatever needs it has to wait."""
 
 
 class ClaimLost(Retry):
@@ -59,9 +65,23 @@ class Job:
     finished_at: datetime | None
     #: When the message was marked in the mailbox.
     marked_at: datetime | None
+    #: As what it was last marked: "completed" or "failed"; it stays so while the job is done again.
+    marked_as: str | None
     #: "retry", "reject" or "stop", with the text of the last error.
     error_kind: str | None
     error: str | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """From a row of `mailferry.jobs`."""
+        ref = MessageRef(**{key: row[key] for key in ("account", "folder", "uidvalidity", "uid")})
+        rest = {key: row[key] for key in cls.__dataclass_fields__ if key not in {"ref", "state"}}
+        return cls(ref=ref, state=JobState(row["state"]), **rest)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was done, well or not, so that its message is to be marked."""
+        return self.state in (JobState.COMPLETED, JobState.FAILED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +114,11 @@ class Claim:
     job: Job
     #: The fencing token: whoever holds an older one can commit nothing.
     fence: int
+
+    @property
+    def fencing(self) -> dict[str, int]:
+        """Job and token, for a statement that asks for both."""
+        return {"id": self.job.id, "fence": self.fence}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

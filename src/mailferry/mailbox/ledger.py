@@ -7,47 +7,49 @@ How a job ends: with no files at all it has completed; when all its files were r
 when some did, it has completed, and the failures are counted and told in its error. A passing fault (Retry) is tried
 again 1, 2 and 4 seconds later, then its files have failed. A Reject ends it at once. A Stop is nobody's fault but the
 configuration's: the job goes back to pending, no attempt is counted, and the next run finds it due after a minute.
+
+Who works on a job, and may say how it ended, is in `claims`.
 """
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from psycopg.rows import dict_row
 
-from mailferry.database import advisory_key, queries
+from mailferry.database import queries
 from mailferry.errors import Reject, Stop
+from mailferry.mailbox import claims
 from mailferry.mailbox.jobs import (
-    Claim,
-    ClaimLost,
     Details,
     File,
     FileState,
     Job,
     JobState,
+    OutOfReach,
     Statistics,
     Tally,
 )
-from mailferry.mailbox.model import Counts, Kind, MessageRef, Passed, RejectedRow
+from mailferry.mailbox.model import Counts, Kind, Passed, RejectedRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from mailferry.database import Connection, Pool
+    from mailferry.database import Connection
     from mailferry.errors import MailferryError
-    from mailferry.mailbox.model import StoredFile, Summary
+    from mailferry.mailbox.jobs import Claim
+    from mailferry.mailbox.model import MessageRef, Outcome, StoredFile, Summary
     from mailferry.mailbox.table import Target
 
 #: After the first attempt.
 MOST_RETRIES = 3
-#: How long a claim holds without `renew`.
-LEASE = timedelta(seconds=60)
 #: A job that met a Stop is not tried again before.
 AFTER_STOP = timedelta(minutes=1)
+#: Nor one that needs a mailbox that is away.
+_AFTER_OUT_OF_REACH = timedelta(seconds=10)
 
 
 # Recording
@@ -60,7 +62,7 @@ def find(conn: Connection, feed: str, ref: MessageRef, header_sha256: str, recei
     arrival (INTERNALDATE, which stays as it was) under another UIDVALIDITY is then this one's, and is bound to the new UID.
     """
     keys = {"feed": feed, **asdict(ref), "header_sha256": header_sha256, "received": received}
-    return _one(conn, "find", keys) or _one(conn, "rebind", keys)
+    return _one(conn, "find", keys)
 
 
 def record(
@@ -78,26 +80,22 @@ def record(
     Done again, by a second runner or after a crash, it gives the same job. `header_sha256` is the SHA-256 of the
     raw header block, hex. Raises Reject as `take_in`.
     """
-    known = find(conn, feed, summary.ref, header_sha256, summary.received)
-    if known is None:
-        conn.execute(
-            _sql("insert_job"),
-            {
-                "feed": feed,
-                **asdict(summary.ref),
-                "header_sha256": header_sha256,
-                "message_id": _storable(summary.message_id),
-                "subject": _storable(summary.subject),
-                "sender": _storable(summary.sender),
-                "received": summary.received,
-                "target": target,
-            },
-        )
-        known = find(conn, feed, summary.ref, header_sha256, summary.received)
-        assert known is not None
-    if known.state is JobState.PENDING:
-        take_in(conn, known.id, files, passed)
-    return known
+    values = {
+        "feed": feed,
+        **asdict(summary.ref),
+        "header_sha256": header_sha256,
+        "message_id": _storable(summary.message_id),
+        "subject": _storable(summary.subject),
+        "sender": _storable(summary.sender),
+        "received": summary.received,
+        "target": target,
+    }
+    job = find(conn, feed, summary.ref, header_sha256, summary.received) or _one(conn, "insert_job", values)
+    if job is None:  # another runner has recorded it this moment
+        job = _changed(conn, "find", values)
+    if job.state is JobState.PENDING:
+        take_in(conn, job.id, files, passed)
+    return job
 
 
 def take_in(conn: Connection, job_id: int, files: Iterable[StoredFile], passed: Iterable[Passed]) -> None:
@@ -121,79 +119,17 @@ def one_place(section: str, member: str) -> Reject:
 # Working
 
 
-@contextlib.contextmanager
-def only_runner(pool: Pool, feed: str) -> Iterator[bool]:
-    """Whether nobody else runs this feed; held until the end, or until the connection that holds it is lost.
-
-    Who is the only runner knows that jobs of the feed in progress are left over from a crash: `claim(take_over=True)`.
-    """
-    key = (advisory_key("feed", feed),)
-    with pool.connection() as conn:
-        conn.autocommit = True
-        try:
-            row = conn.execute("SELECT pg_try_advisory_lock(%s)", key).fetchone()
-            alone = row == (True,)
-            yield alone
-        finally:
-            # A connection that was lost has lost its locks, too.
-            with contextlib.suppress(psycopg.OperationalError):
-                conn.execute("SELECT pg_advisory_unlock_all()")
-                conn.autocommit = False
-
-
-def claim(
-    conn: Connection,
-    *,
-    runner: str,
-    feed: str | None = None,
-    job_id: int | None = None,
-    take_over: bool = False,
-    lease: timedelta = LEASE,
-) -> Claim | None:
-    """The next job that is due, or that one; None where there is none. Commit at once, others wait for it.
-
-    Jobs of one table come strictly in the order of arrival, so one that waits for its next attempt holds back those
-    behind it. A job in progress is claimed as well when its lease has run out, or, with `take_over`, in any case:
-    whatever its runner still has open is ended first, so that a frozen one neither blocks the table nor commits.
-    """
-    wanted = {"feed": feed, "id": job_id, "take_over": take_over}
-    for (orphan,) in conn.execute(_sql("orphans"), wanted).fetchall():
-        key = advisory_key("job", str(orphan))
-        conn.execute(_sql("evict"), {"key": key})
-        # Free when the last of them is gone.
-        conn.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
-    with conn.cursor(row_factory=dict_row) as cursor:
-        row = cursor.execute(_sql("claim"), {**wanted, "runner": runner, "lease": lease}).fetchone()
-    return Claim(job=_job(row), fence=row["fence"]) if row else None
-
-
-def hold(conn: Connection, held: Claim) -> None:
-    """At the beginning of every transaction that works on a job: raises ClaimLost where somebody else does.
-
-    Lets whoever takes the job over find and end this transaction. The `finish` functions check once more.
-    """
-    conn.execute("SELECT pg_advisory_xact_lock_shared(%s)", (advisory_key("job", str(held.job.id)),))
-    if not conn.execute(_sql("held"), _fence(held)).fetchone():
-        raise ClaimLost(_lost(held))
-
-
-def renew(conn: Connection, held: Claim, lease: timedelta = LEASE) -> None:
-    """The runner is alive. Raises ClaimLost."""
-    if not conn.execute(_sql("renew"), {**_fence(held), "lease": lease}).rowcount:
-        raise ClaimLost(_lost(held))
-
-
 def duplicate_of(
-    conn: Connection, target: Target, *, sha256: str, content_sha256: str | None = None
+    conn: Connection, held: Claim, target: Target, *, sha256: str, content_sha256: str | None = None
 ) -> int | None:
-    """The id of the file that makes this one a duplicate: same bytes or same content, loaded into the same table.
+    """The id of the file that makes one of the claimed job's a duplicate: same bytes or content, loaded into the same table.
 
     None where another file has changed the table since, as then this one is the newest word; but not when the bytes
     were loaded from a message with the same header, which has merely been moved or copied and is as old as it was.
     None, too, where rows of that file were rejected, and where the table was made anew or emptied. Call it with the
-    table's lock held (`table.lock`), for a pending file of a job in progress.
+    table's lock held (`table.lock`).
     """
-    hashes = {"sha256": sha256, "content_sha256": content_sha256}
+    hashes = {"sha256": sha256, "content_sha256": content_sha256, "header_sha256": held.job.header_sha256}
     where = {"target": target.title, "generation": target.generation}
     row = conn.execute(_sql("duplicate"), {**hashes, **where}).fetchone()
     return row[0] if row else None
@@ -216,11 +152,10 @@ def finish_file(
 
     Raises ClaimLost; ValueError for a file that is not pending.
     """
-    _hold_to_the_end(conn, held)
     counted = asdict(counts or Counts())
     counted["warnings"] = [_storable(warning) for warning in counted["warnings"]]
     values = {
-        **_fence(held),
+        **held.fencing,
         **counted,
         "file_id": file_id,
         "state": str(state),
@@ -231,33 +166,44 @@ def finish_file(
         "error": _storable(error) if error else None,
     }
     if not conn.execute(_sql("finish_file"), values).rowcount:
+        claims.hold_to_the_end(conn, held)
         raise ValueError(f"file {file_id} of job {held.job.id} is not pending")
+    rows = iter(rejected)
+    first = next(rows, None)
+    if first is None:
+        return
     statement = 'COPY mailferry.rejected_rows (file_id, sheet, "row", "column", value, reason) FROM STDIN'
     with conn.cursor() as cursor, cursor.copy(statement) as copy:
-        for row in rejected:
+        for row in chain([first], rows):
             texts = [_storable(text) for text in (row.column, row.value, row.reason)]
             copy.write_row([file_id, _storable(row.sheet), row.row, *texts])
 
 
 def finish_job(conn: Connection, held: Claim) -> Job:
     """The end of a job whose files are all finished. Raises ClaimLost; ValueError where a file is still pending."""
-    _hold_to_the_end(conn, held)
-    if any(file.state is FileState.PENDING for file in files_of(conn, held.job.id)):
+    done = _one(conn, "finish_job", held.fencing)
+    if done is None:
+        claims.hold_to_the_end(conn, held)
         raise ValueError(f"job {held.job.id} has files that are still pending")
-    return _changed(conn, "finish_job", {"id": held.job.id})
+    return done
 
 
 def fail(conn: Connection, held: Claim, error: MailferryError) -> Job:
     """The attempt has failed as a whole: pending once more, or given up, by kind of error. Raises ClaimLost.
 
+    A mailbox that is away (OutOfReach) is no fault of the job's: no attempt is counted.
     Files that were finished before stay as they are; those that were not are failed or rejected with the job.
     """
-    _hold_to_the_end(conn, held)
+    claims.hold_to_the_end(conn, held)
     kind = "stop" if isinstance(error, Stop) else "reject" if isinstance(error, Reject) else "retry"
     attempt = held.job.attempts
     values: dict[str, Any] = {"id": held.job.id, "error_kind": kind, "error": _storable(str(error))}
     if kind == "stop":
         return _changed(conn, "again_later", {**values, "attempts": attempt - 1, "delay": AFTER_STOP})
+    if isinstance(error, OutOfReach):
+        return _changed(
+            conn, "again_later", {**values, "attempts": attempt - 1, "delay": _AFTER_OUT_OF_REACH}
+        )
     if kind == "retry" and attempt <= MOST_RETRIES:
         return _changed(conn, "again_later", {**values, "attempts": attempt, "delay": retry_delay(attempt)})
     state = FileState.REJECTED if kind == "reject" else FileState.FAILED
@@ -275,21 +221,22 @@ def moved(conn: Connection, file_id: int, path: str) -> None:
     conn.execute("UPDATE mailferry.files SET path = %s WHERE id = %s", (path, file_id))
 
 
-def marked(conn: Connection, job_id: int) -> None:
-    """The message is marked in the mailbox."""
-    conn.execute(_sql("mark"), {"id": job_id})
+def marked(conn: Connection, job: Job, outcome: Outcome) -> None:
+    """The message is marked in the mailbox; told of the end that `job` shows, and of no later one."""
+    conn.execute(_sql("mark"), {"id": job.id, "finished_at": job.finished_at, "marked_as": str(outcome)})
 
 
-def unmarked(conn: Connection, feed: str) -> list[Job]:
-    """Jobs that ended, but whose message is not marked yet: a crash came in between."""
-    return _many(conn, "unmarked", {"feed": feed})
+def unmarked(conn: Connection, feed: str, ago: timedelta = timedelta(0)) -> list[Job]:
+    """Jobs that ended so long ago, but whose message is not marked yet: a crash came in between."""
+    return _many(conn, "unmarked", {"feed": feed, "ago": ago})
 
 
 # People
 
 
 def cancel(conn: Connection, job_id: int) -> Job:
-    """Not to be done. One in progress is cancelled too: its runner can commit nothing more. Raises Reject."""
+    """Not to be done. One in progress is cancelled too, and its transaction ended. Raises Reject; Retry when that fails."""
+    claims.end_work(conn, job_id)
     job = _one(conn, "cancel", {"id": job_id})
     if job is None:
         raise _cannot(conn, job_id, "cancelled", "pending or in progress")
@@ -304,7 +251,11 @@ def retry(conn: Connection, job_id: int) -> Job:
     job = _one(conn, "retry", {"id": job_id})
     if job is None:
         raise _cannot(
-            conn, job_id, "retried", "failed, cancelled or waiting, or has files or rows that were not loaded"
+            conn,
+            job_id,
+            "retried",
+            "failed, cancelled or waiting, or has files or rows that were not loaded; one in progress can be cancelled"
+            " first",
         )
     conn.execute(_sql("retry_files"), {"id": job_id})
     conn.execute(_sql("forget_rejected_of_job"), {"id": job_id})
@@ -388,12 +339,12 @@ def _sql(name: str) -> bytes:
 def _one(conn: Connection, name: str, values: dict[str, Any]) -> Job | None:
     with conn.cursor(row_factory=dict_row) as cursor:
         row = cursor.execute(_sql(name), values).fetchone()
-    return _job(row) if row else None
+    return Job.of(row) if row else None
 
 
 def _many(conn: Connection, name: str, values: dict[str, Any]) -> list[Job]:
     with conn.cursor(row_factory=dict_row) as cursor:
-        return [_job(row) for row in cursor.execute(_sql(name), values)]
+        return [Job.of(row) for row in cursor.execute(_sql(name), values)]
 
 
 def _changed(conn: Connection, name: str, values: dict[str, Any]) -> Job:
@@ -402,29 +353,9 @@ def _changed(conn: Connection, name: str, values: dict[str, Any]) -> Job:
     return job
 
 
-def _job(row: dict[str, Any]) -> Job:
-    ref = MessageRef(**{key: row[key] for key in ("account", "folder", "uidvalidity", "uid")})
-    rest = {key: row[key] for key in Job.__dataclass_fields__ if key not in {"ref", "state"}}
-    return Job(ref=ref, state=JobState(row["state"]), **rest)
-
-
 def _file(row: dict[str, Any]) -> File:
     counts = Counts(**{key: row.pop(key) for key in Counts.__dataclass_fields__})
     return File(**{**row, "state": FileState(row["state"]), "kind": Kind(row["kind"])}, counts=counts)
-
-
-def _fence(held: Claim) -> dict[str, int]:
-    return {"id": held.job.id, "fence": held.fence}
-
-
-def _hold_to_the_end(conn: Connection, held: Claim) -> None:
-    """The row lock keeps the claim ours until the transaction ends."""
-    if not conn.execute(_sql("hold"), _fence(held)).fetchone():
-        raise ClaimLost(_lost(held))
-
-
-def _lost(held: Claim) -> str:
-    return f"Job {held.job.id} ({held.job.feed}) was taken over by another runner or cancelled; this attempt is void."
 
 
 def _cannot(conn: Connection, job_id: int, done: str, when: str) -> Reject:

@@ -8,7 +8,6 @@ was stored but not recorded is fetched again under the same name.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import logging
 import threading
 from collections import Counter
@@ -16,16 +15,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mailferry.errors import MailferryError, Retry
-from mailferry.mailbox import arrivals, ledger
+from mailferry.mailbox import arrivals, claims, ledger
 from mailferry.mailbox.folders import Folders
 from mailferry.mailbox.gather import gather
 from mailferry.mailbox.jobs import JobState
 from mailferry.mailbox.process import process
 from mailferry.mailbox.settle import settle_rest
+from mailferry.mailbox.tidy import expire, sweep
 from mailferry.mailbox.work import local_now, only_runner, opened, say
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Callable
 
     from mailferry.config.mailbox_feed import MailboxFeed
@@ -116,9 +117,10 @@ def _tries(
         try:
             with opened(feed, folders, clock=clock, stop=stop) as work:
                 result.reached = True
+                work.failures = failures
                 with only_runner(work) as alone:
                     if alone:
-                        _once(work, result, failures)
+                        _once(work, result)
                     else:
                         _skip(result, "another host is running it")
         except Retry as error:
@@ -134,23 +136,22 @@ def _tries(
             return
 
 
-def _once(work: Work, result: Run, failures: Counter[MessageRef]) -> None:
+def _once(work: Work, result: Run) -> None:
     with work.transaction() as conn:
         arrivals.resume(conn, work.feed.name)
     try:
-        for _ in gather(work, failures):
+        for _ in gather(work):
             result.arrived += 1
     except Retry:
         # What is recorded need not wait for the mailbox.
         with contextlib.suppress(Retry):
             _work_off(work, result)
         raise
-    with work.transaction() as conn:
-        work.folders.sweep(lambda paths: arrivals.recorded(conn, paths))
+    sweep(work, alone=True)
     settle_rest(work)
     held_back = _work_off(work, result)
     result.troubles = [*held_back, *settle_rest(work)]
-    _clear_up(work)
+    expire(work)
 
 
 def _work_off(work: Work, result: Run) -> list[str]:
@@ -158,8 +159,8 @@ def _work_off(work: Work, result: Run) -> list[str]:
     overdue = False
     while not work.stop.is_set():
         with work.transaction() as conn:
-            # We are the only runner of this feed: what is in progress is left over from a crash.
-            held = ledger.claim(conn, runner=work.runner, feed=work.feed.name, take_over=True)
+            # We are the only run of this feed: what such a one has in progress is left over from a crash.
+            held = claims.claim(conn, runner=work.runner, feed=work.feed.name, take_over=True)
             wait = None if held else arrivals.first_due(conn, work.feed.name)
         if held:
             try:
@@ -194,22 +195,3 @@ def _note(work: Work, result: Run, job_id: int) -> None:
         details = ledger.show(conn, job_id)
     if details:
         result.jobs[job_id] = details
-
-
-def _clear_up(work: Work) -> None:
-    """Retention of files and of rejected rows."""
-    days, now = work.feed.retention_days, work.clock()
-    if not days:
-        return
-    files = work.folders.expire(days, now)
-    with work.transaction() as conn:
-        rows = ledger.forget(conn, work.feed.name, now - dt.timedelta(days=days))
-    if files or rows:
-        say(
-            logging.INFO,
-            "%s: %d files and %d rejected rows over %d days old deleted",
-            work.feed.name,
-            files,
-            rows,
-            days,
-        )

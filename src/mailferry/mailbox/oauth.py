@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -50,7 +51,7 @@ class _Answer:
 
 
 class Tokens:
-    """The access tokens of one account; one instance is to be kept, as it holds what was fetched."""
+    """The access tokens of one account; one instance is to be kept, as it holds what was fetched. Threads may share it."""
 
     def __init__(self, settings: OAuthSettings, *, clock: Callable[[], float] = time.time) -> None:
         """`clock` gives Unix seconds."""
@@ -60,9 +61,14 @@ class Tokens:
         self._good_until = 0.0
         #: A renewed refresh token that could not be saved yet: there is no other copy.
         self._unsaved = ""
+        self._lock = threading.Lock()
 
     def token(self) -> str:
         """An access token that is good for at least some minutes. Stop says what to do; Retry for the network."""
+        with self._lock:
+            return self._good_token()
+
+    def _good_token(self) -> str:
         if self._token and self._clock() < self._good_until:
             return self._token
         if self._settings.refresh_token is None:

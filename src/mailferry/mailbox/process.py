@@ -1,10 +1,12 @@
-"""One job, start to end: each of its files in one transaction with its ledger row. Whoever holds a claim calls `process`."""
+"""One job, start to end: each of its files in one transaction with its ledger row.
+
+Whoever holds a claim calls `process`, or `attempt` where settling may have to wait.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import traceback
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -12,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from mailferry import logs
 from mailferry.errors import MailferryError, Reject, Retry, Stop
-from mailferry.mailbox import arrivals, ledger, staging, table
+from mailferry.mailbox import arrivals, claims, ledger, staging, table
 from mailferry.mailbox.gather import WHOLE, fetch_again, take
 from mailferry.mailbox.jobs import ClaimLost, FileState, JobState
 from mailferry.mailbox.model import Counts
@@ -44,45 +47,58 @@ def process(work: Work, held: Claim) -> Job:
     What fails, foreseen or not, is on record before this returns or raises. Raises Stop where a person has to act; Retry
     where not even the ledger, or after the end the mailbox, can be reached: the job is then taken up by the next run.
     """
+    with logs.bound(feed=held.job.feed, job=held.job.id):
+        job = attempt(work, held)
+        if job is None:
+            return as_it_is(work, held.job)
+        if job.ended:
+            settle(work, job)
+        return job
+
+
+def attempt(work: Work, held: Claim) -> Job | None:
+    """Do a claimed job but for settling it; the job as it is afterwards, or None where the claim was lost.
+
+    Raises as `process`, of whose errors those after the end cannot come.
+    """
     try:
         with _contained(held), kept(work, held):
-            job = _attempt(work, held)
+            return _do_all(work, held)
     except ClaimLost as error:
         say(logging.WARNING, "job %d: %s", held.job.id, error)
-        return _as_it_is(work, held.job)
+        return None
     except Stop as error:
         _record_failure(work, held, error)
         raise
     except MailferryError as error:
-        job = _record_failure(work, held, error)
+        return _record_failure(work, held, error)
     except KeyboardInterrupt:
         # Nobody's fault: no attempt is counted, and the next run takes it up at once.
         with contextlib.suppress(MailferryError):
             _record_failure(work, held, Stop("ended by a signal; the next run goes on with it"))
         raise
-    if job.state in (JobState.COMPLETED, JobState.FAILED):
-        settle(work, job)
-    return job
 
 
-def _attempt(work: Work, held: Claim) -> Job:
+def _do_all(work: Work, held: Claim) -> Job:
     job = held.job
     if job.attempts > ledger.MOST_RETRIES + 1:
         raise Retry(f"given up: work on it was cut off {job.attempts - 1} times, each time without a word")
     say(logging.INFO, "job %d: attempt %d, %r", job.id, job.attempts, job.subject)
-    for file in _files(work, held):
-        if file.state is FileState.PENDING:
-            _do(work, held, file)
-    with work.transaction() as conn:
-        ledger.hold(conn, held)
-        done = ledger.finish_job(conn, held)
+    done = None
+    pending = [file for file in _files(work, held) if file.state is FileState.PENDING]
+    for file in pending:
+        done = _do(work, held, file, last=file is pending[-1])
+    if done is None:
+        with work.transaction() as conn:
+            claims.hold(conn, held)
+            done = ledger.finish_job(conn, held)
     say(logging.INFO, "job %d: %s", done.id, done.state)
     return done
 
 
 def _files(work: Work, held: Claim) -> list[File]:
     """The job's files; a message that could not be read when it arrived, and is tried again, gets its files now."""
-    with work.transaction() as conn:
+    with work.single() as conn:
         files = ledger.files_of(conn, held.job.id)
     if not any(file.state is FileState.PENDING and file.section == WHOLE for file in files):
         return files
@@ -93,23 +109,26 @@ def _files(work: Work, held: Claim) -> list[File]:
     if taken is None:
         return files
     with work.transaction() as conn:
-        ledger.hold(conn, held)
+        claims.hold(conn, held)
         arrivals.replace_whole(conn, held.job.id, taken.files, taken.passed, taken.rejected)
         return ledger.files_of(conn, held.job.id)
 
 
-def _record_failure(work: Work, held: Claim, error: MailferryError) -> Job:
+def _record_failure(work: Work, held: Claim, error: MailferryError) -> Job | None:
+    """The job as it is afterwards; None where the claim was lost."""
     try:
         with work.transaction() as conn:
             job = ledger.fail(conn, held, error)
-    except ClaimLost:
-        return _as_it_is(work, held.job)
+    except ClaimLost as lost:
+        say(logging.WARNING, "job %d: %s (%s)", held.job.id, lost, error)
+        return None
     said = f"again at {job.next_attempt_at:%H:%M:%S}" if job.state is JobState.PENDING else str(job.state)
     say(logging.ERROR, "job %d: %s (%s)", job.id, error, said)
     return job
 
 
-def _as_it_is(work: Work, job: Job) -> Job:
+def as_it_is(work: Work, job: Job) -> Job:
+    """The job as the ledger has it now."""
     with work.transaction() as conn:
         details = ledger.show(conn, job.id)
     return details.job if details else job
@@ -126,8 +145,7 @@ def _contained(held: Claim) -> Iterator[None]:
     except MailferryError:
         raise
     except Exception as error:
-        for line in "".join(traceback.format_exception(error)).splitlines():
-            say(logging.ERROR, "job %d: %s", held.job.id, line)
+        say(logging.ERROR, "job %d: unexpected %s", held.job.id, type(error).__name__, error=error)
         what = mask(f"{type(error).__name__}: {error}")[:500]
         if isinstance(error, OSError | MemoryError):
             raise Retry(f"the system: {what}") from error
@@ -140,17 +158,24 @@ def _contained(held: Claim) -> Iterator[None]:
 # One file
 
 
-def _do(work: Work, held: Claim, file: File) -> None:
-    """Load one file, or record why not. A Reject is the file's own and ends here; Retry and Stop are the job's."""
+def _do(work: Work, held: Claim, file: File, *, last: bool) -> Job | None:
+    """Load one file, or record why not: rows and ledger in one transaction. The end of the job goes with its `last` file.
+
+    A Reject is the file's own and ends here; Retry and Stop are the job's.
+    """
     try:
         with _contained(held):
             file = _on_disk(work, held, file)
-            _load(work, held, file)
+            with work.transaction() as conn:
+                claims.hold(conn, held)
+                _load(work, conn, held, file)
+                return ledger.finish_job(conn, held) if last else None
     except Reject as error:
-        say(logging.WARNING, "job %d: %s rejected: %s", held.job.id, file.name, error)
+        say(logging.ERROR, "job %d: %s rejected: %s", held.job.id, file.name, error)
         with work.transaction() as conn:
-            ledger.hold(conn, held)
+            claims.hold(conn, held)
             ledger.finish_file(conn, held, file.id, FileState.REJECTED, error=str(error))
+            return ledger.finish_job(conn, held) if last else None
 
 
 def _on_disk(work: Work, held: Claim, file: File) -> File:
@@ -159,24 +184,21 @@ def _on_disk(work: Work, held: Claim, file: File) -> File:
         return file
     stored = fetch_again(work, held.job, file)
     with work.transaction() as conn:
-        ledger.hold(conn, held)
+        claims.hold(conn, held)
         arrivals.refetched(conn, file.id, stored)
     say(logging.INFO, "job %d: %s fetched again", held.job.id, file.name)
     return replace(file, path=str(stored.path), kind=stored.kind, size=stored.size, sha256=stored.sha256)
 
 
-def _load(work: Work, held: Claim, file: File) -> None:
-    """Rows and ledger in one transaction."""
+def _load(work: Work, conn: Connection, held: Claim, file: File) -> None:
     feed = work.feed
-    with work.transaction() as conn:
-        ledger.hold(conn, held)
-        table.lock(conn, feed.target_table)
-        target = Target.inspect(conn, feed.target_table, feed.unique_key)
-        if target and (same := ledger.duplicate_of(conn, target, sha256=file.sha256)):
-            _duplicate(conn, held, file, target, same, file.content_sha256)
-            return
-        with work.reader.open(Path(file.path), file.kind, _contract(work, target)) as sheet:
-            _load_sheet(work, conn, held, file, target, sheet)
+    table.lock(conn, feed.target_table)
+    target = Target.inspect(conn, feed.target_table, feed.unique_key)
+    if target and (same := ledger.duplicate_of(conn, held, target, sha256=file.sha256)):
+        _duplicate(conn, held, file, target, same, file.content_sha256)
+        return
+    with work.reader.open(Path(file.path), file.kind, _contract(work, target)) as sheet:
+        _load_sheet(work, conn, held, file, target, sheet)
 
 
 def _contract(work: Work, target: Target | None) -> RowContract:
@@ -210,7 +232,7 @@ def _load_sheet(
         counts = _counts(sheet, loaded)
         rejected = list(_server_rejects(sheet, loaded))
         fault = _too_many_rejects(work.feed.max_rejected, counts, chain(sheet.rejects(), rejected))
-        same = ledger.duplicate_of(conn, fitted, sha256=file.sha256, content_sha256=content)
+        same = ledger.duplicate_of(conn, held, fitted, sha256=file.sha256, content_sha256=content)
         if fault or same:
             raise psycopg.Rollback
     if same:
@@ -237,11 +259,11 @@ def _fitted(work: Work, conn: Connection, target: Target | None, sheet: Sheet) -
     feed = work.feed
     if target is None:
         made = table.create(conn, feed.target_table, clean_name(feed.unique_key), sheet.new)
-        say(logging.INFO, "table %s made, with %d columns", made.title, len(made.all_columns))
+        say(logging.INFO, "table %s made, with %d columns", made.title, len(made.all_columns), part="table")
         return made
     if sheet.new:
         names = ", ".join(column.name for column in sheet.new)
-        say(logging.INFO, "table %s: columns added: %s", target.title, names)
+        say(logging.INFO, "table %s: columns added: %s", target.title, names, part="table")
         return target.add_columns(conn, sheet.new)
     return target
 
@@ -288,7 +310,7 @@ def _duplicate(
 
 def _tell(held: Claim, file: File, counts: Counts, fault: str, target: Target) -> None:
     if fault:
-        say(logging.WARNING, "job %d: %s rejected: %s", held.job.id, file.name, fault)
+        say(logging.ERROR, "job %d: %s rejected: %s", held.job.id, file.name, fault)
         return
     say(
         logging.INFO,
@@ -301,6 +323,7 @@ def _tell(held: Claim, file: File, counts: Counts, fault: str, target: Target) -
         counts.updated,
         counts.unchanged,
         counts.rejected,
+        part="table",
     )
     for warning in counts.warnings:
         say(logging.WARNING, "job %d: %s: %s", held.job.id, file.name, warning)

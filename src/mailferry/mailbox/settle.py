@@ -6,21 +6,27 @@ settled only once its message is marked.
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
+import hashlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mailferry.config.mailbox import MarkBy
 from mailferry.errors import MailferryError, Retry
 from mailferry.mailbox import ledger
 from mailferry.mailbox.folders import REJECTS, write_rejects
 from mailferry.mailbox.jobs import FileState, JobState
 from mailferry.mailbox.model import Outcome
-from mailferry.mailbox.work import say
+from mailferry.mailbox.work import open_mailbox, say
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from mailferry.database import Connection
     from mailferry.mailbox.jobs import File, Job
+    from mailferry.mailbox.model import Mailbox, MessageRef
     from mailferry.mailbox.work import Work
 
 #: The CSV holds no more rows than this; the table has them all.
@@ -32,10 +38,13 @@ def settle(work: Work, job: Job) -> None:
     mark(work, job, _put_away_all(work, job))
 
 
-def settle_rest(work: Work) -> list[str]:
-    """Settle what a crash, or a mailbox that was away, has left; gives what still cannot be done."""
+def settle_rest(work: Work, ago: dt.timedelta = dt.timedelta(0)) -> list[str]:
+    """Settle what a crash, or a mailbox that was away, has left; gives what still cannot be done.
+
+    Only jobs that ended so long `ago`: of younger ones a living runner may be about to do it.
+    """
     with work.transaction() as conn:
-        jobs = ledger.unmarked(conn, work.feed.name)
+        jobs = ledger.unmarked(conn, work.feed.name, ago)
     troubles = []
     for job in jobs:
         try:
@@ -65,22 +74,65 @@ def _is_gone(work: Work, job: Job) -> bool:
 
 def mark(work: Work, job: Job, moved: Mapping[int, Path] | None = None) -> None:
     """Mark the message, and say so in the ledger, together with where files have moved to. Raises Retry."""
-    outcome = Outcome.COMPLETED if job.state is JobState.COMPLETED else Outcome.FAILED
+    outcome = _outcome(job)
     work.mailbox.mark(job.ref, outcome)
+    if outcome is Outcome.COMPLETED:
+        with moved_away(work, job) as found:
+            if found:
+                found[0].mark(found[1], outcome)
     _note(work, job, moved or {})
     say(logging.INFO, "job %d: message %s marked as %s", job.id, job.ref.uid, outcome.value)
 
 
+def _outcome(job: Job) -> Outcome:
+    return Outcome.COMPLETED if job.state is JobState.COMPLETED else Outcome.FAILED
+
+
+@contextlib.contextmanager
+def moved_away(work: Work, job: Job) -> Iterator[tuple[Mailbox, MessageRef] | None]:
+    """The folder for failed messages, open, and what the message is called there, where marking has moved it to.
+
+    None when it was not moved, or is not there any more. A copy on an IMAP server has a new UID: its header tells.
+    """
+    settings = work.feed.mailbox
+    if settings.mark is not MarkBy.MOVE or job.marked_as != Outcome.FAILED:
+        yield None
+        return
+    mailbox = open_mailbox(settings.model_copy(update={"folder": settings.marks[1]}), tokens=work.tokens)
+    try:
+        # The latest are last, and were moved last.
+        refs = reversed(mailbox.find())
+        found = (r for r in refs if hashlib.sha256(mailbox.raw_header(r)).hexdigest() == job.header_sha256)
+        ref = next(found, None)
+        yield (mailbox, ref) if ref else None
+    finally:
+        mailbox.close()
+
+
+def put_away_left_behind(work: Work, job_id: int) -> None:
+    """Put away the files of a job that was settled on another host, as far as they are on this one. Raises Retry."""
+    with work.transaction() as conn:
+        details = ledger.show(conn, job_id)
+    if details:
+        moved = _put_away_all(work, details.job)
+        with work.transaction() as conn:
+            _note_moved(conn, moved)
+
+
 def _note(work: Work, job: Job, moved: Mapping[int, Path]) -> None:
     with work.transaction() as conn:
-        for file_id, path in moved.items():
-            ledger.moved(conn, file_id, str(path))
-        ledger.marked(conn, job.id)
+        _note_moved(conn, moved)
+        ledger.marked(conn, job, _outcome(job))
+
+
+def _note_moved(conn: Connection, moved: Mapping[int, Path]) -> None:
+    for file_id, path in moved.items():
+        ledger.moved(conn, file_id, str(path))
 
 
 def _put_away_all(work: Work, job: Job) -> dict[int, Path]:
     """Where the files of a job are now; those that are not on this host are left out."""
-    with work.transaction() as conn:
+    with work.single() as conn:
         files = ledger.files_of(conn, job.id)
     return {file.id: now_at for file in files if file.path and (now_at := _put_away(work, file))}
 

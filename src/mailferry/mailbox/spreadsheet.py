@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 #: A child that has grown by a file to this share of its memory limit does not get another.
 _LARGE = 0.4
+#: Seconds between two looks whether a child has taken too long.
+_GLANCE = 0.2
 #: Variables that a program may need to start at all; no other gets into the child.
 _ENVIRONMENT = ("LD_LIBRARY_PATH", "SYSTEMROOT")
 
@@ -150,6 +152,11 @@ class Reader:
             self._child.close()
             self._child = None
 
+    def kill(self) -> None:
+        """From any thread: end the child, so that whoever waits for it gets a Retry."""
+        if child := self._child:
+            child.kill()
+
     @contextlib.contextmanager
     def open(self, path: Path, kind: Kind, contract: RowContract) -> Iterator[Sheet]:
         """Start reading a file. Raises Reject with the reason, Retry for passing faults, Stop when no child starts."""
@@ -198,6 +205,10 @@ class _Child:
         self._left = limits.wall_seconds
         self._files = 0
         self._timed_out = False
+        #: By the monotonic clock; None while no answer is waited for.
+        self._deadline: float | None = None
+        self._deadline_lock = threading.Lock()
+        self._closed = threading.Event()
         #: Whether it waits for a request.
         self.idle = False
         arguments = [sys.executable, "-I", "-m", "mailferry.mailbox.reader", orjson.dumps(limits).decode()]
@@ -211,6 +222,8 @@ class _Child:
             raise Retry(f"the reading process cannot be started: {error}") from None
         _widen(_pipe(self._process.stdout))
         try:
+            # One for all answers: to start one for each costs more than a small file's rows.
+            threading.Thread(target=self._watch, name="reading child", daemon=True).start()
             self.answer()
         except Reject as error:
             self.close()
@@ -245,17 +258,14 @@ class _Child:
     def answer(self) -> tuple[bytes, bytes]:
         """The next frame. Raises what the child says of the file, or what its end means."""
         started = time.monotonic()
-        watch = threading.Timer(max(self._left, 0), self._time_out)
-        watch.daemon = True
-        watch.start()
+        self._wait_until(started + self._left)
         try:
             pipe = _pipe(self._process.stdout)
             head = pipe.read(5)
             letter, length = struct.unpack(">cI", head) if len(head) == 5 else (b"", 0)
             content = pipe.read(length)
         finally:
-            watch.cancel()
-            watch.join()  # or it might end the child just after this, and blame the next file
+            self._wait_until(None)
         self._left -= time.monotonic() - started
         if not letter or len(content) < length:
             raise self._ended()
@@ -265,9 +275,18 @@ class _Child:
             raise (Retry if fault["class"] == "Retry" else Reject)(fault["reason"])
         return letter, content
 
-    def _time_out(self) -> None:
-        self._timed_out = True
-        self._process.kill()
+    def _wait_until(self, deadline: float | None) -> None:
+        with self._deadline_lock:
+            self._deadline = deadline
+
+    def _watch(self) -> None:
+        while not self._closed.wait(_GLANCE):
+            # With the lock, or it might end the child just after its answer, and blame the next file.
+            with self._deadline_lock:
+                if self._deadline is not None and time.monotonic() > self._deadline:
+                    self._timed_out = True
+                    self._process.kill()
+                    return
 
     def _ended(self) -> MailferryError:
         """Why the child is no more. Whatever a file can bring about is a Reject."""
@@ -290,8 +309,13 @@ class _Child:
         last = said.splitlines()[-1][:300] if said else "it said nothing"
         return Reject(f"reading it brought the reading process down {how} ({last})")
 
+    def kill(self) -> None:
+        """End the process, and leave it to its owner to find out."""
+        self._process.kill()
+
     def close(self) -> None:
         """End the process and wait for it."""
+        self._closed.set()
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()

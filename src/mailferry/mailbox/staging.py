@@ -18,7 +18,7 @@ from psycopg import sql
 from mailferry.database import translated
 from mailferry.errors import Reject
 from mailferry.mailbox.model import Counts, RejectedRow
-from mailferry.mailbox.table import PROCESSED, SOURCE, lock, quoted_name, type_sql
+from mailferry.mailbox.table import PROCESSED, SOURCE, type_sql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -65,7 +65,7 @@ def load(
     unknown = [name for name in columns if (c := target.column(name)) is None or not c.writable]
     assert not unknown, unknown
     assert target.key in columns
-    lock(conn, quoted_name(target.schema, target.name))
+    target.lock(conn)
     stage = _Stage(conn, target, columns, file_source, temp_schema)
     try:
         with conn.transaction():
@@ -92,20 +92,24 @@ class _Stage:
         self._rejected: list[RejectedRow] = []
 
     def load(self, chunks: Iterable[bytes]) -> Loaded:
-        # Deferred constraints would fail at the commit, when no row can be told any more.
-        self._conn.execute("SET CONSTRAINTS ALL IMMEDIATE")
         self._create()
         self._copy(chunks)
         self._reject_missing()
         self._drop_superseded()
         self._upsert_all()
-        self._conn.execute(sql.SQL("DROP TABLE {}").format(self._table))
+        self._drop()
         counts = self._counts
         counts.rejected = len(self._rejected)
         counts.unchanged = (
             counts.read - counts.rejected - counts.superseded - counts.inserted - counts.updated
         )
         return Loaded(counts=counts, rejected=tuple(sorted(self._rejected, key=lambda row: row.row)))
+
+    def _drop(self) -> None:
+        # Within a block: at a plain DROP psycopg forgets every statement that it has prepared on the connection, lest
+        # one speaks of what is dropped; none does, and the server would have to plan all of the next job's anew.
+        block = sql.SQL("BEGIN DROP TABLE {}; END").format(self._table).as_string(self._conn)
+        self._conn.execute(sql.SQL("DO {}").format(sql.Literal(block)))
 
     def place(self, error: psycopg.Error) -> str:
         """Where in the CSV a COPY failed, from its context `COPY name, line 5, column c3: ...` in any language."""
@@ -124,9 +128,11 @@ class _Stage:
             )
             for n, column in enumerate(self._columns)
         ]
+        # Deferred constraints would fail at the commit, when no row can be told any more.
         self._conn.execute(
             sql.SQL(
-                "CREATE UNLOGGED TABLE {} AS SELECT NULL::bigint AS _row, {} FROM {} WITH NO DATA"
+                "CREATE UNLOGGED TABLE {} AS SELECT NULL::bigint AS _row, {} FROM {} WITH NO DATA;"
+                " SET CONSTRAINTS ALL IMMEDIATE"
             ).format(self._table, sql.SQL(", ").join(columns), self._target.identifier)
         )
 

@@ -98,7 +98,7 @@ class Target:
         title = f"{schema}.{table}"
         if kind not in "rp":
             raise Stop(f"{title} is not a table; the target has to be one.")
-        columns = _columns(conn, oid)
+        columns, unique = _columns(conn, oid)
         names = [column.name for column in columns]
         if key not in names and key.lower() in names:
             key = key.lower()
@@ -118,13 +118,17 @@ class Target:
             generation=generation,
             partitioned=kind == "p",
         )
-        if not _has_unique_index(conn, oid, key):
+        if key not in unique:
             index = sql.SQL("CREATE UNIQUE INDEX ON {} ({})").format(target.identifier, sql.Identifier(key))
             raise Stop(
                 f"Table {title} has no unique index on {key} alone that always holds (not partial, not deferrable), "
                 f"and rows cannot be told apart without. Run: {index.as_string(conn)};"
             )
         return target
+
+    def lock(self, conn: Connection) -> None:
+        """As `lock`."""
+        _lock(conn, self.schema, self.name)
 
     def add_columns(self, conn: Connection, columns: Sequence[Column]) -> Target:
         """The table with these columns as well; those that it has meanwhile are left alone. Raises Stop without the right."""
@@ -144,7 +148,12 @@ def lock(conn: Connection, name: str) -> None:
     `name` as configured or resolved: `t`, `public.t` and `T` (where only `t` exists) are the same table. A
     transaction that loads several tables must lock them in the order of their names.
     """
-    conn.execute("SELECT pg_advisory_xact_lock(%s)", (advisory_key("table", *_resolve(conn, name)),))
+    found = _find(conn, name)
+    _lock(conn, *(found[1:3] if found else _place(conn, name)))
+
+
+def _lock(conn: Connection, schema: str, table: str) -> None:
+    conn.execute("SELECT pg_advisory_xact_lock(%s)", (advisory_key("table", schema, table),))
 
 
 def create(conn: Connection, name: str, key: str, columns: Sequence[Column]) -> Target:
@@ -157,7 +166,7 @@ def create(conn: Connection, name: str, key: str, columns: Sequence[Column]) -> 
     there = Target.inspect(conn, name, key)
     if there is not None:
         return there
-    schema, table = _resolve(conn, name)
+    schema, table = _place(conn, name)
     own = [column for column in columns if column.name not in {SOURCE, PROCESSED}]
     if key not in {column.name for column in own}:
         raise Reject(f"No column {key}, the unique key; columns found: {', '.join(c.name for c in own)}.")
@@ -173,42 +182,40 @@ def create(conn: Connection, name: str, key: str, columns: Sequence[Column]) -> 
 
 
 def _find(conn: Connection, name: str) -> tuple[int, str, str, str, str] | None:
-    """Oid, schema, name, kind and generation of a relation."""
-    schema, table = _resolve(conn, name)
+    """Oid, schema, name, kind and generation of the relation that a configured name means."""
+    parts = _parts(name)
+    spelled = {"schema": parts[0] if len(parts) > 1 else None, "table": parts[-1]}
+    lower = {f"lower_{key}": part and part.lower() for key, part in spelled.items()}
     row = conn.execute(
         """
         SELECT c.oid::bigint, n.nspname, c.relname, c.relkind::text,
                c.oid::text || ':' || coalesce(pg_relation_filenode(c.oid), 0)::text
-        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = %s AND c.relname = %s
+        FROM (
+            VALUES (1, %(schema)s::name, %(table)s::name), (2, %(lower_schema)s::name, %(lower_table)s::name)
+        ) AS spelled (turn, schema, name)
+        JOIN pg_class c ON c.relname = spelled.name
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = spelled.schema
+           OR spelled.schema IS NULL AND n.nspname = ANY(current_schemas(false)) AND n.nspname <> %(ours)s
+        ORDER BY spelled.turn, array_position(current_schemas(false), n.nspname) LIMIT 1
         """,
-        (schema, table),
+        # A role called like our schema has it on its search path, as "$user"; nobody's table belongs there.
+        {**spelled, **lower, "ours": SCHEMA},
     ).fetchone()
     return row and (row[0], row[1], row[2], row[3], row[4])
 
 
-def _resolve(conn: Connection, name: str) -> tuple[str, str]:
-    """Schema and table that a configured name means: what exists, else where it would be made."""
+def _place(conn: Connection, name: str) -> tuple[str, str]:
+    """Schema and name of a table that is still to be made."""
     parts = _parts(name)
-    # A role called like our schema has it on its search path, as "$user"; nobody's table belongs there.
-    row = conn.execute("SELECT array_remove(current_schemas(false), %s)", (SCHEMA,)).fetchone()
-    schemas: list[str] = parts[:-1] or (row[0] if row else [])
-    for spelling in (parts, [part.lower() for part in parts]):
-        row = conn.execute(
-            """
-            SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE c.relname = %(table)s AND n.nspname = ANY(%(schemas)s::text[])
-            ORDER BY array_position(%(schemas)s::text[], n.nspname::text) LIMIT 1
-            """,
-            {"table": spelling[-1], "schemas": spelling[:-1] or schemas},
-        ).fetchone()
-        if row:
-            return row[0], row[1]
-    if not schemas:
+    if len(parts) > 1:
+        return parts[0], parts[1]
+    row = conn.execute("SELECT (array_remove(current_schemas(false), %s))[1]", (SCHEMA,)).fetchone()
+    if row is None or row[0] is None:
         raise Stop(
             f"No schema of the search path exists, so table {name} can be neither found nor made. Write schema.table."
         )
-    return schemas[0], parts[-1]
+    return row[0], parts[0]
 
 
 def _parts(name: str) -> list[str]:
@@ -229,7 +236,8 @@ def quoted_name(*parts: str) -> str:
     return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
 
 
-def _columns(conn: Connection, oid: int) -> tuple[TargetColumn, ...]:
+def _columns(conn: Connection, oid: int) -> tuple[tuple[TargetColumn, ...], set[str]]:
+    """The columns, and the names of those on which a unique index stands alone that always holds."""
     rows = conn.execute(
         """
         WITH RECURSIVE base AS (
@@ -239,7 +247,12 @@ def _columns(conn: Connection, oid: int) -> tuple[TargetColumn, ...]:
         )
         SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull OR own.typnotnull,
                a.atthasdef OR a.attidentity <> '', own.typname, b.typcategory::text,
-               a.attgenerated = '' AND a.attidentity <> 'a'
+               a.attgenerated = '' AND a.attidentity <> 'a',
+               EXISTS (
+                   SELECT FROM pg_index i
+                   WHERE i.indrelid = a.attrelid AND i.indkey[0] = a.attnum AND i.indnkeyatts = 1 AND i.indisunique
+                     AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+               )
         FROM pg_attribute a
         JOIN pg_type own ON own.oid = a.atttypid
         JOIN base ON base.attnum = a.attnum
@@ -249,7 +262,7 @@ def _columns(conn: Connection, oid: int) -> tuple[TargetColumn, ...]:
         """,
         {"oid": oid},
     ).fetchall()
-    return tuple(
+    columns = tuple(
         TargetColumn(
             name=name,
             type=type_,
@@ -259,20 +272,9 @@ def _columns(conn: Connection, oid: int) -> tuple[TargetColumn, ...]:
             textual=category == "S",
             writable=writable,
         )
-        for name, type_, not_null, has_default, type_name, category, writable in rows
+        for name, type_, not_null, has_default, type_name, category, writable, _ in rows
     )
-
-
-def _has_unique_index(conn: Connection, oid: int, key: str) -> bool:
-    row = conn.execute(
-        """
-        SELECT 1 FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-        WHERE i.indrelid = %s AND a.attname = %s AND i.indnkeyatts = 1 AND i.indisunique AND i.indisvalid
-          AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
-        """,
-        (oid, key),
-    ).fetchone()
-    return row is not None
+    return columns, {row[0] for row in rows if row[-1]}
 
 
 def type_sql(type_: str) -> sql.SQL:

@@ -1,42 +1,53 @@
-"""What one run of a mailbox feed has open: database, mailbox, reading child, folders."""
+"""What work on a mailbox feed needs open: database, mailbox, reading child, folders. Here for one run; see also `stations`."""
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import datetime as dt
 import logging
 import os
 import socket
+import sys
 import threading
+import traceback
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mailferry import database
 from mailferry.config.mailbox import MailboxKind
 from mailferry.errors import MailferryError, Retry
-from mailferry.mailbox import ledger
+from mailferry.mailbox import claims
 from mailferry.mailbox.jobs import ClaimLost
-from mailferry.secrets import mask
+from mailferry.secrets import mask, mask_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from mailferry.config.mailbox import MailboxSettings
     from mailferry.config.mailbox_feed import MailboxFeed
     from mailferry.database import Connection, Pool
     from mailferry.mailbox.folders import Folders
+    from mailferry.mailbox.imap_session import TokenSource
     from mailferry.mailbox.jobs import Claim
-    from mailferry.mailbox.model import Mailbox
-    from mailferry.mailbox.spreadsheet import Reader
-
-log = logging.getLogger("mailferry.mailbox")
-#: Seconds between two renewals of a claim; its lease is three of them.
-RENEWAL = ledger.LEASE.total_seconds() / 3
+    from mailferry.mailbox.model import Kind, Mailbox, MessageRef
+    from mailferry.mailbox.rows import RowContract
+    from mailferry.mailbox.spreadsheet import Sheet
 
 
 def local_now() -> dt.datetime:
     """The machine's clock in its own time zone, aware."""
     return dt.datetime.now().astimezone()
+
+
+class SheetReader(Protocol):
+    """What reads spreadsheets: one `Reader`, or several that are lent out."""
+
+    def open(self, path: Path, kind: Kind, contract: RowContract) -> AbstractContextManager[Sheet]:
+        """As `Reader.open`."""
 
 
 @dataclass(kw_only=True)
@@ -46,17 +57,27 @@ class Work:
     feed: MailboxFeed
     pool: Pool
     mailbox: Mailbox
-    reader: Reader
+    reader: SheetReader
     folders: Folders
     clock: Callable[[], dt.datetime] = local_now
     #: Set by whoever wants the run to end after the step it is at.
     stop: threading.Event = field(default_factory=threading.Event)
     #: Who we are, for the ledger.
     runner: str = field(default_factory=lambda: f"{socket.gethostname()}:{os.getpid()}")
+    #: Signs in where the mailbox wants OAuth2; None: whoever opens one makes its own.
+    tokens: TokenSource | None = None
+    #: How long a claim holds without a renewal; it is renewed three times as often.
+    lease: dt.timedelta = claims.LEASE
+    #: How often each message could not be fetched, see `gather`; lives longer than this one look into the mailbox.
+    failures: Counter[MessageRef] = field(default_factory=Counter)
 
     def transaction(self) -> contextlib.AbstractContextManager[Connection]:
         """One transaction; errors come out as Retry, Reject or Stop."""
         return database.transaction(self.pool)
+
+    def single(self) -> contextlib.AbstractContextManager[Connection]:
+        """For one statement that is a transaction by itself; errors come out as Retry, Reject or Stop."""
+        return database.single(self.pool)
 
 
 @contextlib.contextmanager
@@ -68,14 +89,14 @@ def opened(
     stop: threading.Event | None = None,
 ) -> Iterator[Work]:
     """Open all parts; the reading child starts with the first file. Raises Retry or Stop for what cannot be opened."""
-    from mailferry.mailbox.folders import READING
+    from mailferry.mailbox.folders import reading_prefix
     from mailferry.mailbox.spreadsheet import Reader
 
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(database.connect(feed.database))
         mailbox = open_mailbox(feed.mailbox)
         stack.callback(mailbox.close)
-        reader = stack.enter_context(Reader(feed.limits, folders.pending, READING))
+        reader = stack.enter_context(Reader(feed.limits, folders.pending, reading_prefix()))
         yield Work(
             feed=feed,
             pool=pool,
@@ -87,25 +108,30 @@ def opened(
         )
 
 
-def open_mailbox(settings: MailboxSettings, *, look_only: bool = False) -> Mailbox:
-    """The mailbox, signed in. `look_only`: nothing in it can be changed. Raises Retry or Stop."""
+def open_mailbox(
+    settings: MailboxSettings, *, tokens: TokenSource | None = None, look_only: bool = False
+) -> Mailbox:
+    """The mailbox, signed in, by `tokens` where it wants OAuth2 and somebody keeps them. Raises Retry or Stop.
+
+    `look_only`: nothing in it can be changed.
+    """
     if settings.kind is MailboxKind.MAILDIR:
         from mailferry.mailbox.maildir import MaildirMailbox
 
         return MaildirMailbox(settings, look_only=look_only)
     from mailferry.mailbox.imap import ImapMailbox
 
-    return ImapMailbox(settings, look_only=look_only)
+    return ImapMailbox(settings, tokens=tokens, look_only=look_only)
 
 
 @contextlib.contextmanager
 def only_runner(work: Work) -> Iterator[bool]:
-    """`ledger.only_runner`, its errors translated; a lock that got lost with its connection is no error."""
+    """`claims.only_runner`, its errors translated; a lock that got lost with its connection is no error."""
     import psycopg
 
     with contextlib.ExitStack() as stack:
         try:
-            alone = stack.enter_context(ledger.only_runner(work.pool, work.feed.name))
+            alone = stack.enter_context(claims.only_runner(work.pool, work.feed.name))
         except psycopg.Error as error:
             raise database.translated(error) from error
         try:
@@ -121,10 +147,10 @@ def kept(work: Work, held: Claim) -> Iterator[None]:
     done = threading.Event()
 
     def renew() -> None:
-        while not done.wait(RENEWAL):
+        while not done.wait(work.lease.total_seconds() / 3):
             try:
                 with work.transaction() as conn:
-                    ledger.renew(conn, held)
+                    claims.renew(conn, held, work.lease)
             except ClaimLost:
                 return  # whoever works on it finds out at its commit
             except Retry as error:
@@ -133,7 +159,9 @@ def kept(work: Work, held: Claim) -> Iterator[None]:
                 say(logging.WARNING, "job %s: the claim cannot be renewed: %s", held.job.id, error)
                 return
 
-    thread = threading.Thread(target=renew, name=f"renew-{held.job.id}", daemon=True)
+    # With the ids of this thread's lines.
+    carried = contextvars.copy_context().run
+    thread = threading.Thread(target=carried, args=[renew], name=f"renew-{held.job.id}", daemon=True)
     thread.start()
     try:
         yield
@@ -142,7 +170,17 @@ def kept(work: Work, held: Claim) -> Iterator[None]:
         thread.join()
 
 
-def say(level: int, text: str, *values: object) -> None:
-    """One line in the log, without secrets and control characters, whoever listens."""
-    if log.isEnabledFor(level):
-        log.log(level, "%s", mask(text % values))
+def say(level: int, text: str, *values: object, part: str = "", error: BaseException | None = None) -> None:
+    """One line in the log of the calling module, or a part of it; without secrets and control characters, whoever listens.
+
+    `error` adds its traceback.
+    """
+    caller = sys._getframe(1)  # noqa: SLF001 - as `logging` finds it; there is no other way
+    log = logging.getLogger(".".join(filter(None, (caller.f_globals["__name__"], part))))
+    if not log.isEnabledFor(level):
+        return
+    place = caller.f_code.co_filename, caller.f_lineno
+    record = log.makeRecord(log.name, level, *place, "%s", (mask(text % values),), None)
+    if error is not None:
+        record.exc_text = mask_lines("".join(traceback.format_exception(error)).rstrip("\n"))
+    log.handle(record)

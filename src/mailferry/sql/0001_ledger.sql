@@ -22,11 +22,15 @@ CREATE TABLE mailferry.jobs (
     fence           bigint NOT NULL DEFAULT 0,
     runner          text,
     lease_until     timestamptz,
+    -- Claimed by one of many workers: only when its lease has run out does anybody know that its runner is gone.
+    by_lease        boolean NOT NULL DEFAULT false,
     recorded_at     timestamptz NOT NULL DEFAULT now(),
     started_at      timestamptz,
     finished_at     timestamptz,
     -- When the message was marked in the mailbox; null on a finished job: still to be done.
     marked_at       timestamptz,
+    -- As what, which it stays while the job is done again: a failed message may have been moved away.
+    marked_as       text CHECK (marked_as IN ('completed', 'failed')),
     error_kind      text CHECK (error_kind IN ('retry', 'reject', 'stop')),
     error           text,
     UNIQUE (feed, account, folder, uidvalidity, uid)
@@ -35,6 +39,26 @@ CREATE INDEX jobs_header ON mailferry.jobs (feed, account, folder, header_sha256
 CREATE INDEX jobs_waiting ON mailferry.jobs (target, received, id) WHERE state IN ('pending', 'in_progress');
 CREATE INDEX jobs_unmarked ON mailferry.jobs (feed) WHERE marked_at IS NULL;
 CREATE INDEX jobs_finished ON mailferry.jobs (finished_at);
+
+-- The first in order of each table's jobs that are not done, or of the one table's: only these can be claimed.
+-- Goes from table to table in the index, so that neither finished jobs nor a long queue are looked through.
+CREATE FUNCTION mailferry.heads(wanted text DEFAULT NULL) RETURNS TABLE (id bigint, target text)
+LANGUAGE sql STABLE ROWS 10 AS $$
+    WITH RECURSIVE head AS (
+        (
+            SELECT j.id, j.target FROM mailferry.jobs AS j
+            WHERE j.state IN ('pending', 'in_progress') AND j.target >= coalesce(wanted, '')
+            ORDER BY j.target, j.received, j.id LIMIT 1
+        )
+        UNION ALL
+        SELECT following.id, following.target FROM head CROSS JOIN LATERAL (
+            SELECT j.id, j.target FROM mailferry.jobs AS j
+            WHERE wanted IS NULL AND j.state IN ('pending', 'in_progress') AND j.target > head.target
+            ORDER BY j.target, j.received, j.id LIMIT 1
+        ) AS following
+    )
+    SELECT head.id, head.target FROM head WHERE wanted IS NULL OR head.target = wanted
+$$;
 
 -- The order in which files changed their targets.
 CREATE SEQUENCE mailferry.load_no;
@@ -74,6 +98,7 @@ CREATE INDEX files_sha256 ON mailferry.files (sha256) WHERE state = 'loaded';
 CREATE INDEX files_content ON mailferry.files (content_sha256) WHERE state = 'loaded';
 CREATE INDEX files_changes ON mailferry.files (target, load_no) WHERE changed;
 CREATE INDEX files_duplicate_of ON mailferry.files (duplicate_of) WHERE duplicate_of IS NOT NULL;
+CREATE INDEX files_path ON mailferry.files USING hash (path);
 CREATE INDEX files_finished ON mailferry.files (finished_at);
 
 -- Parts of a message that were not taken, and why.

@@ -26,20 +26,35 @@ WHERE feed = %(feed)s AND state = 'pending' AND error_kind = 'stop'
 SELECT extract(epoch FROM next_attempt_at - clock_timestamp())::float8 FROM mailferry.jobs
 WHERE feed = %(feed)s AND state = 'pending' ORDER BY received, id LIMIT 1
 
+-- name: due
+-- In progress and alive: somebody is at it, and goes on with what is behind.
+SELECT j.target,
+       extract(epoch FROM CASE j.state WHEN 'pending' THEN j.next_attempt_at ELSE j.lease_until END - clock_timestamp())::float8
+FROM mailferry.heads() AS h JOIN mailferry.jobs AS j ON j.id = h.id
+WHERE j.feed = ANY(%(feeds)s::text[]) AND (j.state = 'pending' OR j.lease_until < clock_timestamp())
+ORDER BY j.target
+
+-- name: first_of
+SELECT j.id, j.feed, j.state = 'in_progress',
+       extract(epoch FROM CASE j.state WHEN 'pending' THEN j.next_attempt_at ELSE j.lease_until END - clock_timestamp())::float8
+FROM mailferry.heads(%(target)s::text) AS h JOIN mailferry.jobs AS j ON j.id = h.id
+
 -- name: held_back
 -- The first in order of each table that this feed has jobs for, if it is another feed's and nobody is at it.
-SELECT head.id, head.feed, head.target, own.waiting
-FROM (
-    SELECT DISTINCT ON (target) id, feed, target, state, lease_until FROM mailferry.jobs
-    WHERE state IN ('pending', 'in_progress') ORDER BY target, received, id
-) AS head
+SELECT j.id, j.feed, j.target, own.waiting
+FROM mailferry.heads() AS h JOIN mailferry.jobs AS j ON j.id = h.id
 JOIN (
     SELECT target, count(*) AS waiting FROM mailferry.jobs WHERE feed = %(feed)s AND state = 'pending' GROUP BY target
-) AS own ON own.target = head.target
-WHERE head.feed <> %(feed)s AND (head.state = 'pending' OR head.lease_until < clock_timestamp())
-ORDER BY head.id
+) AS own ON own.target = j.target
+WHERE j.feed <> %(feed)s AND (j.state = 'pending' OR j.lease_until < clock_timestamp())
+ORDER BY j.id
 
 -- name: recorded_paths
 -- A cancelled job that is wanted after all fetches its files again.
 SELECT f.path FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
 WHERE f.path = ANY(%(paths)s) AND j.state <> 'cancelled'
+
+-- name: left_behind
+-- Jobs that have ended and are marked, with files that another host could not put away for this one.
+SELECT DISTINCT f.job_id FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
+WHERE f.path = ANY(%(paths)s) AND j.state IN ('completed', 'failed') AND j.marked_at IS NOT NULL

@@ -1,27 +1,30 @@
 -- The ledger's statements; see mailbox/ledger.py for what each promises.
 
 -- name: find
-SELECT * FROM mailferry.jobs
-WHERE feed = %(feed)s AND account = %(account)s AND folder = %(folder)s
-  AND uidvalidity = %(uidvalidity)s AND uid = %(uid)s
-
--- name: rebind
 -- Two copies of a message have the same header: each job is bound to one of them. A header without date and number may
 -- come again with other files, but not with the same time of arrival.
-UPDATE mailferry.jobs SET uidvalidity = %(uidvalidity)s, uid = %(uid)s
-WHERE id = (
-    SELECT id FROM mailferry.jobs
+WITH exact AS (
+    SELECT * FROM mailferry.jobs
     WHERE feed = %(feed)s AND account = %(account)s AND folder = %(folder)s
-      AND header_sha256 = %(header_sha256)s AND received = %(received)s AND uidvalidity <> %(uidvalidity)s
-    ORDER BY id LIMIT 1 FOR UPDATE
+      AND uidvalidity = %(uidvalidity)s AND uid = %(uid)s
+), rebound AS (
+    UPDATE mailferry.jobs SET uidvalidity = %(uidvalidity)s, uid = %(uid)s
+    WHERE NOT EXISTS (SELECT FROM exact) AND id = (
+        SELECT id FROM mailferry.jobs
+        WHERE feed = %(feed)s AND account = %(account)s AND folder = %(folder)s
+          AND header_sha256 = %(header_sha256)s AND received = %(received)s AND uidvalidity <> %(uidvalidity)s
+        ORDER BY id LIMIT 1 FOR UPDATE
+    )
+    RETURNING *
 )
-RETURNING *
+SELECT * FROM exact UNION ALL SELECT * FROM rebound
 
 -- name: insert_job
 INSERT INTO mailferry.jobs (feed, account, folder, uidvalidity, uid, header_sha256, message_id, subject, sender, received, target)
 VALUES (%(feed)s, %(account)s, %(folder)s, %(uidvalidity)s, %(uid)s, %(header_sha256)s, %(message_id)s, %(subject)s,
         %(sender)s, %(received)s, %(target)s)
 ON CONFLICT (feed, account, folder, uidvalidity, uid) DO NOTHING
+RETURNING *
 
 -- name: insert_file
 -- A second fetch may have gone to another path. No row is returned where other bytes stand under the same name.
@@ -36,50 +39,9 @@ INSERT INTO mailferry.passed_parts (job_id, ordinal, section, name, reason)
 VALUES (%(job_id)s, %(ordinal)s, %(section)s, %(name)s, %(reason)s)
 ON CONFLICT (job_id, ordinal) DO NOTHING
 
--- name: orphans
--- Jobs in progress whose runner is known to be gone, or has let its lease run out.
-SELECT id FROM mailferry.jobs
-WHERE state = 'in_progress' AND (%(feed)s::text IS NULL OR feed = %(feed)s) AND (%(id)s::bigint IS NULL OR id = %(id)s)
-  AND (%(take_over)s OR lease_until < clock_timestamp())
-ORDER BY id
-
--- name: evict
-SELECT pg_terminate_backend(pid) FROM pg_locks
-WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND pid <> pg_backend_pid()
-  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND classid = (((%(key)s::bigint >> 32) & 4294967295)::bigint)::oid AND objid = ((%(key)s::bigint & 4294967295))::oid
-
--- name: claim
-UPDATE mailferry.jobs
-SET state = 'in_progress', fence = fence + 1, attempts = attempts + 1, runner = %(runner)s,
-    lease_until = clock_timestamp() + %(lease)s, started_at = clock_timestamp(), finished_at = NULL
-WHERE id = (
-    SELECT j.id FROM mailferry.jobs AS j
-    WHERE (%(feed)s::text IS NULL OR j.feed = %(feed)s) AND (%(id)s::bigint IS NULL OR j.id = %(id)s)
-      AND (j.state = 'pending' AND j.next_attempt_at <= clock_timestamp()
-           OR j.state = 'in_progress' AND (%(take_over)s OR j.lease_until < clock_timestamp()))
-      -- What arrived earlier for the same table comes first, even if it waits for its next attempt.
-      AND NOT EXISTS (
-          SELECT 1 FROM mailferry.jobs AS e
-          WHERE e.target = j.target AND e.state IN ('pending', 'in_progress') AND (e.received, e.id) < (j.received, j.id)
-      )
-    ORDER BY j.received, j.id LIMIT 1 FOR UPDATE SKIP LOCKED
-)
-RETURNING *
-
--- name: held
-SELECT 1 FROM mailferry.jobs WHERE id = %(id)s AND fence = %(fence)s AND state = 'in_progress'
-
--- name: hold
-SELECT 1 FROM mailferry.jobs WHERE id = %(id)s AND fence = %(fence)s AND state = 'in_progress' FOR UPDATE
-
--- name: renew
-UPDATE mailferry.jobs SET lease_until = clock_timestamp() + %(lease)s
-WHERE id = %(id)s AND fence = %(fence)s AND state = 'in_progress'
-
 -- name: duplicate
 -- The last load of the same bytes or content, unless another file has changed the table since; or any load of
--- the same bytes from a copy of the message that is being worked on, as that would bring back what is older.
+-- the same bytes from a copy of the message, as that would bring back what is older.
 SELECT f.id FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
 WHERE f.state = 'loaded' AND f.target = %(target)s AND f.generation = %(generation)s
   AND (f.sha256 = %(sha256)s OR f.content_sha256 = %(content_sha256)s)
@@ -89,15 +51,12 @@ WHERE f.state = 'loaded' AND f.target = %(target)s AND f.generation = %(generati
           WHERE later.target = f.target AND later.load_no > f.load_no AND later.changed
             AND later.sha256 <> f.sha256 AND later.content_sha256 IS DISTINCT FROM f.content_sha256
       )
-      OR EXISTS (
-          SELECT 1 FROM mailferry.jobs AS copy JOIN mailferry.files AS asked ON asked.job_id = copy.id
-          WHERE copy.state = 'in_progress' AND copy.header_sha256 = j.header_sha256
-            AND asked.state = 'pending' AND asked.sha256 = f.sha256 AND asked.sha256 = %(sha256)s
-      )
+      OR j.header_sha256 = %(header_sha256)s AND f.sha256 = %(sha256)s
   )
 ORDER BY f.load_no DESC LIMIT 1
 
 -- name: finish_file
+-- The job's row stays locked, so that nobody takes the job over before the commit.
 UPDATE mailferry.files
 SET state = %(state)s, target = %(target)s, generation = %(generation)s, duplicate_of = %(duplicate_of)s,
     content_sha256 = %(content_sha256)s, rows_read = %(read)s, inserted = %(inserted)s, updated = %(updated)s,
@@ -105,19 +64,22 @@ SET state = %(state)s, target = %(target)s, generation = %(generation)s, duplica
     error = %(error)s, finished_at = clock_timestamp(),
     changed = changed OR %(state)s = 'loaded' AND %(inserted)s + %(updated)s > 0,
     load_no = CASE WHEN %(state)s = 'loaded' THEN nextval('mailferry.load_no') ELSE load_no END
-WHERE id = %(file_id)s AND job_id = %(id)s AND state = 'pending'
+WHERE id = %(file_id)s AND state = 'pending' AND job_id = (
+    SELECT id FROM mailferry.jobs WHERE id = %(id)s AND fence = %(fence)s AND state = 'in_progress' FOR UPDATE
+)
 
 -- name: finish_job
 UPDATE mailferry.jobs AS j
 SET state = CASE WHEN c.files > 0 AND c.good = 0 THEN 'failed' ELSE 'completed' END,
     error_kind = CASE WHEN c.errors IS NOT NULL THEN 'reject' END, error = c.errors,
-    lease_until = NULL, finished_at = clock_timestamp()
+    lease_until = NULL, finished_at = clock_timestamp(), marked_at = NULL
 FROM (
-    SELECT count(*) AS files, count(*) FILTER (WHERE state IN ('loaded', 'duplicate')) AS good,
+    SELECT count(*) AS files, count(*) FILTER (WHERE state = 'pending') AS pending,
+           count(*) FILTER (WHERE state IN ('loaded', 'duplicate')) AS good,
            string_agg(name || ': ' || error, E'\n' ORDER BY id) FILTER (WHERE state IN ('rejected', 'failed')) AS errors
     FROM mailferry.files WHERE job_id = %(id)s
 ) AS c
-WHERE j.id = %(id)s
+WHERE j.id = %(id)s AND j.fence = %(fence)s AND j.state = 'in_progress' AND c.pending = 0
 RETURNING j.*
 
 -- name: again_later
@@ -135,7 +97,7 @@ WHERE job_id = %(id)s AND state = 'pending'
 UPDATE mailferry.jobs
 SET state = CASE WHEN EXISTS (SELECT 1 FROM mailferry.files WHERE job_id = %(id)s AND state IN ('loaded', 'duplicate'))
                  THEN 'completed' ELSE 'failed' END,
-    error_kind = %(error_kind)s, error = %(error)s, lease_until = NULL, finished_at = clock_timestamp()
+    error_kind = %(error_kind)s, error = %(error)s, lease_until = NULL, finished_at = clock_timestamp(), marked_at = NULL
 WHERE id = %(id)s
 RETURNING *
 
@@ -169,11 +131,14 @@ DELETE FROM mailferry.rejected_rows AS r USING mailferry.files AS f, mailferry.j
 WHERE r.file_id = f.id AND j.id = f.job_id AND j.feed = %(feed)s AND f.finished_at < %(before)s
 
 -- name: mark
-UPDATE mailferry.jobs SET marked_at = clock_timestamp() WHERE id = %(id)s AND marked_at IS NULL
+-- Only for the end that was marked: by now somebody may have had the job done again.
+UPDATE mailferry.jobs SET marked_at = clock_timestamp(), marked_as = %(marked_as)s
+WHERE id = %(id)s AND state IN ('completed', 'failed') AND finished_at = %(finished_at)s AND marked_at IS NULL
 
 -- name: unmarked
 SELECT * FROM mailferry.jobs
 WHERE feed = %(feed)s AND marked_at IS NULL AND state IN ('completed', 'failed')
+  AND finished_at <= clock_timestamp() - %(ago)s::interval
 ORDER BY received, id
 
 -- name: job

@@ -1,0 +1,237 @@
+"""The service as processes: a thousand idle feeds, an idle service, and small files from mail to commit."""
+
+from __future__ import annotations
+
+import contextlib
+import mailbox
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from email.message import EmailMessage
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import psycopg
+from harness import MAILFERRY, Figure, simulate
+
+from mailferry import private_postgres
+from mailferry.testing.workbooks import Tab, xlsx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+HEADER = ("HAWB", "Status", "Pieces", "Weight", "City")
+ROWS = 100
+
+
+# --- a service and what it takes
+
+
+@contextlib.contextmanager
+def database(folder: Path) -> Iterator[str]:
+    """A server of the benchmark's own, as [database] of a configuration."""
+    folder.chmod(0o711)  # where root starts it, it runs as another user
+    with private_postgres.running(folder / "server") as where:
+        yield f'[database]\nhost = "{where["host"]}"\nname = "{where["dbname"]}"\nuser = "{where["user"]}"\n'
+
+
+@contextlib.contextmanager
+def services(config: Path, count: int = 1) -> Iterator[list[psutil.Process]]:
+    """So many workers of one configuration."""
+    log = config.with_suffix(".log").open("wb")
+    started = [
+        subprocess.Popen([*MAILFERRY, "start", "--config", config], stdout=log, stderr=log)
+        for _ in range(count)
+    ]
+    try:
+        yield [psutil.Process(process.pid) for process in started]
+    finally:
+        for process in started:
+            process.send_signal(signal.SIGTERM)
+        for process in started:
+            process.wait()
+        log.close()
+
+
+def cpu(processes: Sequence[psutil.Process]) -> float:
+    """CPU seconds of processes and their children, living and ended."""
+    total = 0.0
+    for process in processes:
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = one.cpu_times()
+                total += times.user + times.system
+        ended = process.cpu_times()
+        total += ended.children_user + ended.children_system
+    return total
+
+
+def ask(head: str, query: str) -> int:
+    """A number from the database that `[database]` names."""
+    values = dict(line.replace('"', "").split(" = ") for line in head.splitlines()[1:])
+    with psycopg.connect(host=values["host"], dbname=values["name"], user=values["user"]) as conn:
+        try:
+            row = conn.execute(query.encode()).fetchone()
+        except psycopg.errors.UndefinedTable:
+            return 0
+    return int(row[0]) if row else 0
+
+
+def wait_until(head: str, query: str, value: int) -> None:
+    while ask(head, query) < value:
+        time.sleep(0.1)
+
+
+# --- feeds with nothing new
+
+
+def idle_feeds(folder: Path) -> Iterator[Figure]:
+    """A thousand event feeds that have nothing new, every five minutes: a minute of it, after each has run once."""
+    feeds = 1000
+    with database(folder) as head, simulate(["mail/outgoinglog"], start=0, end=1) as provider:
+        told = provider.told["feeds"][0]
+        sections = "".join(
+            f'[events.feed-{number}]\napi_key = "{told["api_key"]}"\ndomain = "{told["domain"]}"\nurl = "{told["list_url"]}"\n'
+            f'log_file_name_format = "{{section}}_%Y-%m-%d_%H.log"\n'
+            for number in range(feeds)
+        )
+        config = folder / "mailferry.toml"
+        config.write_text(
+            f'{head}[service]\ndata_dir = "data"\n[defaults.events]\nschedule = "5m"\nverbose = false\n{sections}'
+        )
+        with services(config) as [worker]:
+            wait_until(head, "SELECT count(*) FROM mailferry.feeds WHERE ended_at IS NOT NULL", feeds)
+            before, runs = cpu([worker]), ask(head, "SELECT sum(run) FROM mailferry.feeds")
+            begun = time.monotonic()
+            time.sleep(60)
+            spent, took = cpu([worker]) - before, time.monotonic() - begun
+            runs = ask(head, "SELECT sum(run) FROM mailferry.feeds") - runs
+            memory = worker.memory_info().rss / 1e6
+    # At the pace of the schedule, whatever share of the feeds fell into this minute.
+    yield Figure(
+        name="1,000 idle event feeds, every 5 minutes",
+        value=spent / max(runs, 1) * feeds / 300,
+        limit=1.0,
+        unit="cores",
+        against=f"one core ({runs} runs in {took:.0f} s)",
+        at_most=0.25,
+    )
+    yield Figure(
+        name="1,000 idle event feeds, memory",
+        value=memory,
+        limit=200,
+        unit="MB",
+        against="200 MB",
+        at_most=1.0,
+    )
+
+
+def idle_service(folder: Path) -> Iterator[Figure]:
+    """Four event feeds and a mailbox, a minute with nothing to do."""
+    with database(folder) as head, simulate(["mail/outgoinglog"], start=0, end=1) as provider:
+        told = provider.told["feeds"][0]
+        sections = "".join(
+            f'[events.feed-{number}]\napi_key = "{told["api_key"]}"\ndomain = "{told["domain"]}"\nurl = "{told["list_url"]}"\n'
+            f'log_file_name_format = "{{section}}_%Y-%m-%d_%H.log"\n'
+            for number in range(4)
+        )
+        mailbox.Maildir(folder / "Maildir")
+        config = folder / "mailferry.toml"
+        config.write_text(
+            f'{head}[service]\ndata_dir = "data"\n{sections}[mailbox.shipments]\nmaildir = "Maildir"\n'
+        )
+        with services(config) as [worker]:
+            wait_until(head, "SELECT count(*) FROM mailferry.feeds WHERE ended_at IS NOT NULL", 5)
+            time.sleep(5)
+            before = cpu([worker])
+            begun = time.monotonic()
+            time.sleep(60)
+            share = (cpu([worker]) - before) / (time.monotonic() - begun)
+    yield Figure(
+        name="idle service, 5 feeds", value=share, limit=1.0, unit="cores", against="one core", at_most=0.01
+    )
+
+
+# --- small files
+
+
+def files(folder: Path) -> Iterator[Figure]:
+    """Workbooks of 100 rows, one a message, each row new: from the Maildir to the commit, one worker and two."""
+    with database(folder) as head:
+        alone = _rate(folder / "one", head, workers=1)
+        both = _rate(folder / "two", head, workers=2)
+    yield Figure(
+        name="files of 100 rows, one worker, four tables",
+        value=alone,
+        limit=15,
+        unit="jobs/s",
+        against="15 jobs/s",
+        at_least=1.0,
+    )
+    yield Figure(
+        name="files of 100 rows, two workers, four tables",
+        value=both,
+        limit=alone,
+        unit="jobs/s",
+        against="one worker",
+        at_least=1.7,
+    )
+
+
+def _rate(folder: Path, head: str, *, workers: int, count: int = 400, tables: int = 4) -> float:
+    """Jobs a second, from the moment when the mail is there to the last commit; start-up not counted."""
+    folder.mkdir()
+    sections = ""
+    for table in range(tables):
+        name = f"{folder.name}_{table}"
+        mailbox.Maildir(folder / name)
+        sections += (
+            f'[mailbox.{name}]\nmaildir = "{name}"\nbase_dir = "{name}.d"\nsubject_filter = ""\n'
+            f'target_table = "{name}"\nschedule = "1h"\n'
+        )
+    config = folder / "mailferry.toml"
+    config.write_text(f'{head}[service]\ndata_dir = "data"\n{sections}')
+    done = f"SELECT count(*) FROM mailferry.jobs WHERE state = 'completed' AND feed LIKE '{folder.name}\\_%'"
+    with services(config, workers):
+        wait_until(
+            head,
+            "SELECT count(*) FROM mailferry.feeds WHERE ended_at IS NOT NULL AND watch_state = 'watching'"
+            f" AND name LIKE '{folder.name}\\_%'",
+            tables,
+        )
+        # One each warms everything up.
+        for table in range(tables):
+            _deliver(folder / f"{folder.name}_{table}", folder, 1)
+        wait_until(head, done, tables)
+        for table in range(tables):
+            _deliver(folder / f"{folder.name}_{table}", folder, count // tables)
+        begun = time.monotonic()
+        wait_until(head, done, tables + count // tables * tables)
+        return count / (time.monotonic() - begun)
+
+
+def _deliver(root: Path, folder: Path, count: int) -> None:
+    """So many messages at once: written beside the Maildir, and then moved in."""
+    written = []
+    for number in range(count):
+        rows = [(os.urandom(6).hex(), "in transit", n, n / 7, "İzmir") for n in range(ROWS)]
+        with tempfile.TemporaryDirectory() as place:
+            book = xlsx(Path(place, "book.xlsx"), Tab(name="List", rows=[HEADER, *rows])).read_bytes()
+        message = EmailMessage()
+        message["From"], message["Subject"] = "ops@example.com", f"Shipments {number}"
+        message["Message-ID"] = f"<{os.urandom(8).hex()}@example.com>"
+        message.set_content("See the attachment.")
+        message.add_attachment(
+            book, maintype="application", subtype="octet-stream", filename=f"{number}.xlsx"
+        )
+        path = folder / f"{time.time_ns()}.{number}.bench"
+        path.write_bytes(message.as_bytes())
+        written.append(path)
+    for path in written:
+        path.rename(root / "new" / path.name)
+
+
+BENCHMARKS = {"idle-feeds": idle_feeds, "idle-service": idle_service, "files": files}

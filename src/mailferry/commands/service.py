@@ -1,0 +1,156 @@
+"""`mailferry start`, `reload` and `status`: the service."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mailferry.entry import quit_with
+from mailferry.errors import Retry, Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mailferry.config.service import Configuration
+
+log = logging.getLogger(__name__)
+Configs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--config",
+        help="mailferry.toml, uzmanposta.ini or config.env; may be given more than once.",
+        show_default="those of the working directory, else of /etc",
+    ),
+]
+_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+#: Seconds that a worker gets to answer to `reload`: it looks every 5.
+_PATIENCE = 30.0
+
+
+def start(config: Configs = None) -> None:
+    """Run every feed on its schedule, until SIGTERM; on as many hosts as you like that share a database.
+
+    SIGHUP, or `mailferry reload`, takes a new configuration. Exit status: 0 ended by SIGTERM or SIGINT; 1 a person has
+    to act before anything can be done; 2 configuration.
+    """
+    sys.exit(run_start(config or ()))
+
+
+def run_start(paths: Sequence[Path]) -> int:
+    """`start`, for both command lines that have it; gives the exit status."""
+    if sys.platform != "win32":
+        # What a reload would read is being read; until the service listens to it, it must not end the process.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    from mailferry import logs
+    from mailferry.config import service as service_config
+    from mailferry.service import process
+
+    configuration = service_config.read(paths)
+    settings = configuration.service
+    logs.set_up(settings.log_level, folder=settings.log_dir, style=settings.log_format)
+    for warning in configuration.warnings:
+        log.warning("%s", warning)
+    try:
+        return process.run(paths, configuration)
+    except Stop as error:
+        log.error("%s", error)  # noqa: TRY400 - its text says all
+        return 1
+
+
+def reload(
+    config: Configs = None,
+    everywhere: Annotated[
+        bool, typer.Option("--all-hosts", help="On every host, not only on this one.")
+    ] = False,
+    as_json: _Json = False,
+) -> None:
+    """Have the running service read its configuration again; a broken one is refused, and the old one stays.
+
+    Exit status: 0 taken; 1 refused, or no worker answered; 2 configuration; 3 the database cannot be reached.
+    """
+    from mailferry import report_jobs
+
+    answers = _reload(read(config or ()), everywhere=everywhere)
+    good = bool(answers) and not any(answer["error"] for answer in answers)
+    if as_json:
+        typer.echo(report_jobs.dumped(exit_status=int(not good), workers=answers))
+    else:
+        for answer in answers or [{"worker": "no worker is running here", "error": ""}]:
+            text = f"refused: {answer['error']}" if answer["error"] else "taken"
+            typer.echo(
+                f"{answer['worker']}: {text}"
+                if answers
+                else f"{answer['worker']}; start one: mailferry start"
+            )
+    sys.exit(int(not good))
+
+
+def status(config: Configs = None, as_json: _Json = False) -> None:
+    """Show every feed with its position, last and next run, the mailboxes, the queue and the workers.
+
+    Exit status: 0 all well; 1 something needs a person; 2 configuration; 3 the database cannot be reached.
+    """
+    sys.exit(run_status(config or (), as_json=as_json))
+
+
+def run_status(paths: Sequence[Path], *, as_json: bool) -> int:
+    """`status`, for both command lines that have it; gives the exit status."""
+    from mailferry import report_jobs
+    from mailferry.mailbox.work import local_now
+    from mailferry.monitor import status as monitor
+
+    found = monitor.look(read(paths), local_now())
+    code = 3 if found.database_error else int(not found.healthy)
+    text = (
+        report_jobs.dumped(exit_status=code, **monitor.as_plain(found)) if as_json else monitor.as_text(found)
+    )
+    typer.echo(text)
+    return code
+
+
+def read(paths: Sequence[Path]) -> Configuration:
+    """The configuration; its warnings go to standard error. Raises ConfigError."""
+    from mailferry.config import service as service_config
+
+    configuration = service_config.read(paths)
+    for warning in configuration.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    return configuration
+
+
+def _reload(configuration: Configuration, *, everywhere: bool) -> list[dict[str, str]]:
+    """Ask the workers, and wait for their answers: "" or why the new configuration was refused."""
+    from mailferry import database
+    from mailferry.service.plan import host_name
+    from mailferry.service.store import ALIVE
+
+    queries = database.queries("service")
+    answers: dict[str, dict[str, str]] = {}
+    try:
+        with database.connect(configuration.database) as pool:
+            host = None if everywhere else host_name(configuration)
+            with database.transaction(pool) as conn:
+                asked = conn.execute(queries["ask_reload"], {"host": host, "alive": ALIVE}).fetchall()
+            silent = {row[0] for row in asked}
+            until = time.monotonic() + _PATIENCE
+            while silent and time.monotonic() < until:
+                time.sleep(0.2)
+                with database.transaction(pool) as conn:
+                    for worker, at, pid, error in conn.execute(
+                        queries["reloaded"], {"ids": list(silent)}
+                    ).fetchall():
+                        answers[worker] = {"worker": f"{at}:{pid}", "error": error}
+                        silent.discard(worker)
+            for worker, at, pid in asked:
+                answers.setdefault(
+                    worker, {"worker": f"{at}:{pid}", "error": f"no answer in {_PATIENCE:g} s"}
+                )
+    except Retry as error:
+        quit_with(error, 3)
+    return list(answers.values())

@@ -1,0 +1,78 @@
+"""A JSON schema (draft 2020-12) of `mailferry.toml`, for editors and for those who write it by programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from mailferry.config.tables import (
+    DATABASE,
+    EVENTS,
+    IMAP,
+    LIMITS,
+    MAILBOX,
+    MAILDIR,
+    MESSAGES,
+    OAUTH,
+    SERVICE,
+    Table,
+)
+
+_TEXT = {"type": "string"}
+
+
+def schema() -> dict[str, Any]:
+    """Structure, types and ranges; rules between options are the reader's, see `mailferry config check`."""
+    definitions: dict[str, Any] = {}
+
+    def table(*parts: Table, **more: Any) -> dict[str, Any]:
+        properties: dict[str, Any] = {}
+        for part in parts:
+            properties |= _properties(part, definitions)
+        return {"type": "object", "properties": properties | more, "additionalProperties": False}
+
+    events = table(EVENTS)
+    mailbox = table(
+        MAILBOX, MESSAGES, **{MAILDIR: _TEXT}, imap=table(IMAP), oauth=table(OAUTH), limits=table(LIMITS)
+    )
+    defaults = {"events": {"$ref": "#/$defs/events"}, "mailbox": {"$ref": "#/$defs/mailbox"}}
+    properties = {
+        "service": table(SERVICE),
+        "database": table(DATABASE),
+        "defaults": {"type": "object", "properties": defaults, "additionalProperties": False},
+        "events": {"type": "object", "additionalProperties": {"$ref": "#/$defs/events"}},
+        "mailbox": {"type": "object", "additionalProperties": {"$ref": "#/$defs/mailbox"}},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "mailferry.toml",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "$defs": {**definitions, "events": events, "mailbox": mailbox},
+    }
+
+
+def _properties(table: Table, definitions: dict[str, Any]) -> dict[str, Any]:
+    """The options of a table as its model has them, the models' own definitions put among all."""
+    if issubclass(table.model, BaseModel):
+        whole = table.model.model_json_schema()
+    else:
+        whole = TypeAdapter(table.model).json_schema()
+    definitions |= {name: one for name, one in whole.get("$defs", {}).items() if "enum" in one}
+    found = {}
+    for option in table.options:
+        one = {name: value for name, value in whole["properties"][option].items() if name != "title"}
+        if "anyOf" in one:
+            # There is no null in TOML: an option is left out.
+            kinds = [kind for kind in one.pop("anyOf") if kind != {"type": "null"}]
+            one |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+        if one.get("default", "") in (None, "**********") or option in table.paths:
+            one.pop("default", None)
+        if option == "schedule":
+            one["type"] = ["string", "integer"]
+        if table is LIMITS:
+            one["exclusiveMinimum"] = 0
+        found[option] = one
+    return found | {f"{option}_file": _TEXT for option in table.secrets}

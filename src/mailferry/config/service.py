@@ -1,0 +1,278 @@
+"""The configuration of a service: feeds of both kinds from one file or several, one database, one data folder."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import ValidationError
+
+from mailferry.config import secret
+from mailferry.config.database import DatabaseSettings
+from mailferry.config.env import SYSTEM_FILE
+from mailferry.config.mailbox_feed import account_of
+from mailferry.config.part import (
+    ENVIRONMENT,
+    Part,
+    Placed,
+    ServiceSettings,
+    from_environment,
+    systemd_log_dir,
+)
+from mailferry.config.text import present
+from mailferry.errors import ConfigError
+from mailferry.secrets import hide
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from mailferry.config.event_feed import EventFeed
+    from mailferry.config.mailbox_feed import MailboxFeed
+
+__all__ = ["Configuration", "DatabaseSettings", "ServiceSettings", "default_paths", "read"]
+
+#: Where a configuration is looked for: the first of these groups of which any file is there, all of it together.
+PLACES = (
+    (Path("mailferry.toml"),),
+    (Path("uzmanposta.ini"), Path("config.env")),
+    (Path("/etc/mailferry/mailferry.toml"),),
+    (Path("/etc/mailferry/uzmanposta.ini"), SYSTEM_FILE),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Configuration:
+    """All that a service needs to know. Feeds are in the files' order; their names differ."""
+
+    service: ServiceSettings
+    #: The one database of the service and of every feed.
+    database: DatabaseSettings
+    events: tuple[EventFeed, ...]
+    mailboxes: tuple[MailboxFeed, ...]
+    #: Things that were understood, but not as somebody may think.
+    warnings: tuple[str, ...]
+    #: The files that were read, absolute; none where it is all in the environment.
+    paths: tuple[Path, ...]
+
+
+def read(paths: Sequence[Path] = (), environ: Mapping[str, str] | None = None) -> Configuration:
+    """The configuration of these files: `.toml`, `.ini`, any other is of variables. Without any: of those in PLACES.
+
+    Relative paths in a file count from its folder. Secrets are hidden from logs from here on.
+
+    Raises:
+        ConfigError: with every fault of every file.
+    """
+    environ = os.environ if environ is None else environ
+    found = list(dict.fromkeys(path.absolute() for path in paths or default_paths()))
+    if not found and not any(environ.get(name) for name in ("EMAIL_USERNAME", "EMAIL_MAILDIR")):
+        places = ", ".join(str(path) for group in PLACES for path in group)
+        raise ConfigError(
+            [f"no configuration is there (looked for {places}); make one, or name it by --config PATH"]
+        )
+    parts, faults = _parts(found, environ)
+    for part in parts:
+        faults += part.faults
+    service = _service(parts, environ, faults)
+    database = _database(parts, service, environ, faults)
+    mailboxes = [
+        (place, feed.model_copy(update={"database": database}))
+        for part in parts
+        for place, feed in part.mailboxes
+    ]
+    events = [one for part in parts for one in part.events]
+    faults += [*_names(events, mailboxes), *_shared_files(events), *_shared_mailboxes(mailboxes)]
+    if not faults and not events and not mailboxes:
+        faults.append(f"{', '.join(map(str, found))}: no feed in it; add one")
+    if faults:
+        raise ConfigError(list(dict.fromkeys(faults)))
+    return Configuration(
+        service=service,
+        database=database,
+        events=tuple(feed for _, feed in events),
+        mailboxes=tuple(feed for _, feed in mailboxes),
+        warnings=tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),
+        paths=tuple(found),
+    )
+
+
+def default_paths(places: Iterable[tuple[Path, ...]] = PLACES) -> tuple[Path, ...]:
+    """The files of the first group in PLACES that has any; none where there is no file at all."""
+    for group in places:
+        if there := tuple(path for path in group if present(path)):
+            return there
+    return ()
+
+
+def _parts(paths: list[Path], environ: Mapping[str, str]) -> tuple[list[Part], list[str]]:
+    """What each file says, and the faults of those that cannot be read at all."""
+    from mailferry.config import env, toml
+
+    parts, faults = [], []
+    feeds = any(_suffix(path) for path in paths)
+    sources: list[Path | None] = [*paths] or [None]
+    for path in sources:
+        try:
+            if path and _suffix(path) == ".toml":
+                parts.append(toml.read(path, environ))
+            elif path and _suffix(path) == ".ini":
+                parts.append(_ini_part(path, environ))
+            else:
+                parts.append(env.read_part(path, environ, needs_mailbox=not feeds))
+        except ConfigError as error:
+            faults += error.faults
+    return parts, faults
+
+
+def _suffix(path: Path | None) -> str:
+    """Which format a file has, an example's too: ".toml", ".ini", or "" for variables."""
+    suffix = Path(path.name.lower().removesuffix(".example")).suffix if path else ""
+    return suffix if suffix in (".toml", ".ini") else ""
+
+
+def _ini_part(path: Path, environ: Mapping[str, str]) -> Part:
+    from mailferry.config import ini
+
+    file = ini.read(path, environ)
+    faults = [fault for some in file.faults.values() for fault in some]
+    for feed in file.feeds.values():
+        if feed:
+            hide(feed.api_key.get_secret_value(), feed.masked_key)
+    warnings = list(file.warnings)
+    if secret.readable_by_others(path):
+        warnings.append(f"{path}: holds api_key and can be read by every user; chmod 640 or 600 it")
+    return Part(
+        path=path,
+        data_dir=path.parent,
+        database=file.database,
+        events=tuple((Placed(path=path, table=name), feed) for name, feed in file.feeds.items() if feed),
+        faults=tuple(faults),
+        warnings=tuple(warnings),
+    )
+
+
+def _service(parts: list[Part], environ: Mapping[str, str], faults: list[str]) -> ServiceSettings:
+    """The options of all files together; two must not say different things. The environment wins."""
+    own = from_environment(environ)
+    values: dict[str, Any] = {}
+    said_by: dict[str, Path | None] = {}
+    for part in parts:
+        for option, value in part.service.items():
+            if option in own:
+                continue
+            if values.setdefault(option, value) != value:
+                faults.append(
+                    f"{part.path}: {option} is {value} here, but {values[option]} in {said_by[option]}; keep one"
+                )
+            said_by.setdefault(option, part.path)
+    values |= own
+    values.setdefault("log_dir", systemd_log_dir(environ))
+    values.setdefault("data_dir", _data_dir(parts))
+    try:
+        return ServiceSettings.model_validate(values)
+    except ValidationError as error:
+        for fault in error.errors():
+            name = ENVIRONMENT[str(fault["loc"][0])]
+            # The reader of a file of variables looks at the environment as well.
+            if not any(told.startswith(f"environment: {name}=") for told in faults):
+                faults.append(f"environment: {name}: {fault['msg']}")
+        return ServiceSettings(data_dir=values["data_dir"])
+
+
+def _data_dir(parts: list[Part]) -> Path:
+    """Of a `mailferry.toml`, else of a `config.env`, else the INI file's folder: the first that chooses one."""
+    rank = {".toml": 0, "": 1, ".ini": 2}
+    choosing = [part for part in parts if part.data_dir is not None]
+    ranked = sorted(choosing, key=lambda part: rank[_suffix(part.path)])
+    return (ranked and ranked[0].data_dir) or Path.cwd()
+
+
+def _database(
+    parts: list[Part], service: ServiceSettings, environ: Mapping[str, str], faults: list[str]
+) -> DatabaseSettings:
+    """The one that a file names; beside INI files alone, the environment's; else the private one."""
+    from mailferry.config import env
+
+    named = [(part.path, part.database) for part in parts if part.database is not None]
+    for path, database in named[1:]:
+        if _identity(database) != _identity(named[0][1]):
+            faults.append(
+                f"{path}: names another database than {named[0][0]}: a service has one for all feeds; keep one of the two"
+            )
+    if named:
+        return named[0][1].model_copy(update={"data_dir": service.data_dir})
+    if parts and all(_suffix(part.path) == ".ini" for part in parts):
+        try:
+            return env.read_database(environ, data_dir=service.data_dir)
+        except ConfigError as error:
+            faults += error.faults
+    return DatabaseSettings(data_dir=service.data_dir)
+
+
+def _identity(database: DatabaseSettings) -> tuple[str, int, str, str]:
+    """Host, port, database and user: what makes two settings mean one database."""
+    if database.url is None:
+        return database.host, database.port, database.name, database.user
+    text = database.url.get_secret_value()
+    try:
+        url = urlsplit(text)
+    except ValueError:
+        return text, 0, "", ""
+    place = url.netloc.rpartition("@")[2]
+    host, _, port = place.rpartition(":") if place.rpartition(":")[2].isdecimal() else (place, "", "")
+    return host, int(port or 5432), unquote(url.path[1:]), unquote(url.username or "")
+
+
+def _names(events: list[tuple[Placed, EventFeed]], mailboxes: list[tuple[Placed, MailboxFeed]]) -> list[str]:
+    """A feed's name is its key in locks, in the queue and in the database."""
+    owner: dict[str, Placed] = {}
+    faults = []
+    named = [(place, feed.section) for place, feed in events] + [
+        (place, feed.name) for place, feed in mailboxes
+    ]
+    for place, name in named:
+        other = owner.setdefault(name, place)
+        if other is not place:
+            faults.append(
+                f"{place}: {other.other} is called {name!r} as well; give one of the two feeds another name"
+            )
+    return faults
+
+
+def _shared_files(events: list[tuple[Placed, EventFeed]]) -> list[str]:
+    """Two feeds of different files that would write one file; within an INI file its reader has told already."""
+    from mailferry.config.ini import shared_paths
+
+    places = {place.table: place for place, _ in events}
+    feeds: dict[str, EventFeed | None] = {place.table: feed for place, feed in events}
+    found: dict[str, list[str]] = {}
+    nowhere = Path("nowhere")
+    shared_paths(nowhere, feeds, found)
+    return [
+        f"{places[name].path}: {fault.removeprefix(f'{nowhere}: ')}"
+        for name, some in found.items()
+        for fault in some
+    ]
+
+
+def _shared_mailboxes(mailboxes: list[tuple[Placed, MailboxFeed]]) -> list[str]:
+    """Two feeds that would load the same messages into the same table, or work in the same folders."""
+    faults = []
+    owner: dict[tuple[str, ...], Placed] = {}
+    for place, feed in mailboxes:
+        source = (account_of(feed.mailbox), feed.mailbox.folder, feed.target_table)
+        other = owner.setdefault(source, place)
+        if other is not place:
+            faults.append(
+                f"{place}: loads folder {feed.mailbox.folder} of {source[0]} into {feed.target_table}, as {other.other} does; "
+                "join the two, or give one another folder or table"
+            )
+        other = owner.setdefault((str(feed.base_dir),), place)
+        if other is not place:
+            faults.append(
+                f"{place}: base_dir: {other.other} works in {feed.base_dir} as well; give each feed its own"
+            )
+    return faults

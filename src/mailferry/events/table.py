@@ -1,0 +1,280 @@
+"""A table of PostgreSQL as the destination of an event feed: events, position and identities change in one transaction.
+
+Who may write is settled twice. One session holds the feed's advisory lock from the start of a run to its end, and does
+all the run's work; a second run is skipped, or takes over by ending that session. And every run raises a number in the
+feed's progress row, the fence, which each commit compares: a runner that comes back from a long sleep commits nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from mailferry.database import advisory_key, queries, translated
+from mailferry.errors import Retry, Stop
+from mailferry.events import partitions
+from mailferry.events.destination import Committed, Recovered
+from mailferry.events.journal import Journal
+from mailferry.events.order import Seen
+from mailferry.events.progress import Progress
+from mailferry.events.rows import COLUMNS, copied, rows
+from mailferry.events.windows import Gap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from psycopg import sql
+
+    from mailferry.config.event_feed import EventFeed
+    from mailferry.database import Connection, Pool
+    from mailferry.events.destination import Line
+    from mailferry.events.partitions import Partition, Table
+    from mailferry.events.rows import Row
+
+#: Characters of an identity, see `order.identified`.
+_IDENTITY = 16
+#: Of a batch that holds such a row, none is written by that statement: a key that is there, JSON that jsonb refuses,
+#: because it is too deep or too large.
+_REFUSED = (
+    psycopg.errors.UniqueViolation,
+    psycopg.DataError,
+    psycopg.errors.StatementTooComplex,
+    psycopg.errors.ProgramLimitExceeded,
+)
+
+
+class TakenOver(Retry):
+    """Another runner has taken the feed over; nothing of this commit was written."""
+
+
+class EventTable:
+    """The rows of one feed in a table that other feeds may share; see `Destination`."""
+
+    def __init__(
+        self,
+        feed: EventFeed,
+        pool: Pool,
+        *,
+        runner: str = "",
+        take_over: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._feed = feed
+        self._pool = pool
+        self._runner = runner
+        self._take_over = take_over
+        self._clock = clock
+        self._lock = advisory_key("events", feed.section)
+        self._held: Connection | None = None
+        self._table: Table | None = None
+        self._partitions: list[Partition] | None = None
+        self._fence = 0
+        self._last_number = 0
+        #: Identities as the database has them.
+        self._ends: dict[str, int] = {}
+        self.vouched: Progress | None = None
+        self.written: list[str] = []
+        self.journal = Journal(feed)
+        self.checkpoint = f"position (and floor) of feed {feed.section} in mailferry.event_progress"
+
+    def acquire(self) -> bool:
+        """Take a connection, and on it the feed's lock; False where another session has that."""
+        with _told():
+            self._held = conn = self._pool.getconn()
+            conn.autocommit = True
+            row = conn.execute(_sql("lock"), {"key": self._lock}).fetchone()
+            assert row is not None
+            locked, encoding, _ = row
+            if encoding != "UTF8":
+                raise Stop(
+                    f"The database's encoding is {encoding}, which cannot hold every event. Use a database in UTF8."
+                )
+            if not locked and self._take_over:
+                conn.execute(_sql("evict"), {"key": self._lock})
+                # Free when the session that held it is gone.
+                conn.execute("SELECT pg_advisory_lock(%s)", (self._lock,))
+                locked = True
+        return bool(locked)
+
+    def open(self) -> tuple[Progress | None, Recovered]:
+        """Raise the fence, and read how far the feed got."""
+        feed = self._feed
+        source = f"{feed.category}/{feed.type}/{feed.domain}"
+        with _told():
+            self._table = partitions.prepared(self._conn, feed.table)
+            values: dict[str, Any] = {"feed": feed.section, "source": source, "runner": self._runner}
+            values |= {"target": self._table.title, "retention_days": feed.log_retention_days}
+            with self._conn.transaction(), self._conn.cursor(row_factory=dict_row) as cursor:
+                row = cursor.execute(_sql("begin"), values).fetchone()
+                assert row is not None
+                if row["source"] != source:
+                    raise Stop(
+                        f"[{feed.section}] the database knows a feed of this name that collects {row['source']}, not {source}. "
+                        f"Give one of them another name; or if it is the same feed, changed: UPDATE mailferry.event_progress "
+                        f"SET source = '{source}' WHERE feed = '{feed.section}'"
+                    )
+                self._fence, self._last_number = row["fence"], row["last_number"]
+                for end, identities in self._conn.execute(_sql("seen"), {"feed": feed.section}):
+                    self._ends |= {
+                        identities[at : at + _IDENTITY]: end for at in range(0, len(identities), _IDENTITY)
+                    }
+        if row["position"] is None:
+            return None, Recovered()
+        progress = Progress(
+            position=row["position"],
+            floor=row["floor"],
+            seen=Seen(dict(self._ends)),
+            gaps=[Gap(**gap) for gap in row["gaps"]],
+            gap_count=row["gap_count"],
+            late=row["late"],
+            events=row["events"],
+        )
+        self.vouched = replace(progress, seen=Seen())
+        return progress, Recovered()
+
+    def commit(self, lines: Sequence[Line], progress: Progress, end: int) -> Committed:  # noqa: ARG002 - what is seen tells
+        """Write rows and progress in one transaction. Raises TakenOver.
+
+        A connection that is lost at its very end leaves open whether it happened: the next run goes by what it finds.
+        """
+        made = rows(lines, self._last_number)
+        with _told():
+            if made:
+                self._make_room(made)
+            with self._conn.transaction():
+                repeated = len(made) - self._written(made) if made else 0
+                progress.events -= repeated
+                self._advance(progress, self._last_number + len(made))
+        self._last_number += len(made)
+        self._ends = dict(progress.seen.ends)
+        self.vouched = replace(progress, seen=Seen())
+        return Committed(repeated=repeated, as_text=sum(row.raw is not None for row in made))
+
+    def expire(self) -> list[str]:
+        """Drop partitions, or delete this feed's rows of them; see `partitions.expire`."""
+        days = self._feed.log_retention_days
+        if not days:
+            return []
+        assert self._table
+        with _told():
+            return partitions.expire(self._conn, self._table, self._feed.section, days, self._clock())
+
+    def beat(self, status: str, error: str = "") -> None:
+        """Nothing: the lock and the progress row say that somebody is alive, and how far."""
+
+    def release(self) -> None:
+        """Give lock and connection back."""
+        conn, self._held = self._held, None
+        if conn is None:
+            return
+        try:
+            conn.execute("SELECT pg_advisory_unlock_all()")
+            conn.autocommit = False
+        except psycopg.Error:
+            conn.close()  # it is lost, and with it the lock
+        finally:
+            self._pool.putconn(conn)
+
+    @property
+    def _conn(self) -> Connection:
+        assert self._held, "acquire comes first"
+        return self._held
+
+    def _make_room(self, made: Sequence[Row]) -> None:
+        """The partitions that these rows need; the database is asked once a run, and again when one is missing."""
+        assert self._table
+        times = {row.time for row in made}
+        if self._partitions is None:
+            self._partitions = partitions.partitions(self._conn, self._table)
+        if partitions.homeless(times, self._partitions):
+            self._partitions = partitions.make_room(self._conn, self._table, times)
+
+    def _written(self, made: list[Row]) -> int:
+        """Write the rows as fast as they can be; how many were not there before."""
+        # Nobody raises the fence between here and the commit.
+        if not self._conn.execute(_sql("hold"), self._fenced).fetchone():
+            raise TakenOver(f"[{self._feed.section}] {TakenOver()}")
+        for way in (self._copy, self._insert):
+            with contextlib.suppress(*_REFUSED), self._conn.transaction():
+                return way(made)
+        return self._insert_each(made)
+
+    def _copy(self, made: Sequence[Row]) -> int:
+        """All rows, or none if one of them is there already."""
+        with self._conn.cursor() as cursor, cursor.copy(self._statement("copy")) as copy:
+            for piece in copied(self._feed.section, made):
+                copy.write(piece)
+        return len(made)
+
+    def _insert(self, made: Sequence[Row]) -> int:
+        """Those rows that are not there already; none if the database refuses one."""
+        with self._conn.cursor() as cursor:
+            cursor.executemany(self._statement("insert"), [self._values(row) for row in made])
+            return cursor.rowcount
+
+    def _insert_each(self, made: list[Row]) -> int:
+        """Those rows that are not there already; a record that jsonb refuses becomes null, with its text beside it."""
+        count = 0
+        insert = self._statement("insert")
+        for at, row in enumerate(made):
+            try:
+                with self._conn.transaction():
+                    count += self._conn.execute(insert, self._values(row)).rowcount
+            except _REFUSED as error:
+                if isinstance(error, psycopg.errors.UniqueViolation):
+                    raise
+                self.journal.error(
+                    f"the database's JSON does not take the event {row.identity}: {error}; kept as text"
+                )
+                made[at] = row._replace(record=b"null", raw=row.raw or row.record)
+                count += self._conn.execute(insert, self._values(made[at])).rowcount
+        return count
+
+    def _values(self, row: Row) -> dict[str, Any]:
+        texts = {"record": row.record.decode(), "raw": row.raw and row.raw.decode()}
+        return {"feed": self._feed.section, **row._asdict(), **texts}
+
+    def _advance(self, progress: Progress, last_number: int) -> None:
+        """Put on record how far the feed got, and what it must know again: only what has changed since the last commit."""
+        learned: defaultdict[int, list[str]] = defaultdict(list)
+        for key, end in progress.seen.ends.items():
+            if self._ends.get(key) != end:
+                learned[end].append(key)
+        values = {
+            name: getattr(progress, name) for name in ("position", "floor", "events", "late", "gap_count")
+        }
+        values |= {"last_number": last_number, "gaps": Jsonb([asdict(gap) for gap in progress.gaps])}
+        values |= {"ends": list(learned), "identities": ["".join(keys) for keys in learned.values()]}
+        if not self._conn.execute(_sql("advance"), {**self._fenced, **values}).fetchone():
+            raise TakenOver(f"[{self._feed.section}] {TakenOver()}")
+
+    @property
+    def _fenced(self) -> dict[str, Any]:
+        return {"feed": self._feed.section, "fence": self._fence}
+
+    def _statement(self, name: str) -> sql.Composed:
+        from psycopg import sql
+
+        assert self._table
+        columns = sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
+        return partitions.statement(name, table=self._table.identifier, columns=columns)
+
+
+def _sql(name: str) -> bytes:
+    return queries("events")[name]
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """The database's errors as Retry, Reject or Stop."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translated(error) from error

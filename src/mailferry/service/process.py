@@ -1,0 +1,146 @@
+"""The life of a service process: start, signals, a new configuration, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from mailferry import logs
+from mailferry.config import service as service_config
+from mailferry.errors import ConfigError, MailferryError, Stop
+from mailferry.events.run import blocking
+from mailferry.secrets import mask
+from mailferry.service.notify import Notifier
+from mailferry.service.service import Service, acceptable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import NoReturn
+
+    from mailferry.config.service import Configuration
+
+log = logging.getLogger(__name__)
+#: Seconds from SIGTERM to the end of the process, whatever hangs.
+LAST = 9.5
+#: Threads for whatever blocks beside the jobs; made when they are needed.
+THREADS = 64
+
+
+def run(paths: Sequence[Path], configuration: Configuration) -> int:
+    """Run the service until SIGTERM or SIGINT; gives the exit status. SIGHUP has the configuration read again.
+
+    `paths` is where `configuration` was read from. Raises Stop where a person has to act before anything can be done.
+    """
+    if sys.platform == "win32":
+        raise Stop(
+            "The service does not run on Windows; run `mailferry collect` and `mailferry load` on a schedule."
+        )
+    try:
+        blocking(_Process(paths, configuration).main())
+    except MailferryError as error:
+        if threading.active_count() == 1:
+            raise
+        log.error("%s", mask(str(error)))  # noqa: TRY400 - its text says all
+        _leave(1)
+    log.info("ended")
+    if threading.active_count() > 1:
+        # What a thread is still at has been handed back; waiting for it could take for ever.
+        _leave(0)
+    return 0
+
+
+def _leave(status: int) -> NoReturn:
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _leave_late() -> NoReturn:
+    log.warning("ended while something did not let go; others take it up when its lease is over")
+    _leave(0)
+
+
+class _Process:
+    def __init__(self, paths: Sequence[Path], configuration: Configuration) -> None:
+        self._paths = paths
+        self._configuration = configuration
+        self._notifier = Notifier()
+        self._worker = uuid.uuid4()
+        self._ending = False
+        self._reading: asyncio.Task[None] | None = None
+
+    def _made(self) -> Service:
+        return Service(self._configuration, self._worker, self._notifier, on_reload=self._reload)
+
+    async def main(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="mailferry"))
+        loop.set_exception_handler(_told)
+        self._service = self._made()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        while True:
+            await self._service.run()
+            if self._ending:
+                return
+            self._service = self._made()
+
+    def _end(self, number: int) -> None:
+        if self._ending:
+            return
+        log.info("%s: ending what is under work", signal.Signals(number).name)
+        self._ending = True
+        last = threading.Timer(LAST, _leave_late)
+        last.daemon = True
+        last.start()
+        self._notifier.stopping("ending")
+        self._service.stop(for_good=True)
+
+    def _reload(self) -> None:
+        if not self._ending and (self._reading is None or self._reading.done()):
+            self._reading = asyncio.ensure_future(self._take_new())
+
+    async def _take_new(self) -> None:
+        """Read the configuration before anything is disturbed: a broken one is refused, and the old one stays."""
+        self._notifier.reloading()
+        try:
+            configuration = await asyncio.to_thread(service_config.read, self._paths)
+            if configuration.database != self._configuration.database:
+                await asyncio.to_thread(acceptable, configuration.database)
+        except Stop as error:
+            faults = error.faults if isinstance(error, ConfigError) else [str(error)]
+            for fault in faults:
+                log.error("not taken: %s", mask(fault))  # noqa: TRY400 - its text says all
+            await self._service.refuse(mask("; ".join(faults)))
+            return
+        for warning in configuration.warnings:
+            log.warning("%s", mask(warning))
+        settings = configuration.service
+        logs.set_up(settings.log_level, folder=settings.log_dir, style=settings.log_format)
+        log.info("a new configuration is taken")
+        self._configuration = configuration
+        self._service.stop()
+
+
+def _told(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """What a task of the queue library failed of when nobody waited for it: the end of a job that could not be told.
+
+    Such a job is found and taken away, see `worker.py`.
+    """
+    error = context.get("exception")
+    if "asyncgen" in context:
+        return  # it was still waiting for the database when all ended
+    if isinstance(error, Exception):
+        log.warning("%s: %s", type(error).__name__, mask(str(error.__cause__ or error)))
+    else:
+        loop.default_exception_handler(context)

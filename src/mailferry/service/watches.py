@@ -1,0 +1,75 @@
+"""Which mailboxes this worker watches: one worker a mailbox, as long as it is heard of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from mailferry import logs
+from mailferry.secrets import mask
+
+if TYPE_CHECKING:
+    from mailferry.mailbox.stations import Stations
+    from mailferry.mailbox.watch import Watcher
+    from mailferry.service.plan import Plan
+    from mailferry.service.store import Store
+    from mailferry.service.tasks import Tasks
+
+log = logging.getLogger(__name__)
+#: A watcher whose worker has not been heard of for so long is replaced by another worker's.
+LEASE = timedelta(seconds=30)
+
+
+class Watches:
+    """This worker's watchers. They only wake the poll up; what they miss, the schedule finds."""
+
+    def __init__(self, store: Store, plan: Plan, tasks: Tasks, stations: Stations) -> None:
+        self._store = store
+        self._plan = plan
+        self._tasks = tasks
+        self._stations = stations
+        self._watchers: dict[str, Watcher] = {}
+        self._states: dict[str, str] = {}
+
+    async def tick(self) -> None:
+        """Renew what is ours, take up what nobody watches, and tell how it goes."""
+        names = self._plan.mailboxes_here()
+        mine = await self._store.watch(names, LEASE) if names else set()
+        for name in self._watchers.keys() - mine:
+            log.info("%s: no longer watched here", name)
+            await self._drop(name)
+        for name in sorted(mine - self._watchers.keys()):
+            self._watchers[name] = self._start(name)
+        for name, watcher in self._watchers.items():
+            with logs.bound(feed=name):
+                watcher.tend()
+                await self._tell(name, watcher)
+
+    async def close(self) -> None:
+        """End all watchers."""
+        await asyncio.gather(*(self._drop(name) for name in list(self._watchers)))
+
+    def _start(self, name: str) -> Watcher:
+        from mailferry.mailbox.watch import watcher
+
+        feed = self._plan.mailboxes[name]
+        started = watcher(feed.mailbox, lambda: self._tasks.news(name), tokens=self._stations.tokens(name))
+        with logs.bound(feed=name):
+            started.start()
+        return started
+
+    async def _drop(self, name: str) -> None:
+        watcher = self._watchers.pop(name)
+        self._states.pop(name, None)
+        await asyncio.to_thread(watcher.stop)
+
+    async def _tell(self, name: str, watcher: Watcher) -> None:
+        health = watcher.health
+        state, error = health.state.value, mask(health.error)
+        if self._states.get(name) != state:
+            self._states[name] = state
+            level = logging.WARNING if error else logging.INFO
+            log.log(level, "%s: mailbox %s%s", name, state, f": {error}" if error else "")
+        await self._store.watched(name, state, health.last_good, error)

@@ -1,0 +1,292 @@
+"""This process at work: takes jobs from the queue, fills it, watches, and says that it is alive, whatever fails meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from mailferry.errors import MailferryError
+from mailferry.secrets import mask
+from mailferry.service import queue
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    import procrastinate
+    from procrastinate.jobs import Job
+    from procrastinate.worker import Worker
+
+    from mailferry.mailbox.stations import Stations
+    from mailferry.service.dispatch import Dispatcher
+    from mailferry.service.lines import Lines
+    from mailferry.service.notify import Notifier
+    from mailferry.service.plan import Plan
+    from mailferry.service.store import Store
+    from mailferry.service.tasks import Tasks
+    from mailferry.service.watches import Watches
+
+log = logging.getLogger(__name__)
+#: Seconds: for tasks to end by themselves after a stop, then for what is handed back. With what `service.py` needs to
+#: close, less than ten.
+GRACE, HAND_BACK = 4.5, 1.5
+BEAT = 5.0
+HOUSEKEEPING = 5.0
+FOLDERS = 3600.0
+WATCH = 10.0
+#: Seconds between two looks at what systemd is told, once it was told that we are ready.
+STATUS = 2.0
+#: Seconds without a turn of the dispatcher after which this process does not count as alive; an answer of the database
+#: may take three quarters of it.
+PROGRESS = 60.0
+#: Seconds without the database after which all is opened anew: a private server may have to be started again.
+LOST = 10.0
+
+
+class ServiceWorker:
+    """The loops of one process. Each goes on by itself; what fails in one is told, and tried again."""
+
+    def __init__(
+        self,
+        app: procrastinate.App,
+        store: Store,
+        plan: Plan,
+        tasks: Tasks,
+        *,
+        lines: Lines,
+        dispatcher: Dispatcher,
+        watches: Watches,
+        stations: Stations,
+        notifier: Notifier,
+        slots: dict[str, int],
+        stop: asyncio.Event,
+        on_reload: Callable[[], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        """`slots`: jobs at once, by kind. `on_reload` is called when that is asked for through the database, `on_lost` when it is gone."""
+        self._app = app
+        self._store = store
+        self._plan = plan
+        self._tasks = tasks
+        self._lines = lines
+        self._dispatcher = dispatcher
+        self._watches = watches
+        self._stations = stations
+        self._notifier = notifier
+        self._slots = slots
+        self._stop = stop
+        self._on_reload = on_reload
+        self._on_lost = on_lost
+        self._workers: list[Worker] = []
+        #: Numbers that the queue knew our workers by, the present ones' among them.
+        self._numbers: set[int] = set()
+        self._turned = self._reached = time.monotonic()
+        self._ready = False
+        self._suspects: set[int] = set()
+        app.periodic(cron="17 * * * *")(
+            app.task(name="housekeeping", queueing_lock="housekeeping", queue=queue.MAIL)(self._tidy)
+        )
+
+    async def run(self) -> None:
+        """Until `stop` is set, and all is ended or handed back."""
+        loops = [
+            self._again("dispatcher", self._dispatch),
+            self._again("heartbeat", self._beat),
+            self._again("housekeeping", self._look_after_jobs),
+            self._again("watches", self._watch),
+            self._again("status", self._tell_systemd),
+            self._again("connections", self._tend_lines),
+            self._again("folders", self._tidy_folders),
+        ]
+        serving = [
+            self._again(f"{kind} worker", lambda kind=kind, slots=slots: self._serve(kind, slots))  # type: ignore[misc] # of a lambda's defaults
+            for kind, slots in self._slots.items()
+        ]
+        side = [asyncio.ensure_future(loop) for loop in loops]
+        workers = [asyncio.ensure_future(loop) for loop in serving]
+        try:
+            await self._stop.wait()
+        finally:
+            await self._end(side, workers)
+
+    def announce_again(self) -> None:
+        """Tell systemd once more that we are ready; that also ends a reload."""
+        self._ready = False
+
+    async def _end(
+        self, side: Sequence[asyncio.Future[None]], workers: Sequence[asyncio.Future[None]]
+    ) -> None:
+        """What is under work ends, or is handed back to the others."""
+        for task in side:
+            task.cancel()
+        for worker in self._workers:
+            worker.stop()  # type: ignore[no-untyped-call] # the library has no types there
+        ending: list[asyncio.Future[None]] = [asyncio.ensure_future(self._watches.close()), *workers]
+        await asyncio.wait(ending, timeout=GRACE)
+        if self._stations.held or self._tasks.running:
+            log.warning("handed back: %s", ", ".join(self._tasks.running.values()) or "a job")
+            handing = asyncio.ensure_future(self._hand_back())
+            await asyncio.wait([handing, *workers], timeout=HAND_BACK)
+        for task in workers:
+            task.cancel()
+
+    async def _hand_back(self) -> None:
+        await asyncio.to_thread(self._stations.hand_back, HAND_BACK)
+
+    async def _again(self, name: str, work: Callable[[], Awaitable[float | None]]) -> None:
+        """Do it again and again; `work` gives the seconds until then. What fails is told, and tried with growing pauses."""
+        pause = 1.0
+        while not self._stop.is_set():
+            try:
+                wait = await work() or 0
+                pause = 1.0
+            except asyncio.CancelledError:
+                raise
+            except MailferryError as error:
+                log.warning("%s: %s; again in %g s", name, mask(str(error)), pause)
+                wait, pause = pause, min(2 * pause, 15)
+            except Exception as error:
+                from procrastinate.exceptions import ConnectorException
+
+                lost = isinstance(error, ConnectorException)
+                text = mask(
+                    f"{error.__cause__ or error}" if lost else f"unexpected {type(error).__name__}: {error}"
+                )
+                log.log(
+                    logging.WARNING if lost else logging.ERROR,
+                    "%s: %s; again in %g s",
+                    name,
+                    text,
+                    pause,
+                    exc_info=not lost,
+                )
+                wait, pause = pause, min(2 * pause, 15)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), wait)
+
+    # --- what is done again and again
+
+    async def _serve(self, kind: str, slots: int) -> float:
+        """Take jobs from the queues of a kind until the end, or until the database is lost."""
+        from procrastinate.worker import Worker
+
+        worker = Worker(
+            self._app,
+            queues=[kind, queue.queue_name(kind, self._plan.host)],
+            name=kind,
+            concurrency=slots,
+            fetch_job_polling_interval=queue.POLLING,
+            shutdown_graceful_timeout=GRACE,
+            delete_jobs="successful",
+            install_signal_handlers=False,
+            update_heartbeat_interval=queue.HEARTBEAT,
+            stalled_worker_timeout=queue.STALLED,
+        )
+        self._workers.append(worker)
+        running = asyncio.ensure_future(worker.run())  # type: ignore[no-untyped-call] # the library has no types there
+        try:
+            # Told when it has begun; gone when it has ended.
+            while not running.done() and worker.worker_id is None:
+                await asyncio.wait({running}, timeout=0.2)
+            if worker.worker_id is not None:
+                self._numbers.add(worker.worker_id)
+            await running
+        finally:
+            running.cancel()
+            self._workers.remove(worker)
+        # Ended without being asked to: its listening was lost, and with it the database for a while.
+        return 1.0
+
+    async def _dispatch(self) -> float:
+        try:
+            wait = await self._dispatcher.tick()
+        except MailferryError:
+            if time.monotonic() - self._reached > LOST and self._plan.configuration.database.private:
+                log.warning("the private database is gone; starting it anew")
+                self._on_lost()
+            raise
+        else:
+            self._reached = time.monotonic()
+        finally:
+            self._turned = time.monotonic()
+        return wait
+
+    async def _tend_lines(self) -> float:
+        if count := self._lines.tend():
+            log.warning("%d connections to the database had no answer for long, and were closed", count)
+        return BEAT
+
+    async def _beat(self) -> float:
+        if await self._store.beat(sorted(self._tasks.running.values())):
+            self._on_reload()
+        return BEAT
+
+    async def _watch(self) -> float:
+        await self._watches.tick()
+        await asyncio.to_thread(self._stations.rest)
+        return WATCH
+
+    async def _tidy_folders(self) -> float:
+        await self._tasks.tidy()
+        return FOLDERS
+
+    async def _look_after_jobs(self) -> float:
+        """Take jobs away from workers that are gone, and from ourselves those whose end got lost on the way."""
+        await self._tasks.settle()
+        manager = self._app.job_manager
+        await manager.prune_stalled_workers(queue.STALLED)
+        doing = list(await manager.list_jobs_async(status="doing"))
+        # A worker that was pruned leaves its jobs without one.
+        lost = [job for job in doing if job.worker_id is None]
+        idle = [job for job in doing if job.worker_id in self._numbers and job.id not in self._tasks.running]
+        # Seen twice: between the queue and the task, a job is nowhere for a moment.
+        lost += [job for job in idle if job.id in self._suspects]
+        self._suspects = {job.id for job in idle if job.id is not None}
+        for job in lost:
+            await self._give_up(job)
+        return HOUSEKEEPING
+
+    async def _give_up(self, job: Job) -> None:
+        assert job.id is not None
+        feed, target = job.task_kwargs.get("feed"), job.task_kwargs.get("target")
+        said = await self._store.take_away(job.id, job.worker_id, str(feed) if feed else None)
+        if said:
+            log.warning("%s: %s", feed, said)
+        elif said is not None and target:
+            log.warning(
+                "%s: the worker that loaded it is gone; its jobs go on when their lease is over", target
+            )
+
+    async def _tidy(self, timestamp: int) -> None:  # noqa: ARG002 - periodic tasks are told when they were due
+        await self._app.job_manager.delete_old_jobs(
+            nb_hours=24, include_failed=True, include_cancelled=True, include_aborted=True
+        )
+        await self._store.forget_workers()
+
+    async def _tell_systemd(self) -> float:
+        """How it goes, and that it goes: as long as the dispatcher turns."""
+        if time.monotonic() - self._turned < PROGRESS:
+            self._notifier.alive()
+        plan, running = self._plan, len(self._tasks.running)
+        text = f"{len(plan.events)} event feeds, {len(plan.mailboxes)} mailboxes, {running} tasks at work"
+        if self._ready:
+            self._notifier.status(text)
+        elif not self._notifier.was_ready and (waiting := await self._mailbox_trouble()):
+            self._notifier.waiting(60, f"waiting for a mailbox: {waiting}")
+        else:
+            self._ready = True
+            self._notifier.ready(text)
+            log.info("ready: %s", text)
+        return min(STATUS if self._ready else 1.0, (self._notifier.watchdog or 60) / 4)
+
+    async def _mailbox_trouble(self) -> str | None:
+        """Why no mailbox has answered yet; None when one has, or there is none."""
+        names = self._plan.mailboxes_here()
+        if not names:
+            return None
+        try:
+            return await self._store.mailbox_trouble(names)
+        except MailferryError as error:
+            return mask(str(error))

@@ -1,0 +1,23 @@
+-- What `mailferry status` asks; see monitor/status.py. Seconds are counted by the database's clock.
+
+-- name: feeds
+SELECT name, host, schedule, status, error, runner, started_at, ended_at, last_good_at, next_run_at, position, gaps, late,
+       started_at IS NOT NULL AND ended_at IS NULL AS running,
+       extract(epoch FROM now() - next_run_at)::float8 AS overdue,
+       CASE WHEN watch_until > now() THEN watch_state END AS watch_state, watch_good_at, watch_error
+FROM mailferry.feeds WHERE name = ANY(%(names)s)
+
+-- name: progress
+-- Of feeds that write into a table, whoever runs them.
+SELECT feed, position, gap_count, late FROM mailferry.event_progress WHERE feed = ANY(%(names)s) AND position IS NOT NULL
+
+-- name: workers
+SELECT host, pid, version, started_at, heartbeat_at, heartbeat_at > now() - interval '30 seconds' AS alive, running, reload_error
+FROM mailferry.workers ORDER BY host, pid
+
+-- name: queue
+SELECT queue_name, status::text, count(*) FROM mailferry.procrastinate_jobs
+WHERE status IN ('todo', 'doing', 'failed') GROUP BY 1, 2 ORDER BY 1, 2
+
+-- name: has_queue
+SELECT to_regclass('mailferry.procrastinate_jobs') IS NOT NULL

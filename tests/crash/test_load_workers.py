@@ -1,0 +1,187 @@
+"""Several processes at one ledger, killed and frozen in the middle of a load: each row once, in order of arrival."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import psycopg
+import pytest
+from support_load import KILLED, Site
+from support_mail import feed_of
+
+from mailferry import database
+from mailferry.mailbox.stations import Stations
+from mailferry.mailbox.tidy import tidy
+from mailferry.mailbox.turns import poll
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mailferry.config.database import DatabaseSettings
+    from mailferry.mailbox.work import Work
+
+#: Takes turns at all tables until every job has ended.
+_WORKER = """
+import datetime, pickle, sys, threading
+from mailferry import database
+from mailferry.errors import Retry
+from mailferry.mailbox import arrivals
+from mailferry.mailbox.stations import Stations
+from mailferry.mailbox.turns import Turn, load_next
+
+runner, feed, lease = pickle.load(sys.stdin.buffer)
+stop = threading.Event()
+with database.connect(feed.database) as pool:
+    with Stations({feed.name: feed}, pool, runner=runner, stop=stop, lease=lease) as stations:
+        waiting = True
+        while waiting:
+            try:
+                with database.transaction(pool) as conn:
+                    due = arrivals.due(conn, [feed.name])
+                    left = "SELECT EXISTS (SELECT FROM mailferry.jobs WHERE state IN ('pending', 'in_progress'))"
+                    (waiting,) = conn.execute(left).fetchone()
+                for target, wait in due:
+                    while wait <= 0 and load_next(stations, target, [feed.name]).turn is Turn.WORKED:
+                        pass
+            except Retry as error:
+                print(error, file=sys.stderr)
+            stop.wait(0.02)
+"""
+_STANDING = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND starts_with(query, 'CREATE UNLOGGED TABLE')
+"""
+
+
+@pytest.fixture
+def site(tmp_path: Path, database_settings: DatabaseSettings) -> Site:
+    return Site(tmp_path, database_settings)
+
+
+@contextlib.contextmanager
+def at_work(site: Site, base: Path | None = None) -> Iterator[Work]:
+    feed = feed_of(base or site.base, site.maildir.root, site.settings)
+    with (
+        database.connect(site.settings) as pool,
+        Stations({"test": feed}, pool, runner="poll", stop=threading.Event()) as stations,
+        stations.lend("test") as work,
+    ):
+        yield work
+
+
+def gather(site: Site) -> None:
+    with at_work(site) as work:
+        poll(work)
+
+
+def tidy_up(site: Site, base: Path | None = None) -> None:
+    """As an hour later."""
+    with at_work(site, base) as work:
+        for path in work.folders.pending.iterdir():
+            os.utime(path, (0, 0))
+        tidy(work)
+
+
+@contextlib.contextmanager
+def workers(
+    site: Site, *names: str, lease: float = 30, base: Path | None = None
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Worker processes; what they say goes to files in the site's folder."""
+    settings = site.settings.model_copy(update={"pool_max": 6})
+    feed = feed_of(base or site.base, site.maildir.root, settings)
+    with contextlib.ExitStack() as stack:
+        started = []
+        for name in names:
+            log = stack.enter_context((site.folder / f"{name}.log").open("wb"))
+            process = subprocess.Popen([sys.executable, "-c", _WORKER], stdin=subprocess.PIPE, stderr=log)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            assert process.stdin
+            process.stdin.write(pickle.dumps((name, feed, dt.timedelta(seconds=lease))))
+            process.stdin.close()
+            started.append(process)
+        yield started
+
+
+def finish(site: Site, *processes: subprocess.Popen[bytes]) -> None:
+    for process in processes:
+        assert process.wait(timeout=90) == 0, [path.read_text() for path in site.folder.glob("*.log")]
+
+
+@contextlib.contextmanager
+def held_up(site: Site) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
+    """Loads stand still before their first row is copied; gives what waits for another one there, and what lets them go."""
+    with psycopg.connect(**database.parameters(site.settings)) as conn:
+        conn.execute("LOCK TABLE tracking_data IN ACCESS EXCLUSIVE MODE")
+        seen: set[int] = set()
+
+        def wait() -> None:
+            while not (new := {pid for (pid,) in site.query(_STANDING)} - seen):
+                time.sleep(0.02)
+            seen.update(new)
+
+        yield wait, conn.rollback
+
+
+def test_two_processes_empty_one_table_in_the_order_of_arrival(site: Site) -> None:
+    for _ in range(4):
+        site.send_all_kinds()
+    gather(site)
+    with workers(site, "one", "two") as both:
+        finish(site, *both)
+    site.assert_exactly_once()
+    ends = site.query("SELECT id FROM mailferry.jobs ORDER BY finished_at")
+    assert ends == sorted(ends)
+    assert site.query("SELECT max(attempts) FROM mailferry.jobs") == [(1,)]
+
+
+def test_workers_of_two_hosts_empty_one_table_and_leave_each_other_their_files(site: Site) -> None:
+    other = site.folder / "other"
+    for _ in range(3):
+        site.send_all_kinds()
+    gather(site)
+    with workers(site, "here") as here, workers(site, "there", base=other) as there:
+        finish(site, *here, *there)
+    tidy_up(site)
+    tidy_up(site, other)
+    site.assert_exactly_once(site.base, other)
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_the_job_of_a_worker_that_is_no_more_heard_of_is_done_by_another(site: Site, how: str) -> None:
+    site.send(large=2000)
+    site.send()
+    gather(site)
+    with held_up(site) as (wait, let_go), workers(site, "one", lease=1) as (one,):
+        wait()
+        if how == "killed":
+            one.kill()
+            assert one.wait() == KILLED
+        else:
+            psutil.Process(one.pid).suspend()
+        with workers(site, "two") as (two,):
+            wait()
+            assert site.query("SELECT runner, attempts FROM mailferry.jobs WHERE id = 1") == [("two", 2)]
+            if how == "frozen":
+                # It comes back while the other is at its work, and must not take part in it.
+                psutil.Process(one.pid).resume()
+                until_said(site, "one", "taken over by another runner")
+            let_go()
+            finish(site, two, *([one] if how == "frozen" else []))
+    tidy_up(site)
+    site.assert_exactly_once()
+
+
+def until_said(site: Site, name: str, text: str) -> None:
+    while text not in (site.folder / f"{name}.log").read_text():
+        time.sleep(0.02)

@@ -1,0 +1,85 @@
+"""Connections to a database that falls silent: whoever waits on one is told after a while."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from support_service import Link, wait_for
+
+from mailferry.service.lines import Lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mailferry.config.database import DatabaseSettings
+
+
+def where(settings: DatabaseSettings, link: Link) -> str:
+    return f"host=127.0.0.1 port={link.port} dbname={settings.name} user={settings.user} sslmode=disable"
+
+
+@pytest.mark.parametrize("end", [Lines.tend, Lines.cut])
+def test_a_thread_that_waits_for_a_silent_database_is_told(
+    end: Callable[[Lines], int], database_settings: DatabaseSettings
+) -> None:
+    lines = Lines(short=0, long=0)
+    with (
+        Link(database_settings) as link,
+        ThreadPoolExecutor(1) as threads,
+        lines.blocking.connect(where(database_settings, link), autocommit=True) as conn,
+    ):
+        conn.execute("SELECT 1")
+        assert end(lines) == 0
+        link.swallow()
+        asking = threads.submit(conn.execute, "SELECT 1")
+        wait_for("the end of the wait", lambda: end(lines) or asking.done())
+        with pytest.raises(psycopg.OperationalError):
+            asking.result(timeout=60)
+
+
+@pytest.mark.parametrize("end", [Lines.tend, Lines.cut])
+def test_a_task_that_waits_for_a_silent_database_is_told(
+    end: Callable[[Lines], int], database_settings: DatabaseSettings
+) -> None:
+    lines = Lines(short=0, long=0)
+
+    async def main(link: Link) -> None:
+        conn = await lines.asynchronous.connect(where(database_settings, link), autocommit=True)
+        await conn.execute("SELECT 1")
+        assert end(lines) == 0
+        link.swallow()
+        asking = asyncio.ensure_future(conn.execute("SELECT 1"))
+        while not end(lines) and not asking.done():  # noqa: ASYNC110 - nothing tells when the wait has begun
+            await asyncio.sleep(0.01)
+        with pytest.raises(psycopg.OperationalError):
+            await asyncio.wait_for(asking, 60)
+        await conn.close()
+
+    with Link(database_settings) as link:
+        asyncio.run(main(link))
+
+
+def test_who_waits_no_longer_than_allowed_is_left_alone(database_settings: DatabaseSettings) -> None:
+    lines = Lines(short=3600, long=3600)
+    waiting = threading.Event()
+    with (
+        Link(database_settings) as link,
+        ThreadPoolExecutor(1) as threads,
+        lines.blocking.connect(where(database_settings, link), autocommit=True) as conn,
+    ):
+        link.swallow()
+
+        def ask() -> object:
+            waiting.set()
+            return conn.execute("SELECT 1").fetchone()
+
+        asking = threads.submit(ask)
+        waiting.wait(60)
+        assert lines.tend() == 0
+        link.mend()
+        assert asking.result(timeout=60) == (1,)

@@ -1,0 +1,67 @@
+"""A mailbox feed with its mailbox, its database and its folders, for tests that run it in this process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from support_mail import Maildir, feed_of, mail, workbook
+
+from mailferry import database
+from mailferry.mailbox import loader
+from mailferry.mailbox.folders import Folders
+from mailferry.mailbox.gather import gather
+from mailferry.mailbox.work import opened
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mailferry.config.database import DatabaseSettings
+    from mailferry.config.mailbox_feed import MailboxFeed
+    from mailferry.mailbox.jobs import Details
+
+HEADER = ("HAWB", "Status", "Pieces")
+
+
+class Setting:
+    """A feed, its mailbox, its database and its folders."""
+
+    def __init__(self, base: Path, settings: DatabaseSettings) -> None:
+        self.base = base / "app"
+        self.maildir = Maildir(base / "Maildir")
+        self.settings = settings
+
+    def feed(self, **changes: Any) -> MailboxFeed:
+        return feed_of(self.base, self.maildir.root, self.settings, **changes)
+
+    def load(self, **changes: Any) -> loader.Run:
+        return loader.run(self.feed(**changes))
+
+    def gather(self) -> None:
+        """Only store and record what has arrived."""
+        folders = Folders(base=self.base)
+        folders.prepare()
+        with opened(self.feed(), folders) as work:
+            list(gather(work))
+
+    def send(
+        self, *rows: tuple[object, ...], subject: str = "Track and Trace", name: str = "data.xlsx"
+    ) -> str:
+        return self.maildir.deliver(mail(subject, (name, workbook(HEADER, *rows))))
+
+    def query(self, text: str, *values: object) -> list[tuple[Any, ...]]:
+        with psycopg.connect(**database.parameters(self.settings)) as conn:
+            return conn.execute(text.encode(), values).fetchall()
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        return self.query("SELECT hawb, status, pieces FROM tracking_data ORDER BY hawb")
+
+    def places(self) -> list[str]:
+        """Files below the base, but for the lock."""
+        found = (path.relative_to(self.base) for path in self.base.rglob("*") if path.is_file())
+        return sorted(str(path) for path in found if path.name != ".lock")
+
+
+def one(run: loader.Run) -> Details:
+    (details,) = run.jobs.values()
+    return details
