@@ -11,7 +11,7 @@ import tempfile
 import time
 from email.message import EmailMessage
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import psycopg
@@ -71,18 +71,27 @@ def cpu(processes: Sequence[psutil.Process]) -> float:
 
 def ask(head: str, query: str) -> int:
     """A number from the database that `[database]` names."""
-    values = dict(line.replace('"', "").split(" = ") for line in head.splitlines()[1:])
-    with psycopg.connect(host=values["host"], dbname=values["name"], user=values["user"]) as conn:
-        try:
-            row = conn.execute(query.encode()).fetchone()
-        except psycopg.errors.UndefinedTable:
-            return 0
-    return int(row[0]) if row else 0
+    with _connected(head) as conn:
+        return _number(conn, query)
 
 
 def wait_until(head: str, query: str, value: int) -> None:
-    while ask(head, query) < value:
-        time.sleep(0.1)
+    with _connected(head) as conn:
+        while _number(conn, query) < value:
+            time.sleep(0.1)
+
+
+def _connected(head: str) -> psycopg.Connection[Any]:
+    values = dict(line.replace('"', "").split(" = ") for line in head.splitlines()[1:])
+    return psycopg.connect(host=values["host"], dbname=values["name"], user=values["user"], autocommit=True)
+
+
+def _number(conn: psycopg.Connection[Any], query: str) -> int:
+    try:
+        row = conn.execute(query.encode()).fetchone()
+    except psycopg.errors.UndefinedTable:
+        return 0
+    return int(row[0]) if row else 0
 
 
 # --- feeds with nothing new

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 #: Seconds that one job loads from one table, before others that wait get their turn.
 TURN = 30.0
+#: What is recorded within so many seconds is queued once.
+GATHERED = 0.2
 #: A feed that this host does not know is left to those that do, for so long at least.
 LEFT = timedelta(seconds=5)
 #: When a mailbox is looked into again that was away when a message was to be marked.
@@ -70,6 +72,7 @@ class Tasks:
         self.running: dict[int, str] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._prepared: set[str] = set()
+        self._wanted: set[str] = set()
         self._owed: list[Callable[[], Awaitable[None]]] = []
         app.task(name="collect", pass_context=True)(self.collect)
         app.task(name="poll", pass_context=True)(self.poll)
@@ -109,7 +112,18 @@ class Tasks:
         self._soon(lambda: self._spawn(self.defer_feed(feed)))
 
     def _recorded(self, job: Job) -> None:
-        self._soon(lambda: self._spawn(self.defer_load(job.target)))
+        self._soon(lambda: self._want(job.target))
+
+    def _want(self, target: str) -> None:
+        if target not in self._wanted:
+            self._wanted.add(target)
+            self._spawn(self._defer_wanted(target))
+
+    async def _defer_wanted(self, target: str) -> None:
+        await asyncio.sleep(GATHERED)
+        # From here on, what is recorded asks again.
+        self._wanted.discard(target)
+        await self.defer_load(target)
 
     def _soon(self, call: Callable[[], None]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended; the next start finds what there is
