@@ -177,7 +177,7 @@ recover() {
 
 at_exit() {
     local status=$?
-    trap '' INT TERM HUP
+    trap '' INT TERM HUP PIPE
     set +e
     [[ -z ${scratch:-} ]] || rm -rf "$scratch"
     if [[ -z ${alone:-} ]]; then
@@ -615,6 +615,7 @@ trap at_exit EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 trap 'exit 129' HUP
+trap 'exit 141' PIPE # whoever read the output is gone
 only_one
 recover
 case $command in

@@ -34,7 +34,8 @@ folder() {
     install -d -o "$1" -g "$2" -m "$3" "$4"
 }
 
-# A first configuration from the examples in SHARE; one that is there is never touched.
+# A first configuration from the examples in SHARE; one that is there is never touched, only told of where the service could
+# not read it.
 make_configuration() {
     example "$1/config.env.example" /etc/trackandtrace/config.env
     for name in mailferry.toml uzmanposta.ini; do
@@ -49,6 +50,8 @@ example() {
         install -o root -g $service_user -m 0640 "$1" "$2.new"
         will_make "$2" "$1"
         mv -n "$2.new" "$2"
+    elif ! runuser -u $service_user -- test -r "$2"; then
+        echo "    the user $service_user cannot read $2: chgrp $service_user ${2%/*} $2 && chmod g+rx ${2%/*} && chmod g+r $2"
     fi
 }
 

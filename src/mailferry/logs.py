@@ -216,7 +216,7 @@ class _Handler(logging.Handler):
         try:
             line = self.format(record)
         except Exception:  # noqa: BLE001 - values that do not fit the text, or have no text: told as they are
-            args = {"msg": f"{record.msg} {_told(record.args)}", "args": None, "exc_info": None}
+            args = {"msg": f"{_told(record.msg)} {_told(record.args)}", "args": None, "exc_info": None}
             line = self.format(logging.makeLogRecord(record.__dict__ | args))
         self.take(line, record)
 
@@ -225,10 +225,10 @@ class _Handler(logging.Handler):
         raise NotImplementedError
 
 
-def _told(args: object) -> str:
+def _told(value: object) -> str:
     try:
-        return repr(args)
-    except Exception as error:  # noqa: BLE001 - of whatever somebody's __repr__ may raise
+        return str(value)
+    except Exception as error:  # noqa: BLE001 - of whatever somebody's __str__ may raise
         return f"(values that cannot be shown: {type(error).__name__})"
 
 

@@ -3,7 +3,7 @@
 The folder holds `data` (the cluster), `run` (the socket), `server.log` and two lock files. Nobody but the owner of
 `run` and root gets at the socket, and there is no TCP: the folder's permissions are the password.
 
-Root may not run PostgreSQL, so for root the server's programs run as `postgres`, or `nobody` where there is none.
+Root may not run PostgreSQL, so for root the programs run as the user whose folder it is in, or `postgres`, or `nobody`.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class _Server:
         import fcntl
 
         with self._starting():
-            users = os.open(self.folder / "users.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            users = self._lock("users.lock")
             try:
                 fcntl.flock(users, fcntl.LOCK_SH)
                 if not (self.data / "PG_VERSION").exists():
@@ -179,12 +179,20 @@ class _Server:
     def _starting(self) -> Iterator[None]:
         import fcntl
 
-        handle = os.open(self.folder / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = self._lock("start.lock")
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
             os.close(handle)
+
+    def _lock(self, name: str) -> int:
+        """The file to lock, which the server's user can open as well when root was here first."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        handle = os.open(self.folder / name, flags, 0o600)
+        if self._account.ids:
+            os.fchown(handle, self._account.uid, self._account.gid)
+        return handle
 
     def _make_folders(self) -> None:
         try:
@@ -192,9 +200,10 @@ class _Server:
             if self._account.ids and self.folder.stat().st_uid != self._account.uid:
                 os.chown(self.folder, self._account.uid, self._account.gid)
                 self.folder.chmod(0o700)
+            reached = self._run(["test", "-w", str(self.folder)])
         except OSError as error:
             raise Stop(f"Cannot use {self.folder} for the private PostgreSQL: {error}") from error
-        if self._run(["test", "-w", str(self.folder)]).returncode:
+        if reached.returncode:
             raise Stop(
                 f"The private PostgreSQL runs as user {self._account.name}, who cannot reach {self.folder}. "
                 "Choose a data folder outside of private homes, such as /var/lib/mailferry, or do not run as root."
@@ -370,15 +379,16 @@ def _quoted(value: str) -> str:
 
 
 def _account(data: Path) -> _Account:
-    """Ourselves; for root, who the cluster belongs to, or will."""
+    """Ourselves; for root, who the cluster belongs to, or the folder that it will be in."""
     import pwd
 
     uid = os.geteuid()
     if uid:
         return _Account(name=str(uid), uid=uid, gid=os.getegid(), ids={})
     owners: list[int] = []
-    with contextlib.suppress(FileNotFoundError):
-        owners.append(data.stat().st_uid)
+    for place in (data, *data.parents):
+        with contextlib.suppress(FileNotFoundError):
+            owners.append(place.stat().st_uid)
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             owners.append(pwd.getpwnam(name).pw_uid)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import threading
+
 #: What is shown in place of each, the longest first: one may be a part of another. Replaced as a whole, as threads read it.
 _SECRETS: dict[str, str] = {}
+_changing = threading.Lock()
 
 
 def hide(secret: str, shown: str = "****") -> None:
-    """From now on, show `shown` wherever `secret` stands, also as Python's `repr` and an address have it."""
+    """From now on, show `shown` wherever `secret` stands, also as Python's `repr`, an address and a form have it."""
     global _SECRETS  # noqa: PLW0603 - one for the whole process, as are its outputs
     if len(secret) < 4 or _SECRETS.get(secret) == shown:
         return
-    from urllib.parse import quote
+    from urllib.parse import quote, quote_plus
 
-    forms = {secret, repr(secret)[1:-1], quote(secret, safe="", errors="replace")}
-    known = _SECRETS | dict.fromkeys(forms, shown)
-    _SECRETS = dict(sorted(known.items(), key=lambda one: -len(one[0])))
+    forms = {
+        secret,
+        repr(secret)[1:-1],
+        *(form(secret, safe="", errors="replace") for form in (quote, quote_plus)),
+    }
+    with _changing:
+        known = _SECRETS | dict.fromkeys(forms, shown)
+        _SECRETS = dict(sorted(known.items(), key=lambda one: -len(one[0])))
 
 
 def mask(text: str) -> str:

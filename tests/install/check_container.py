@@ -43,14 +43,15 @@ def test_nobody_but_root_installs(site: Site) -> None:
     assert "sudo" in done.err
 
 
-@pytest.mark.parametrize("step", ["Building", "User"])
+@pytest.mark.parametrize(("step", "name"), [("Building", "TERM"), ("User", "TERM"), ("User", "PIPE")])
 def test_a_first_installation_that_is_told_to_end_leaves_nothing(
-    site: Site, versions: Versions, step: str
+    site: Site, versions: Versions, step: str, name: str
 ) -> None:
+    """As by `| head`, too."""
     if step == "Building":
         site.house("this", versions.this())
     before = site.snapshot()
-    site.broken_off("install --wheelhouse /root/this", step, "TERM")
+    site.broken_off("install --wheelhouse /root/this", step, name)
     if step == "User" and site.machine.path("/opt/mailferry").exists():
         site.deploy("status")  # the signal came after the last step: it is all there
         return

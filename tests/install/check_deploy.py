@@ -173,6 +173,16 @@ def test_a_file_that_got_lost_is_put_back_by_installing_again(site: Site) -> Non
     assert site.snapshot() == before
 
 
+def test_a_configuration_that_the_service_cannot_read_is_told_with_what_mends_it(site: Site) -> None:
+    """As the older service may have left it."""
+    config = "/etc/trackandtrace/config.env"
+    site.machine.sh(f"chgrp root {config} && chmod 600 {config}")
+    said = site.deploy("install --wheelhouse /root/first")
+    site.machine.sh(said.partition(f"cannot read {config}: ")[2].splitlines()[0])
+    site.machine.run("test", "-r", config, user="trackandtrace")
+    assert site.machine.run("stat", "-c", "%a %U:%G", config).out == "640 root:trackandtrace\n"
+
+
 # Using it
 
 
@@ -187,8 +197,18 @@ def test_a_filled_in_configuration_passes_the_test(site: Site) -> None:
     site.machine.sh(
         f"install -d -o trackandtrace -g trackandtrace -m 700 /srv/mail {MAILDIR} {MAILDIR}/new {MAILDIR}/cur {MAILDIR}/tmp"
     )
+    # Root's look comes first and makes the private database: the service's own.
+    site.machine.run("mailferry", "check", "--config", "/etc/trackandtrace/config.env")
     for user in ("root", "trackandtrace"):
         site.machine.run("/usr/local/bin/trackandtrace-test", user=user)
+
+
+def test_a_database_folder_of_somebody_else_is_told(site: Site) -> None:
+    site.machine.sh("install -d -o trackandtrace /srv/other && install -d -m 700 /srv/other/postgres")
+    check = "APP_BASE_DIR=/srv/other mailferry check --config /etc/trackandtrace/config.env"
+    said = site.machine.sh(check, user="trackandtrace", status=1).text
+    assert "Cannot use /srv/other/postgres" in said
+    site.machine.sh("rm -r /srv/other")
 
 
 def test_a_workbook_in_the_mailbox_becomes_rows(site: Site, tmp_path: Path) -> None:
@@ -272,33 +292,52 @@ def test_the_older_scripts_cron_line_works_as_it_is(site: Site) -> None:
 # Log files
 
 WRITER = """
-import logging.handlers, pathlib, sys
-handler = logging.handlers.WatchedFileHandler("/var/log/trackandtrace/rotated.log")
-log = logging.getLogger("test"); log.addHandler(handler); log.setLevel("INFO")
+import logging, pathlib, sys
+from mailferry import logs
+logs.set_up(folder=pathlib.Path("/var/log/trackandtrace"))
+log = logging.getLogger("mailferry.mailbox.settle")
 number = 0
 while not pathlib.Path("/tmp/stop").exists():
     number += 1
-    log.info("line %d", number)
+    log.error("line %s %d", sys.argv[1], number)
 print(number)
 """
 
 
 def test_rotating_under_load_loses_no_line(site: Site) -> None:
-    """With the kind of handler that the program writes by: it looks whether its file is still the one of that name."""
+    """Two processes write to the same files, as the service and a command do."""
     # The user is changed by setpriv, which is also what lets the process end with this test.
     user = ("--reuid", "trackandtrace", "--regid", "trackandtrace", "--clear-groups")
-    log = "/var/log/trackandtrace/rotated.log"
-    with site.machine.started("setpriv", *user, "/usr/bin/python3", "-c", WRITER) as (writer, said):
-        for rotation in range(5):
-            wait_for("lines in the log", lambda: site.machine.sh(f"test -s {log}", status=None).status == 0)
+    folder, names = (
+        "/var/log/trackandtrace",
+        ("trackandtrace", "email_processing", "file_processing", "errors"),
+    )
+    all_written = " && ".join(f"test -s {folder}/{name}.log" for name in names)
+    writer = ("setpriv", *user, "/opt/mailferry/current/bin/python", "-Ic", WRITER)
+    quiet = ("sh", "-c", 'exec "$@" 2>/dev/null', "-")
+    with (
+        site.machine.started(*quiet, *writer, "a") as (first, said_first),
+        site.machine.started(*quiet, *writer, "b") as (second, said_second),
+    ):
+        for rotation in range(1, 6):
+            wait_for("lines in each", lambda: site.machine.sh(all_written, status=None).status == 0)
             site.machine.run("logrotate", "-f", "/etc/logrotate.d/trackandtrace")
-            assert site.machine.sh(f"ls {log}.* | wc -l").out.strip() == str(rotation + 1)
+            for name in names:
+                assert site.machine.sh(f"ls {folder}/{name}.log.* | wc -l").out.strip() == str(rotation)
         site.machine.sh("touch /tmp/stop")
-        total = int(said.read())
-        assert writer.wait(60) == 0
+        written = {"a": int(said_first.read()), "b": int(said_second.read())}
+        assert (first.wait(60), second.wait(60)) == (0, 0)
     site.machine.sh("rm /tmp/stop")
-    found = site.machine.sh("cd /var/log/trackandtrace && zcat -f rotated.log*").out.splitlines()
-    assert sorted(int(line.removeprefix("line ")) for line in found) == list(range(1, total + 1))
+    expected = sorted(
+        f"line {who} {number}" for who, total in written.items() for number in range(1, total + 1)
+    )
+    for name in names:
+        lines = site.machine.sh(f"cd {folder} && zcat -f {name}.log*").out.splitlines()
+        found = sorted(
+            message for line in lines if (message := json.loads(line)["message"]).startswith("line ")
+        )
+        assert found == expected
+    assert site.machine.sh(f"stat -c '%a %U' {folder}/*.log | sort -u").out == "640 trackandtrace\n"
 
 
 # Upgrades

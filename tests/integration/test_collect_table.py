@@ -520,6 +520,30 @@ def test_retention_drops_a_month_when_all_feeds_let_go_and_before_that_one_feeds
     assert months() == [("2025_08", ["c"])]
 
 
+def test_who_keeps_events_for_ever_in_days_keeps_nobody_else_from_letting_go(
+    tmp_path: Path, pool: Pool, db: Connection
+) -> None:
+    keeping = [a_feed(tmp_path, n, log_retention_days=days) for n, days in (("b", 36_500), ("c", 3 * 10**9))]
+    short = a_feed(tmp_path, "a", log_retention_days=10)
+    for feed in (short, *keeping):
+        run = Opened(feed, pool, now=START)
+        run.write(line(1))
+        assert run.destination.expire() == []
+        run.close()
+    again = Opened(short, pool, now=START + 100 * DAY)
+    assert again.destination.expire() == ["1 events in mail_events_2025_06, older than 10 days"]
+    again.close()
+    assert db.execute("SELECT count(*) FROM mail_events").fetchone() == (2,)
+
+
+def test_a_table_that_ends_with_the_session_is_no_place_for_events(tmp_path: Path, pool: Pool) -> None:
+    destination = EventTable(a_feed(tmp_path, table="pg_temp.mail_events"), pool)
+    assert destination.acquire()
+    with pytest.raises(Stop, match="it is temporary"):
+        destination.open()
+    destination.release()
+
+
 def test_a_partition_that_is_being_read_is_left_to_a_later_run(
     tmp_path: Path, pool: Pool, db: Connection
 ) -> None:

@@ -7,14 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support_mail import Maildir, mail, workbook
 
+from mailferry.commands import mailbox
+from mailferry.config import env
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from mailferry.config.database import DatabaseSettings
     from mailferry.database import Connection
@@ -107,6 +110,26 @@ def test_jobs_are_listed_shown_cancelled_and_retried(here: Installed) -> None:
     assert (status, "is cancelled" in error) == (1, True)
     status, _, error = here.run("jobs", "show", "99")
     assert (status, "no job 99" in error) == (1, True)
+
+
+def test_jobs_are_looked_for_by_text_that_is_no_utf_8(here: Installed) -> None:
+    assert (
+        here.json("jobs", "list", "--text", os.fsdecode(b"\xff"), "--feed", os.fsdecode(b"\xfe"))["jobs"]
+        == []
+    )
+
+
+def test_away_from_the_configuration_the_systems_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in env.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(env, "SYSTEM_FILE", tmp_path / "system.env")
+    (tmp_path / "system.env").write_text("EMAIL_MAILDIR=mail\nAPP_NAME=of-the-system\n")
+    assert mailbox.read(Path("config.env")).name == "of-the-system"
+    (tmp_path / "config.env").write_text("EMAIL_MAILDIR=mail\nAPP_NAME=of-this-folder\n")
+    assert mailbox.read(Path("config.env")).name == "of-this-folder"
 
 
 def test_explain_says_why_each_message_and_part_is_taken_or_not_and_changes_nothing(here: Installed) -> None:

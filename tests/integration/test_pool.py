@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from support_mail import Maildir, feed_of, mail, workbook
+
 from mailferry import database
+from mailferry.config.database import DatabaseSettings
+from mailferry.mailbox import claims
+from mailferry.mailbox.folders import Folders
+from mailferry.mailbox.gather import gather
+from mailferry.mailbox.work import kept, only_runner, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from mailferry.config.database import DatabaseSettings
     from mailferry.database import Connection
 
 
@@ -49,3 +57,31 @@ def test_a_single_statement_is_committed_by_itself_and_the_next_transaction_is_o
             conn.execute("INSERT INTO single VALUES (1)")
             assert watcher.execute("SELECT count(*) FROM single").fetchone() == (0,)
         assert watcher.execute("SELECT count(*) FROM single").fetchone() == (1,)
+
+
+def test_the_smallest_pool_that_can_be_set_lets_a_run_renew_its_claim_while_it_loads(
+    tmp_path: Path, database_settings: DatabaseSettings, connect: Callable[[], Connection]
+) -> None:
+    (smallest,) = (
+        limit.ge for limit in DatabaseSettings.model_fields["pool_max"].metadata if hasattr(limit, "ge")
+    )
+    maildir = Maildir(tmp_path / "mail")
+    maildir.deliver(mail("Track and Trace", ("a.xlsx", workbook(("HAWB",), ("1",)))))
+    settings = database_settings.model_copy(update={"pool_max": smallest})
+    folders = Folders(base=tmp_path / "app")
+    folders.prepare()
+    watcher = connect()
+    watcher.autocommit = True
+    with opened(feed_of(folders.base, maildir.root, settings), folders) as work, only_runner(work):
+        work.lease = timedelta(seconds=1)
+        assert len(list(gather(work))) == 1
+        with work.transaction() as conn:
+            held = claims.claim(conn, runner=work.runner, lease=work.lease)
+        assert held is not None
+        with kept(work, held), work.transaction() as conn:
+            claims.hold(conn, held)
+            renewed = "SELECT 1 FROM mailferry.jobs WHERE lease_until > started_at + interval '1.1 s'"
+            deadline = time.monotonic() + 15
+            while not watcher.execute(renewed).fetchone():
+                assert time.monotonic() < deadline, "the claim was not renewed"
+                time.sleep(0.05)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -166,6 +167,16 @@ def test_no_binaries_and_the_wrong_major_version_say_what_to_install(folder: Pat
     (folder / "data/PG_VERSION").write_text("11\n")
     with pytest.raises(Stop, match="made by PostgreSQL 11"), private_postgres.running(folder):
         pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
+def test_what_root_makes_in_somebodys_folder_is_theirs(folder: Path) -> None:
+    """Root looks once before the service starts for the first time, and the service must be able to go on."""
+    user = pwd.getpwnam("daemon")
+    os.chown(folder.parent, user.pw_uid, user.pw_gid)
+    with private_postgres.running(folder):
+        pass
+    assert {path.lstat().st_uid for path in (folder, *folder.rglob("*"))} == {user.pw_uid}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")

@@ -327,8 +327,30 @@ def test_a_new_configuration_is_taken_and_a_broken_one_refused(
         host.wait_ready(4)
         assert 'database "nowhere" does not exist' in host.log()
         host.config.write_text(broken)
+
+        # asked for once more while it is being read
+        configure(host, head(host, empty), into_table("between", provider))
+        between = host.config.read_bytes()
+        host.config.unlink()
+        os.mkfifo(host.config, 0o600)
+        host.signal(signal.SIGHUP)
+        pipe = wait_for("its reading", lambda: opened(host.config))
+        host.config.unlink()
+        configure(host, head(host, empty), into_table("last", provider))
+        host.signal(signal.SIGHUP)
+        with os.fdopen(pipe, "wb") as writing:
+            writing.write(between)
+        wait_for("a run of the last feed", lambda: feed_row(empty, "last").get("last_good_at"))
         assert host.end() == 0
     assert query(empty, "SELECT count(*) FROM mailferry.workers") == [(0,)]
+
+
+def opened(pipe: Path) -> int | None:
+    """To write into, once somebody reads from it."""
+    try:
+        return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
 
 
 def reload(host: Host) -> tuple[int, list[str]]:

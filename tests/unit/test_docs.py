@@ -17,6 +17,7 @@ from mailferry.compat import trackandtrace, uzmanposta
 from mailferry.config import service, tables
 from mailferry.config.env import VARIABLES
 from mailferry.config.ini import OPTIONS
+from mailferry.config.variables import UNNEEDED
 from mailferry.errors import ConfigError
 from mailferry.events.metrics import Metrics
 from mailferry.events.run import Exit
@@ -83,7 +84,11 @@ def test_every_setting_of_the_ini_file_stands_in_its_reference() -> None:
 
 def test_every_variable_of_config_env_stands_in_its_reference_and_nothing_else() -> None:
     table = DOCS["docs/reference/config-env.md"]
-    assert set(re.findall(r"^\| `([A-Z_]+)`", table, re.MULTILINE)) == set(VARIABLES)
+    used, unneeded = table.split("| no longer needed |")
+    assert set(re.findall(r"^\| `([A-Z_]+)`", used, re.MULTILINE)) == set(VARIABLES)
+    rows = re.findall(r"^\| (`.*`) \| (.*) \|$", unneeded, re.MULTILINE)
+    told = {name: why.replace("`", "") for names, why in rows for name in re.findall(r"`(\w+)`", names)}
+    assert told == UNNEEDED
 
 
 def test_every_option_of_mailferry_toml_stands_in_its_reference() -> None:
@@ -156,7 +161,16 @@ def test_every_setting_of_the_contract_that_bears_on_speed_stands_on_the_perform
     for named in (
         *("`--parallel`", "`--max-workers`", "`max_parallel_details`", "`use_session`", "`split_interval`"),
         *("`MAX_CONCURRENT_JOBS`", "`SCHEDULE_INTERVAL_HOURS`", "`FILE_RETENTION_DAYS`", "`DB_TEMP_SCHEMA`"),
-        *("`pool_max`", "batch size", "upsert", "`LOG_LEVEL`, `DEBUG`"),
+        *(
+            "`pool_max`",
+            "`DB_POOL_SIZE`",
+            "`BATCH_SIZE`",
+            "`DB_BATCH_SIZE`",
+            "`CHUNK_SIZE`",
+            "batch size",
+            "upsert",
+            "`LOG_LEVEL`, `DEBUG`",
+        ),
     ):
         assert named in text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import pytest
 
 from mailferry.config import env
 from mailferry.config.mailbox import Auth, MailboxKind, MarkBy
+from mailferry.config.variables import UNNEEDED
 from mailferry.errors import ConfigError
 from mailferry.secrets import mask
 
@@ -85,6 +87,31 @@ def test_the_environment_wins_over_the_file_and_its_other_variables_are_no_conce
     assert found.target_table == "b"
     alone = env.read(None, {"EMAIL_USERNAME": "me@example.com", "EMAIL_PASSWORD": "app-secret"})
     assert alone.feed.mailbox.username == "me@example.com"
+
+
+def test_settings_that_older_services_were_tuned_by_are_taken_or_warned_of(tmp_path: Path) -> None:
+    assert feed(tmp_path, "DB_POOL_SIZE=10\n").database.pool_max == 10
+    (fault,) = faults(tmp_path, MAIL + "DB_POOL_SIZE=2\n")
+    assert "line 3: DB_POOL_SIZE=2: input should be greater than or equal to 3" in fault
+    warned = read(tmp_path, MAIL + "BATCH_SIZE=1000\nDB_BATCH_SIZE=500\nCHUNK_SIZE=x\n").warnings
+    assert [warning.partition(", ")[2].split()[2] for warning in warned] == [*UNNEEDED][:3]
+    assert warned[1].endswith("DB_BATCH_SIZE is not needed any more: " + UNNEEDED["DB_BATCH_SIZE"])
+
+
+@pytest.mark.parametrize(
+    "name", ["APP_NAME", "APP_HOST", "MAILFERRY_HOST", "DB_TARGET_TABLE", "EMAIL_FOLDER"]
+)
+def test_a_name_that_no_database_or_server_takes_is_a_fault(tmp_path: Path, name: str) -> None:
+    assert any(
+        f"{name}=a\0b: holds a control character" in fault
+        for fault in faults(tmp_path, MAIL, **{name: "a\0b"})
+    )
+
+
+@pytest.mark.parametrize("name", ["APP_BASE_DIR", "APP_HOST", "EMAIL_SUBJECT_FILTER", "EMAIL_PASSWORD_FILE"])
+def test_bytes_of_the_environment_that_are_not_utf_8_are_a_fault(tmp_path: Path, name: str) -> None:
+    (fault,) = faults(tmp_path, MAIL, **{name: os.fsdecode(b"\xff")})
+    assert re.match(rf"(environment: )?{name}.*(UTF-8|unicode)", fault)
 
 
 def test_the_port_follows_the_kind_of_encryption(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import json
 import logging
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
@@ -88,7 +89,7 @@ def test_a_secret_is_masked_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) 
     secrets.hide("abcd", "short")
     for one in (secret, longer):
         secrets.hide(one)
-    forms = secret, repr(secret), quote(secret), longer
+    forms = secret, repr(secret), quote(secret), quote_plus(secret), longer
     for form in forms:
         told = record("it is %s", form, error=raised(f"refused: {form}"), name=f"mailferry.{form}")
         with logs.bound(feed=form, **{form: 1}):
@@ -96,6 +97,19 @@ def test_a_secret_is_masked_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) 
         for part in ("p'a", "%27a", "s%C3%A4", "s\u00e4", "and-more", "short"):
             assert part not in said
         assert said.count("****") >= 8
+
+
+def test_secrets_that_threads_find_at_once_are_all_masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_SECRETS", {})
+    found = [f"secret-{number}-" for number in range(400)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(secrets.hide, found))
+    finally:
+        sys.setswitchinterval(interval)
+    assert {secrets.mask(one) for one in found} == {"****"}
 
 
 def test_ids_are_on_the_lines_of_tasks_and_threads_that_begin_within() -> None:
@@ -138,6 +152,8 @@ def test_a_record_whose_values_do_not_fit_its_text_is_told_all_the_same(
     handler = logs._Stderr(logs._formatter(as_json=True), journal=False)
     handler.handle(record("number %d", *args))
     assert fields(capsys.readouterr().err.rstrip("\n"))["message"].startswith("number %d (")
+    handler.handle(record(Hostile()))  # type: ignore[arg-type] # as somebody's library may
+    assert "RuntimeError" in capsys.readouterr().err
 
 
 def test_a_long_line_loses_its_middle_and_is_one_that_the_journal_takes() -> None:

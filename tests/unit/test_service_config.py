@@ -219,3 +219,12 @@ def test_check_tells_every_fault_and_ends_with_2(tmp_path: Path) -> None:
     assert (status, shown, told.count("\n")) == (2, "", 1)
     status, shown, _ = run("check", "--config", str(path), "--json")
     assert (status, len(json.loads(shown)["faults"]), json.loads(shown)["ok"]) == (2, 2, False)
+
+
+def test_a_table_that_two_feeds_write_differently_is_warned_of(tmp_path: Path) -> None:
+    feeds = "".join(
+        f'[mailbox.{name}]\nmaildir = "{name}"\ntarget_table = "{table}"\n'
+        for name, table in (("a", "t"), ("b", "public.T"), ("c", "t"), ("d", "other.t"))
+    )
+    (warning,) = read(tmp_path, mailferry_toml=feeds).warnings
+    assert "[mailbox.b]: target_table: public.T may be the table that [mailbox.a]" in warning

@@ -234,7 +234,8 @@ def test_a_file_that_is_too_much_for_the_parser_is_a_fault(tmp_path: Path, text:
         ('[events.a]\ncategory = "quarantine"\n[defaults.events]\nurl = []', "url: takes no list"),
         ('[events.a]\napi_key_file = "a\\u0000b"', "holds a NUL character"),
         ('[mailbox.a]\nmaildir = "~nobody-of-this-name/x"', "there is no such user's folder"),
-        ('[mailbox."a\\nb"]\nmaildir = "x"', "holds control characters"),
+        ('[events.a]\ntable = "a\\u0000b"', "table: holds a control character"),
+        ('[mailbox."a\\nb"]\nmaildir = "x"', "name: holds a control character"),
     ],
 )
 def test_a_value_that_can_be_none_is_one_fault(tmp_path: Path, text: str, fault: str) -> None:

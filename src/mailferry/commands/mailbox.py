@@ -182,7 +182,7 @@ def read(config: Path | None, feed: str = "") -> MailboxFeed:
     """The feed `feed`, or the only one, of a file and the environment. Raises ConfigError."""
     from mailferry import logs
 
-    file = config if config != Path(CONFIG) or present(config) else next(filter(present, (Path(TOML),)), None)
+    file = _file(config)
     feeds, settings = _feeds(file)
     logs.set_up(settings.log_level, folder=settings.log_dir, style=settings.log_format)
     names = [one.name for one in feeds]
@@ -194,6 +194,15 @@ def read(config: Path | None, feed: str = "") -> MailboxFeed:
     raise ConfigError(
         [f"{file or 'the environment'}: has {what}; choose one by --feed: {', '.join(names) or 'none'}"]
     )
+
+
+def _file(config: Path | None) -> Path | None:
+    """The file that is meant: the named one, else the working directory's, else the system's; None where there is none."""
+    from mailferry.config.env import SYSTEM_FILE
+
+    if config is None or config != Path(CONFIG) or present(config):
+        return config
+    return next(filter(present, (Path(TOML), Path("/etc/mailferry", TOML), SYSTEM_FILE)), None)
 
 
 def _feeds(file: Path | None) -> tuple[Sequence[MailboxFeed], ServiceSettings]:
@@ -314,7 +323,7 @@ def _database(config: Path) -> DatabaseSettings:
     """The one database of all feeds."""
     from mailferry.config import service as service_config
 
-    toml = config if config != Path(CONFIG) or present(config) else Path(TOML)
-    if toml.suffix.lower() in (".toml", ".ini") and present(toml):
-        return service_config.read([toml]).database
+    file = _file(config)
+    if file and file.suffix.lower() in (".toml", ".ini"):
+        return service_config.read([file]).database
     return read(config).database

@@ -47,7 +47,8 @@ class DatabaseSettings(BaseModel):
     #: Schema of the staging tables.
     temp_schema: str = "temp_processing"
     pool_min: int = Field(default=1, ge=0, le=100)
-    pool_max: int = Field(default=4, ge=1, le=100)
+    #: A run takes up to three: to be the only one, to load, and to renew its claim meanwhile.
+    pool_max: int = Field(default=4, ge=3, le=100)
     #: Seconds; the longest a single statement may run. Reading and copying one workbook is one statement.
     statement_timeout: float = Field(default=1800, gt=0, le=86_400)
     #: Seconds to wait for somebody else's lock.

@@ -22,7 +22,7 @@ from mailferry.config.mailbox import Auth, MailboxKind, MailboxSettings, OAuthSe
 from mailferry.config.mailbox_feed import MailboxFeed, default_name
 from mailferry.config.part import LEVELS, TRUE, Part, Placed, ServiceSettings, systemd_log_dir
 from mailferry.config.text import is_placeholder, read_text, resolved
-from mailferry.config.variables import SECRETS, VARIABLES
+from mailferry.config.variables import SECRETS, UNNEEDED, VARIABLES
 from mailferry.errors import ConfigError
 from mailferry.secrets import hide
 
@@ -147,8 +147,9 @@ def _gather(
     """Values by variable, faults and warnings; of variables that begin with `begin`."""
     environ = os.environ if environ is None else environ
     faults: list[str] = []
-    given = _from_file(path.absolute(), faults) if path else {}
-    warnings = _readable_by_all(path, given)
+    unneeded: list[str] = []
+    given = _from_file(path.absolute(), faults, unneeded) if path else {}
+    warnings = (*_readable_by_all(path, given), *unneeded)
     for name, value in environ.items():
         if name in VARIABLES and name.startswith(begin):
             given[name] = _Given(value=_trimmed(name, value), place="environment")
@@ -185,7 +186,7 @@ def _secrets(
     return tuple(warnings)
 
 
-def _from_file(path: Path, faults: list[str]) -> dict[str, _Given]:
+def _from_file(path: Path, faults: list[str], warnings: list[str]) -> dict[str, _Given]:
     """The file's variables; of equal names the last counts, as in the older service."""
     import io
 
@@ -201,6 +202,8 @@ def _from_file(path: Path, faults: list[str]) -> dict[str, _Given]:
             faults.append(f"{place}: cannot be understood; write NAME=value, quotes closed")
         elif binding.key in VARIABLES:
             given[binding.key] = _Given(value=_trimmed(binding.key, binding.value or ""), place=place)
+        elif binding.key in UNNEEDED:
+            warnings.append(f"{place}: {binding.key} is not needed any more: {UNNEEDED[binding.key]}")
         elif binding.key and (fault := _unknown(binding.key)):
             faults.append(f"{place}: {binding.key}: {fault}")
     return given

@@ -8,9 +8,18 @@ from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 from mailferry.config.schedule import ScheduleText  # noqa: TC001 - pydantic reads the annotations
+from mailferry.config.text import one_line
 
 #: Default list URL and known types by category; the first type is the default.
 CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -35,6 +44,7 @@ DIRECTIVES = {
     "%": "%",
 }
 
+_Name = Annotated[str, AfterValidator(one_line)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[int, Field(ge=0)]
 
@@ -74,11 +84,11 @@ class EventFeed(BaseModel):
     #: Hourly files, or a table of the database (in the service on any host).
     destination: Literal["files", "table"] = "files"
     #: `table` or `schema.table`, for destination = table.
-    table: str = "mail_events"
+    table: _Name = "mail_events"
     #: For the service: see `config/schedule.py`.
     schedule: ScheduleText = "5m"
     #: For the service: the host that writes the files; "" for the first that did. A table is written by any.
-    host: str = ""
+    host: _Name = ""
 
     log_directory: Path
     log_file_name_format: str = "{domain}_{type}_%Y-%m-%d_%H.log"

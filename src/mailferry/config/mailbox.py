@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-import unicodedata
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from mailferry.config.text import one_line
 
 _MIB = 1024 * 1024
 _Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -153,9 +154,7 @@ class MailboxSettings(BaseModel):
     )
     @classmethod
     def _printable(cls, value: str) -> str:
-        if any(unicodedata.category(character) == "Cc" for character in value):
-            raise ValueError("holds a control character")
-        return value
+        return one_line(value)
 
     @field_validator("password")
     @classmethod

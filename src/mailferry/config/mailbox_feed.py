@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from mailferry.config.database import DatabaseSettings  # noqa: TC001 - pydantic reads the annotations
 from mailferry.config.mailbox import MailboxKind, MailboxSettings
 from mailferry.config.schedule import OptionalScheduleText  # noqa: TC001 - pydantic reads the annotations
+from mailferry.config.text import one_line
 from mailferry.mailbox.rows import UnknownColumns
 from mailferry.mailbox.sniff import Limits
 
 _Text = Annotated[str, Field(min_length=1)]
+_Name = Annotated[_Text, AfterValidator(one_line)]
 
 
 class MailboxFeed(BaseModel):
@@ -22,13 +24,13 @@ class MailboxFeed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     #: How the ledger calls it; two feeds of one database must differ.
-    name: _Text
+    name: _Name
     mailbox: MailboxSettings
     database: DatabaseSettings
     #: Holds `pending`, `processed`, `failed`, and the private database where that is used. Absolute.
     base_dir: Path = Path("/var/lib/trackandtrace")
     #: `table` or `schema.table`.
-    target_table: _Text = "tracking_data"
+    target_table: _Name = "tracking_data"
     unique_key: _Text = "hawb"
     #: A worksheet's name; "" for the first visible one with the key, "all" for every such.
     sheet: str = ""
@@ -44,7 +46,7 @@ class MailboxFeed(BaseModel):
     #: In its place, see `config/schedule.py`; "" for the hours.
     schedule: OptionalScheduleText = ""
     #: For the service: the only host that may run this feed; "" for any, or of a Maildir for the first that did.
-    host: str = ""
+    host: Annotated[str, AfterValidator(one_line)] = ""
     #: How long processed and failed files are kept; 0 for ever.
     retention_days: int = Field(default=30, ge=0, le=36_500)
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from mailferry.config.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +37,7 @@ class ServiceSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     #: What this machine is called in the database and by the feeds' `host`; "" for the system's host name.
-    host: str = Field(default="", max_length=253)
+    host: Annotated[str, AfterValidator(one_line)] = Field(default="", max_length=253)
     #: Holds what feeds do not place elsewhere, and the private database in `postgres`.
     data_dir: Path
     #: Jobs of different tables done at the same time.

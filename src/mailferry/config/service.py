@@ -94,7 +94,9 @@ def read(paths: Sequence[Path] = (), environ: Mapping[str, str] | None = None) -
         database=database,
         events=tuple(feed for _, feed in events),
         mailboxes=tuple(feed for _, feed in mailboxes),
-        warnings=tuple(dict.fromkeys(warning for part in parts for warning in part.warnings)),
+        warnings=tuple(
+            dict.fromkeys([*(warning for part in parts for warning in part.warnings), *_spellings(mailboxes)])
+        ),
         paths=tuple(found),
     )
 
@@ -256,6 +258,21 @@ def _shared_files(events: list[tuple[Placed, EventFeed]]) -> list[str]:
         for name, some in found.items()
         for fault in some
     ]
+
+
+def _spellings(mailboxes: list[tuple[Placed, MailboxFeed]]) -> list[str]:
+    """Tables that are one, most likely, though feeds write them differently: their jobs are not kept in one order."""
+    owner: dict[str, tuple[Placed, str]] = {}
+    warnings = []
+    for place, feed in mailboxes:
+        bare = feed.target_table.replace('"', "").lower().removeprefix("public.")
+        other, spelled = owner.setdefault(bare, (place, feed.target_table))
+        if spelled != feed.target_table:
+            warnings.append(
+                f"{place}: target_table: {feed.target_table} may be the table that {other.other} writes {spelled}; "
+                "only where both write it alike are its files loaded in the order of arrival"
+            )
+    return warnings
 
 
 def _shared_mailboxes(mailboxes: list[tuple[Placed, MailboxFeed]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 
 from mailferry.errors import ConfigError
@@ -50,9 +51,24 @@ def resolved(folder: Path, text: str) -> Path:
     if "\0" in text:
         raise ValueError("holds a NUL character")
     try:
-        return folder / Path(text).expanduser()
+        path = folder / Path(text).expanduser()
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8") from None
     except RuntimeError:
         raise ValueError(f"{text}: there is no such user's folder; write the path itself") from None
+    return path
+
+
+def one_line(value: str) -> str:
+    """The value, which names something.
+
+    Raises:
+        ValueError: it holds a control character, or a byte of the environment that is not UTF-8.
+    """
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+        raise ValueError("holds a control character, or bytes that are not UTF-8")
+    return value
 
 
 def is_placeholder(value: str) -> bool:

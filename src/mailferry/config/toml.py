@@ -237,8 +237,6 @@ class _Reader:
         data_dir: Path,
     ) -> MailboxFeed | None:
         place = f"mailbox.{key(name)}"
-        if not name.isprintable():
-            self._fault("mailbox", key(name), "holds control characters; rename the feed")
         values: dict[str, Any] = {"name": name, "base_dir": str(base_dir(name, data_dir))}
         for table, where in ((shared, "defaults.mailbox"), (own, place)):
             values |= self._values(MAILBOX, table, where)

@@ -68,6 +68,7 @@ VARIABLES: dict[str, Variable] = {
         DB_PASSWORD="password:secret",  # noqa: S106 - a field's name
         DB_SSLMODE="sslmode",
         DB_TEMP_SCHEMA="temp_schema",
+        DB_POOL_SIZE="pool_max:number",
     ),
     **_variables(
         "feed",
@@ -102,5 +103,13 @@ VARIABLES: dict[str, Variable] = {
         DB_URL_FILE=":file",
         DB_PASSWORD_FILE=":file",  # noqa: S106 - a file's name
     ),
+}
+_NO_BATCHES = "a file is one COPY and one upsert in one transaction, whatever its size"
+#: Variables of the file that older services were tuned by and that nothing asks for any more; why not.
+UNNEEDED = {
+    "BATCH_SIZE": _NO_BATCHES,
+    "DB_BATCH_SIZE": _NO_BATCHES,
+    "CHUNK_SIZE": "spreadsheets are streamed, in pieces that bound the memory by themselves",
+    "DB_MAX_OVERFLOW": "DB_POOL_SIZE is the most connections there can be",
 }
 SECRETS = tuple(name for name, variable in VARIABLES.items() if variable.kind == "secret")

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 #: Characters of an identity, see `order.identified`.
 _IDENTITY = 16
+#: Days that reach back behind every event's time; more may not fit the column.
+_FOR_EVER = 36_500
 #: Of a batch that holds such a row, none is written by that statement: a key that is there, JSON that jsonb refuses,
 #: because it is too deep or too large.
 _REFUSED = (
@@ -71,6 +73,7 @@ class EventTable:
         self._runner = runner
         self._take_over = take_over
         self._clock = clock
+        self._days = min(feed.log_retention_days, _FOR_EVER)
         self._lock = advisory_key("events", feed.section)
         self._held: Connection | None = None
         self._table: Table | None = None
@@ -110,7 +113,7 @@ class EventTable:
         with _told():
             self._table = partitions.prepared(self._conn, feed.table)
             values: dict[str, Any] = {"feed": feed.section, "source": source, "runner": self._runner}
-            values |= {"target": self._table.title, "retention_days": feed.log_retention_days}
+            values |= {"target": self._table.title, "retention_days": self._days}
             with self._conn.transaction(), self._conn.cursor(row_factory=dict_row) as cursor:
                 row = cursor.execute(_sql("begin"), values).fetchone()
                 assert row is not None
@@ -159,12 +162,11 @@ class EventTable:
 
     def expire(self) -> list[str]:
         """Drop partitions, or delete this feed's rows of them; see `partitions.expire`."""
-        days = self._feed.log_retention_days
-        if not days:
+        if not self._days:
             return []
         assert self._table
         with _told():
-            return partitions.expire(self._conn, self._table, self._feed.section, days, self._clock())
+            return partitions.expire(self._conn, self._table, self._feed.section, self._days, self._clock())
 
     def beat(self, status: str, error: str = "") -> None:
         """Nothing: the lock and the progress row say that somebody is alive, and how far."""

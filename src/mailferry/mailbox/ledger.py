@@ -272,7 +272,12 @@ def jobs(
     limit: int = 100,
 ) -> list[Job]:
     """Jobs, latest arrival first. `since`: recorded then or later. `text`: in subject, sender or Message-ID, any case."""
-    filters = {"feed": feed, "state": state and str(state), "since": since, "text": text}
+    filters = {
+        "feed": feed and _storable(feed),
+        "state": state and str(state),
+        "since": since,
+        "text": text and _storable(text),
+    }
     return _many(conn, "jobs", {**filters, "limit": limit})
 
 

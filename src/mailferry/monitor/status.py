@@ -37,7 +37,8 @@ class FeedStatus:
     schedule: str
     #: The host that it is bound to, "" for any.
     host: str = ""
-    #: "new", "running", or how the last run ended: completed, stopped, skipped, failed, blocked, cut off.
+    #: "new", "running", or how the last run ended: completed, stopped, skipped, failed, blocked, cut off. "unknown" where
+    #: the database cannot be asked.
     state: str = "new"
     error: str = ""
     #: Something is wrong that a person should look at.
@@ -94,6 +95,8 @@ def look(configuration: Configuration, now: datetime) -> Status:
                 _ask(conn, status, now)
         except MailferryError as error:
             status.database_error = mask(str(error))
+            for unasked in feeds:
+                unasked.state = "unknown"
     by_name = {feed.name: feed for feed in feeds}
     for feed in configuration.events:
         if feed.destination == "files":
@@ -155,7 +158,7 @@ def _reached(feed: FeedStatus, seconds: int, gaps: int, late: int, now: datetime
     """How far a feed got by its destination's own word, whoever ran it: the service or cron."""
     _position(feed, seconds, now)
     feed.gaps, feed.late = gaps, late
-    if feed.state == "new":
+    if feed.state in ("new", "unknown"):
         feed.state = "completed"
 
 
@@ -187,9 +190,11 @@ def as_text(status: Status) -> str:
     """A block a feed, then the workers and the queue."""
     lines = [line for feed in status.feeds for line in _feed_lines(feed)]
     if status.database_error:
+        # Of workers nothing is known then.
         lines += ["", f"database    {status.database_error}"]
-    alive = [worker for worker in status.workers if worker["alive"]]
-    lines += ["", f"workers     {len(alive)} alive"]
+    else:
+        alive = [worker for worker in status.workers if worker["alive"]]
+        lines += ["", f"workers     {len(alive)} alive"]
     for worker in status.workers:
         state = "" if worker["alive"] else f", not heard of since {_time(worker['heartbeat_at'])}"
         work = f": {', '.join(worker['running'])}" if worker["running"] and worker["alive"] else ""

@@ -67,14 +67,14 @@ class Dispatcher:
 
 def local_zone() -> tzinfo:
     """The machine's time zone with its changes to summer time and back, as cron expressions need it."""
-    if name := os.environ.get("TZ", "").lstrip(":"):
-        try:
+    name = os.environ.get("TZ", "/etc/localtime").removeprefix(":") or "UTC"
+    try:
+        if not name.startswith("/"):
             return ZoneInfo(name)
-        except (KeyError, ValueError, OSError):
-            pass  # a rule such as EST5EDT4,M3...; the C library knows today's offset
-    elif (file := Path("/etc/localtime")).exists():
-        with file.open("rb") as data:
+        with Path(name).open("rb") as data:
             return ZoneInfo.from_file(data)
+    except (KeyError, ValueError, OSError):
+        pass  # a rule such as EST5EDT4,M3...; the C library knows today's offset
     zone = datetime.now().astimezone().tzinfo
     assert zone
     return zone

@@ -77,6 +77,8 @@ class _Process:
         self._worker = uuid.uuid4()
         self._ending = False
         self._reading: asyncio.Task[None] | None = None
+        #: Asked for once more while it was being read: the files may have changed behind the reading.
+        self._asked_again = False
 
     def _made(self) -> Service:
         return Service(self._configuration, self._worker, self._notifier, on_reload=self._reload)
@@ -107,8 +109,16 @@ class _Process:
         self._service.stop(for_good=True)
 
     def _reload(self) -> None:
-        if not self._ending and (self._reading is None or self._reading.done()):
-            self._reading = asyncio.ensure_future(self._take_new())
+        if self._reading and not self._reading.done():
+            self._asked_again = True
+        elif not self._ending:
+            self._reading = asyncio.ensure_future(self._take_newest())
+
+    async def _take_newest(self) -> None:
+        self._asked_again = True
+        while self._asked_again and not self._ending:
+            self._asked_again = False
+            await self._take_new()
 
     async def _take_new(self) -> None:
         """Read the configuration before anything is disturbed: a broken one is refused, and the old one stays."""

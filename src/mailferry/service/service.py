@@ -168,7 +168,7 @@ class Service:
         except (psycopg.Error, ConnectorException) as error:
             raise Retry(f"The database cannot be reached, or was lost: {error.__cause__ or error}") from error
         store = Store(app.connector.pool, self._worker, plan.host)  # type: ignore[attr-defined] # psycopg's has it
-        plan.hosts = await store.register(plan.entries.values())
+        plan.hosts = await store.register(plan.entries.values(), alone=configuration.database.private)
         tasks = Tasks(
             app,
             store,
@@ -183,6 +183,8 @@ class Service:
         await store.beat([])
         await store.loaded()
         log.info("%d event feeds, %d mailboxes, as host %s", len(plan.events), len(plan.mailboxes), plan.host)
+        if elsewhere := [f"{name} ({host})" for name, host in plan.hosts.items() if not plan.here(name)]:
+            log.info("left to the host that each is bound to: %s", ", ".join(elsewhere))
         self._store = store
         self._at_work = ServiceWorker(
             app,

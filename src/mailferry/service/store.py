@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,10 +13,10 @@ from psycopg.rows import dict_row
 
 from mailferry import __version__
 from mailferry.database import queries, translated
+from mailferry.service.dispatch import local_zone
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
-    from datetime import datetime
     from uuid import UUID
 
     from psycopg_pool import AsyncConnectionPool
@@ -78,9 +78,13 @@ class Store:
         except psycopg.Error as error:
             raise translated(error) from error
 
-    async def register(self, entries: Iterable[Entry]) -> dict[str, str]:
-        """Put the configured feeds on record; gives the host that each is bound to, "" for any."""
+    async def register(self, entries: Iterable[Entry], *, alone: bool = False) -> dict[str, str]:
+        """Put the configured feeds on record; gives the host that each is bound to, "" for any.
+
+        `alone`: no other machine shares the database, so whatever this one is called, its files are here.
+        """
         hosts = {}
+        now = datetime.now(local_zone())
         async with self.transaction() as conn:
             # In one order, as two workers may be at it.
             for entry in sorted(entries, key=lambda entry: entry.name):
@@ -88,8 +92,9 @@ class Store:
                     "name": entry.name,
                     "kind": entry.kind,
                     "host": entry.host,
-                    "bound": entry.bound,
+                    "bound": entry.bound and not alone,
                     "schedule": entry.schedule.text,
+                    "next": entry.schedule.next(now, entry.name),
                     "here": self._host,
                 }
                 row = await (await conn.execute(_sql("register"), values)).fetchone()

@@ -102,7 +102,8 @@ ORDER BY 3 NULLS FIRST
 
 -- name: create_partition
 -- Attached, not created as a partition: that would lock out all who read the table.
-CREATE TABLE {partition} (LIKE {table} INCLUDING ALL)
+-- Numbers that the server gives itself stay the table's business; from version 17 on a partition may have none of its own.
+CREATE TABLE {partition} (LIKE {table} INCLUDING ALL EXCLUDING IDENTITY)
 
 -- name: attach_partition
 ALTER TABLE {table} ATTACH PARTITION {partition} FOR VALUES FROM ({start}) TO ({end})
@@ -120,7 +121,7 @@ WITH RECURSIVE present AS (
 )
 SELECT present.feed FROM present LEFT JOIN mailferry.event_progress AS e ON e.feed = present.feed
 WHERE present.feed IS NOT NULL
-  AND (e.feed IS NULL OR e.retention_days = 0 OR %(now)s - e.retention_days * 86400 < %(until)s)
+  AND (e.feed IS NULL OR e.retention_days = 0 OR %(now)s - e.retention_days * 86400::bigint < %(until)s)
 
 -- name: delete
 DELETE FROM {partition} WHERE feed = %(feed)s

@@ -7,8 +7,9 @@ ON CONFLICT (name) DO UPDATE
 SET kind = excluded.kind, schedule = excluded.schedule, configured_at = now(),
     -- Where no host is named, a feed that has its files on one host stays where they are.
     host = CASE WHEN %(bound)s AND %(host)s = '' AND f.host <> '' THEN f.host ELSE excluded.host END,
-    -- What somebody had to see to may have been seen to.
-    next_run_at = CASE WHEN f.schedule = excluded.schedule AND f.status IS DISTINCT FROM 'blocked' THEN f.next_run_at ELSE now() END
+    -- What somebody had to see to may have been seen to; and the clock that planned the next run may have been wrong.
+    next_run_at = CASE WHEN f.schedule = excluded.schedule AND f.status IS DISTINCT FROM 'blocked'
+                  THEN least(f.next_run_at, %(next)s) ELSE now() END
 RETURNING f.host
 
 -- name: due
