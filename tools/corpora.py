@@ -21,11 +21,12 @@ from pathlib import Path, PurePosixPath
 
 import openpyxl
 
+from mailferry.config.spreadsheet import Limits
 from mailferry.errors import MailferryError, Reject
 from mailferry.mailbox.cells import text_of
 from mailferry.mailbox.model import Kind
 from mailferry.mailbox.rows import RowContract, clean_name, find_header
-from mailferry.mailbox.sniff import Limits, kind_of
+from mailferry.mailbox.sniff import kind_of
 from mailferry.mailbox.spreadsheet import Reader
 
 ROOT = Path(__file__).parent.parent

@@ -18,8 +18,8 @@ from support_mail import feed_of
 
 from mailferry import database, private_postgres
 from mailferry.config.database import DatabaseSettings
+from mailferry.config.spreadsheet import Limits
 from mailferry.mailbox import ledger, loader
-from mailferry.mailbox.sniff import Limits
 
 if TYPE_CHECKING:
     import subprocess

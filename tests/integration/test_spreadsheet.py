@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from mailferry.config.spreadsheet import Limits, UnknownColumns
 from mailferry.errors import MailferryError, Reject, Retry, Stop
 from mailferry.mailbox.cells import is_blank
 from mailferry.mailbox.model import Column, Kind
-from mailferry.mailbox.rows import RowContract, RowWriter, UnknownColumns, find_header, lay_out
-from mailferry.mailbox.sniff import MIB, Limits, kind_of
+from mailferry.mailbox.rows import RowContract, RowWriter, find_header, lay_out
+from mailferry.mailbox.sniff import MIB, kind_of
 from mailferry.mailbox.spreadsheet import Reader
 from mailferry.testing.workbooks import Bombs, Error, Number, Tab, compound, ods, sheet_xml, xls, xlsx
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailferry.config.spreadsheet import UnknownColumns
 from mailferry.errors import Reject
 from mailferry.mailbox.model import Column, RejectedRow
 from mailferry.mailbox.rows import (
@@ -20,7 +21,6 @@ from mailferry.mailbox.rows import (
     Layout,
     RowContract,
     RowWriter,
-    UnknownColumns,
     align,
     clean_name,
     find_header,

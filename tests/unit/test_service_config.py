@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from mailferry.cli import app
 from mailferry.config import service
-from mailferry.config.schedule import schedule_of
 from mailferry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -158,12 +157,12 @@ def test_the_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
 
 def test_a_feed_runs_by_its_schedule_and_a_mailbox_without_one_by_the_hours(tmp_path: Path) -> None:
     found = read(tmp_path, uzmanposta_ini=INI, config_env=MAIL + "SCHEDULE_INTERVAL_HOURS=0.5\n")
-    assert schedule_of(found.events[0]).text == "5m"
-    interval = schedule_of(found.mailboxes[0]).interval
+    assert found.events[0].due.text == "5m"
+    interval = found.mailboxes[0].due.interval
     assert interval is not None
     assert interval.total_seconds() == 1800
     chosen = read(tmp_path, config_env=MAIL + "APP_SCHEDULE='*/5 * * * *'\n").mailboxes[0]
-    assert schedule_of(chosen).text == "*/5 * * * *"
+    assert chosen.due.text == "*/5 * * * *"
 
 
 def test_without_files_the_nearest_place_that_has_any_counts(

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mailferry.config.spreadsheet import Limits
 from mailferry.errors import Reject
 from mailferry.mailbox.model import Kind
-from mailferry.mailbox.sniff import Entry, Limits, PlainZip, kind_of, spreadsheets_in_zip
+from mailferry.mailbox.sniff import MIB, Entry, PlainZip, kind_of, spreadsheets_in_zip
 from mailferry.testing.workbooks import Bombs, Tab, compound, ods, xls, xlsx
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def test_spreadsheets_come_out_of_a_zip_and_the_rest_has_reasons(tmp_path: Path)
     passed: list[tuple[Entry, str]] = []
     taken = {
         (entry.member, entry.name): b"".join(iter(content.read, b""))
-        for entry, content in spreadsheets_in_zip(path, Limits(member=90_000), passed)
+        for entry, content in spreadsheets_in_zip(path, 90_000, passed=passed)
     }
     assert taken == {("../../etc/book.xlsx", "book.xlsx"): book, ("c:/temp/two.dat", "two.dat"): book}
     assert [entry.name for entry, _ in passed] == ["readme.txt", "data.xls", "inner.zip", "large.xlsx"]
@@ -156,7 +157,7 @@ def test_a_member_that_is_protected_or_damaged_is_passed_over(tmp_path: Path) ->
     data = data[: at + 8] + bytes([data[at + 8] | 1]) + data[at + 9 :]
     path.write_bytes(data)
     passed: list[tuple[Entry, str]] = []
-    members = spreadsheets_in_zip(path, passed=passed)
+    members = spreadsheets_in_zip(path, MIB, passed=passed)
     entry, content = next(members)
     assert entry.name == "torn.xlsx"
     with pytest.raises(Reject, match="damaged"):
@@ -184,7 +185,7 @@ def test_files_of_one_name_in_a_zip_are_told_apart_and_the_same_way_each_time(tm
         for at, name in enumerate(names):
             archive.writestr(name, b"PK\x03\x04" + bytes([at]))
     looks = [
-        [(entry.member, entry.name, content.read()[-1]) for entry, content in spreadsheets_in_zip(path)]
+        [(entry.member, entry.name, content.read()[-1]) for entry, content in spreadsheets_in_zip(path, MIB)]
         for _ in range(2)
     ]
     assert looks[0] == looks[1]
@@ -198,7 +199,7 @@ def test_files_of_one_name_in_a_zip_are_told_apart_and_the_same_way_each_time(tm
 
 def test_an_archive_in_an_archive_is_not_opened(tmp_path: Path) -> None:
     passed: list[tuple[Entry, str]] = []
-    assert list(spreadsheets_in_zip(Bombs(folder=tmp_path).nested(), passed=passed)) == []
+    assert list(spreadsheets_in_zip(Bombs(folder=tmp_path).nested(), MIB, passed=passed)) == []
     assert passed == [
         (Entry(member="inner.zip", name="inner.zip"), "an archive in an archive, which is not opened")
     ]
@@ -212,5 +213,5 @@ def test_a_method_that_may_ask_for_any_memory_is_not_unpacked(tmp_path: Path) ->
     with pytest.raises(PlainZip):
         kind_of(path)
     passed: list[tuple[Entry, str]] = []
-    assert list(spreadsheets_in_zip(path, passed=passed)) == []
+    assert list(spreadsheets_in_zip(path, MIB, passed=passed)) == []
     assert [entry.name for entry, reason in passed if "method" in reason] == ["mimetype", "book.xlsx"]

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from mailferry.config import schema, service, tables, toml, toml_text, toml_write
 from mailferry.config.mailbox import Auth, MailboxKind
+from mailferry.config.spreadsheet import Limits
 from mailferry.errors import ConfigError
-from mailferry.mailbox.sniff import Limits
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ def test_a_feeds_own_option_goes_before_the_one_that_all_share_also_in_inner_tab
         '[service]\nmax_concurrent_jobs = 3\nlog_level = "DEBUG"\n[defaults.mailbox]\nfolder = "Reports"\nmark = "leave"\n'
         '[defaults.mailbox.imap]\nhost = "imap.example.com"\npassword = "app-secret"\nssl = false\n'
         '[defaults.mailbox.limits]\nfiles = 5\n[mailbox.a]\nmark = "seen"\nschedule = 90\n'
-        '[mailbox.a.imap]\nusername = "a"\n[mailbox.a.limits]\nmember = 7\n[mailbox.b.imap]\nusername = "b"\nport = 1143\n'
+        '[mailbox.a.imap]\nusername = "a"\n[mailbox.a.limits]\nentries = 7\n[mailbox.b.imap]\nusername = "b"\nport = 1143\n'
         '[mailbox.c]\nmaildir = "mail"\n'
     )
     a, b, c = read(tmp_path, shared).mailboxes
     assert (a.mailbox.folder, a.mailbox.mark, a.mailbox.port, a.limits.files) == ("Reports", "seen", 143, 5)
-    assert (a.limits.member, a.schedule, a.max_concurrent_jobs, a.log_level) == (7, "90", 3, "DEBUG")
+    assert (a.limits.entries, a.schedule, a.max_concurrent_jobs, a.log_level) == (7, "90", 3, "DEBUG")
     assert (b.mailbox.mark, b.mailbox.port, b.mailbox.username) == ("leave", 1143, "b")
     assert (c.mailbox.kind, c.mailbox.path, c.mailbox.password) == (
         MailboxKind.MAILDIR,

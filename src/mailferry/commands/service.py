@@ -102,7 +102,7 @@ def status(config: Configs = None, as_json: _Json = False) -> None:
 def run_status(paths: Sequence[Path], *, as_json: bool) -> int:
     """`status`, for both command lines that have it; gives the exit status."""
     from mailferry import report_jobs
-    from mailferry.mailbox.work import local_now
+    from mailferry.clock import local_now
     from mailferry.monitor import status as monitor
 
     found = monitor.look(read(paths), local_now())

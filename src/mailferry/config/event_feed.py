@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from mailferry.config.schedule import ScheduleText  # noqa: TC001 - pydantic reads the annotations
+from mailferry.config.schedule import Schedule, ScheduleText
 from mailferry.config.text import one_line
 
 #: Default list URL and known types by category; the first type is the default.
@@ -219,6 +219,11 @@ class EventFeed(BaseModel):
         object.__setattr__(self, "type", kind)
         object.__setattr__(self, "url", url.rstrip("/"))
         return self
+
+    @property
+    def due(self) -> Schedule:
+        """When the service runs this feed."""
+        return Schedule.parse(self.schedule)
 
     @property
     def has_detail(self) -> bool:

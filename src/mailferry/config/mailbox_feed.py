@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +10,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from mailferry.config.database import DatabaseSettings  # noqa: TC001 - pydantic reads the annotations
 from mailferry.config.mailbox import MailboxKind, MailboxSettings
-from mailferry.config.schedule import OptionalScheduleText  # noqa: TC001 - pydantic reads the annotations
+from mailferry.config.schedule import OptionalScheduleText, Schedule
+from mailferry.config.spreadsheet import Limits, UnknownColumns
 from mailferry.config.text import one_line
-from mailferry.mailbox.rows import UnknownColumns
-from mailferry.mailbox.sniff import Limits
 
 _Text = Annotated[str, Field(min_length=1)]
 _Name = Annotated[_Text, AfterValidator(one_line)]
@@ -51,6 +51,13 @@ class MailboxFeed(BaseModel):
     retention_days: int = Field(default=30, ge=0, le=36_500)
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$")
     limits: Limits = Limits()
+
+    @property
+    def due(self) -> Schedule:
+        """When the service runs this feed."""
+        if self.schedule:
+            return Schedule.parse(self.schedule)
+        return Schedule.every(timedelta(hours=self.schedule_hours))
 
 
 def account_of(mailbox: MailboxSettings) -> str:

@@ -19,9 +19,6 @@ from pydantic import AfterValidator
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mailferry.config.event_feed import EventFeed
-    from mailferry.config.mailbox_feed import MailboxFeed
-
 FORMS = "write seconds (300), 90s, 5m, 1.5h, 1d, or five cron fields such as */5 * * * *"
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SHORTEST = timedelta(seconds=1)
@@ -75,13 +72,6 @@ class Schedule:
         phase = _share(key) * self.interval
         slots = (after - _EPOCH - phase) // self.interval + 1
         return (_EPOCH + phase + slots * self.interval).astimezone(after.tzinfo)
-
-
-def schedule_of(feed: EventFeed | MailboxFeed) -> Schedule:
-    """The feed's schedule; a mailbox feed that has none runs every `schedule_hours`."""
-    if not feed.schedule and hasattr(feed, "schedule_hours"):
-        return Schedule.every(timedelta(hours=feed.schedule_hours))
-    return Schedule.parse(feed.schedule)
 
 
 def _checked(text: str) -> str:

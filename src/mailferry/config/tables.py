@@ -16,7 +16,7 @@ from mailferry.config.event_feed import EventFeed
 from mailferry.config.mailbox import MailboxSettings, OAuthSettings
 from mailferry.config.mailbox_feed import MailboxFeed
 from mailferry.config.part import ServiceSettings
-from mailferry.mailbox.sniff import Limits
+from mailferry.config.spreadsheet import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

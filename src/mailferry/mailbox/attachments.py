@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import fnmatch
 import hashlib
@@ -17,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from mailferry.config.spreadsheet import Limits
 from mailferry.errors import Reject, Retry
 from mailferry.mailbox.headers import clean, contains, fold
 from mailferry.mailbox.model import Passed, StoredFile
-from mailferry.mailbox.sniff import MIB, Limits, PlainZip, kind_of, spreadsheets_in_zip
+from mailferry.mailbox.sniff import MIB, PlainZip, kind_of, spreadsheets_in_zip
 from mailferry.mailbox.transfer import PIECE
 
 if TYPE_CHECKING:
@@ -188,8 +188,9 @@ def store(
     The same part gives the same file names again, so a repetition after a crash leaves nothing over. Raises Retry
     for the mailbox's faults and a file that cannot be written, DiskFault where none can.
     """
-    limits = dataclasses.replace(limits or Limits(), member=settings.max_file_bytes)
-    job = _Job(ref=ref, part=part, pending=pending, limits=limits)
+    job = _Job(
+        ref=ref, part=part, pending=pending, largest=settings.max_file_bytes, limits=limits or Limits()
+    )
     try:
         with _incoming(pending) as file, contextlib.closing(mailbox.fetch(ref, part)) as pieces:  # type: ignore[type-var]  # fetch is a generator in both mailboxes; the protocol promises an iterator
             return _take_in(job, file, pieces, settings.name_filter)
@@ -216,6 +217,8 @@ class _Job:
     ref: MessageRef
     part: Part
     pending: Path
+    #: Bytes of one file.
+    largest: int
     limits: Limits
 
     def rejected(self, reason: str, entry: Entry | None = None) -> RejectedFile:
@@ -241,7 +244,7 @@ class _TooLarge(Reject):
 def _take_in(job: _Job, file: IO[bytes], pieces: Iterable[bytes], name_filter: str) -> Stored:
     path = Path(file.name)
     try:
-        size, sha256 = _receive(file, pieces, job.limits.member)
+        size, sha256 = _receive(file, pieces, job.largest)
         kind = kind_of(path, job.limits)
     except PlainZip:
         return _unpack(job, path, name_filter)
@@ -290,14 +293,14 @@ def _unpack(job: _Job, archive: Path, name_filter: str) -> Stored:
     others: list[tuple[Entry, str]] = []
     wanted = _name_matches(job.part.name, name_filter)
     try:
-        for entry, content in spreadsheets_in_zip(archive, job.limits, others):
+        for entry, content in spreadsheets_in_zip(archive, job.largest, job.limits, others):
             if not (wanted or _name_matches(entry.name, name_filter)):
                 passed.append(job.passed(f"the name does not match {name_filter!r}", entry))
                 continue
             with _incoming(job.pending) as file:
                 path = Path(file.name)
                 try:
-                    size, sha256 = _receive(file, iter(lambda: content.read(PIECE), b""), job.limits.member)  # noqa: B023 - used up within this turn
+                    size, sha256 = _receive(file, iter(lambda: content.read(PIECE), b""), job.largest)  # noqa: B023 - used up within this turn
                     files.append(_keep(job, path, kind_of(path, job.limits), size, sha256, entry))
                 except PlainZip:
                     others.append((entry, "an archive in an archive, which is not opened"))

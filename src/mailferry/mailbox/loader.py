@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mailferry.clock import local_now
 from mailferry.errors import MailferryError, Retry
 from mailferry.mailbox import arrivals, claims, ledger
 from mailferry.mailbox.folders import Folders
@@ -22,7 +23,7 @@ from mailferry.mailbox.jobs import JobState
 from mailferry.mailbox.process import process
 from mailferry.mailbox.settle import settle_rest
 from mailferry.mailbox.tidy import expire, sweep
-from mailferry.mailbox.work import local_now, only_runner, opened, say
+from mailferry.mailbox.work import only_runner, opened, say
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:

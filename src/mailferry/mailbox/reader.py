@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
+from mailferry.config.spreadsheet import Limits, UnknownColumns
 from mailferry.errors import MailferryError, Reject, Retry
 from mailferry.mailbox.model import Column, Kind, RejectedRow
 from mailferry.mailbox.rows import (
@@ -31,7 +32,6 @@ from mailferry.mailbox.rows import (
     Header,
     RowContract,
     RowWriter,
-    UnknownColumns,
     align,
     filled,
     find_header,
@@ -39,7 +39,7 @@ from mailferry.mailbox.rows import (
     lay_out,
     with_types,
 )
-from mailferry.mailbox.sniff import MIB, Limits, open_zip
+from mailferry.mailbox.sniff import MIB, open_zip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

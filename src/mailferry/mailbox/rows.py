@@ -12,9 +12,9 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from mailferry.config.spreadsheet import UnknownColumns
 from mailferry.errors import Reject
 from mailferry.mailbox.cells import Converter, converter, is_blank, text_of
 from mailferry.mailbox.infer import TypeOf
@@ -36,14 +36,6 @@ _TURKISH = str.maketrans("ıİşŞğĞüÜöÖçÇ", "iIsSgGuUoOcC")
 # The backslash needs no quotes in CSV; `\\.`, where data used to end, is then never bare.
 _SPECIAL = re.compile(r'[",\n\r\\]')
 _NOT_WORD = re.compile(r"[\W_]+")
-
-
-class UnknownColumns(StrEnum):
-    """What to do with a column that the table does not have."""
-
-    IGNORE = "ignore"
-    ADD = "add"
-    REFUSE = "refuse"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,6 +14,7 @@ import zlib
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
+from mailferry.config.spreadsheet import Limits
 from mailferry.errors import Reject
 from mailferry.mailbox.model import Kind
 
@@ -26,30 +27,6 @@ MIB = 2**20
 
 class PlainZip(Reject):
     """A zip archive, not a spreadsheet."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """What one spreadsheet or archive may take."""
-
-    #: Address space of the reading child, bytes; about 1 GB is needed for 1,048,576 rows of 12 columns.
-    memory: int = 1536 * MIB
-    #: Processor seconds a file.
-    cpu_seconds: int = 120
-    #: Seconds of waiting for the child, a file; the time that the database takes does not count.
-    wall_seconds: float = 300.0
-    #: Rejected rows are written down up to this many bytes; beyond it they are only counted.
-    rejects: int = 16 * MIB
-    #: Entries of a zip, and the sum of the sizes that it states for them, bytes.
-    entries: int = 10_000
-    inflated: int = 2048 * MIB
-    #: How much larger than its compressed bytes an entry over `ratio_from` bytes may be; deflate can do 1,032.
-    ratio: int = 200
-    ratio_from: int = 64 * MIB
-    #: One file out of an archive, bytes.
-    member: int = 256 * MIB
-    #: A child reads this many files before a new one takes its place.
-    files: int = 500
 
 
 def kind_of(path: Path, limits: Limits | None = None) -> Kind:
@@ -288,33 +265,33 @@ class Member:
 
 
 def spreadsheets_in_zip(
-    path: Path, limits: Limits | None = None, passed: list[tuple[Entry, str]] | None = None
+    path: Path, largest: int, limits: Limits | None = None, passed: list[tuple[Entry, str]] | None = None
 ) -> Iterator[tuple[Entry, Member]]:
     """Those files in a zip archive that begin like a spreadsheet, one open at a time, with their content.
 
-    `passed` takes each file that is not taken, and why. A member that turns out to be a PlainZip when it is stored is
+    `largest` bounds one of them, in bytes. `passed` takes each file that is not taken, and why. A member that turns out to be a PlainZip when it is stored is
     an archive in an archive: not opened. Raises Reject.
     """
     limits = limits or Limits()
     passed = [] if passed is None else passed
     with open_zip(path, limits) as archive:
         for info, entry in _entries(archive):
-            reason = _why_not(archive, info, limits)
+            reason = _why_not(archive, info, largest)
             if reason:
                 passed.append((entry, reason))
                 continue
             with archive.open(info) as stream:
-                yield entry, Member(stream, entry.name, limits.member)
+                yield entry, Member(stream, entry.name, largest)
 
 
-def _why_not(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limits: Limits) -> str:
+def _why_not(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, largest: int) -> str:
     """Why a member is not taken; "" when it is."""
     if entry.flag_bits & 1:
         return "protected by a password; send it without"
     if entry.compress_type not in _METHODS:
         return "packed by a method that spreadsheets are not packed by"
-    if entry.file_size > limits.member:
-        return f"larger than {limits.member / MIB:,.0f} MB"
+    if entry.file_size > largest:
+        return f"larger than {largest / MIB:,.0f} MB"
     if entry.filename.lower().endswith(".zip"):
         return "an archive in an archive, which is not opened"
     try:

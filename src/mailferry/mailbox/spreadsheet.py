@@ -31,10 +31,11 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 import orjson
 
+from mailferry.config.spreadsheet import Limits
 from mailferry.disk import told
 from mailferry.errors import MailferryError, Reject, Retry, Stop
 from mailferry.mailbox.model import Column, RejectedRow
-from mailferry.mailbox.sniff import MIB, Limits
+from mailferry.mailbox.sniff import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

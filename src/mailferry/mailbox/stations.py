@@ -19,12 +19,13 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Self
 
 from mailferry import database
+from mailferry.clock import local_now
 from mailferry.errors import Retry
 from mailferry.mailbox import claims
 from mailferry.mailbox.folders import Folders, reading_prefix
 from mailferry.mailbox.jobs import ClaimLost
 from mailferry.mailbox.warm import LazyMailbox, Readers, Shelf
-from mailferry.mailbox.work import Work, local_now, open_mailbox, say
+from mailferry.mailbox.work import Work, open_mailbox, say
 
 if TYPE_CHECKING:
     import datetime as dt

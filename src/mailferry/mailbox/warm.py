@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
     from pathlib import Path
 
+    from mailferry.config.spreadsheet import Limits
     from mailferry.mailbox.model import Kind, Mailbox, MessageRef, Outcome, Part, Summary
     from mailferry.mailbox.rows import RowContract
-    from mailferry.mailbox.sniff import Limits
     from mailferry.mailbox.spreadsheet import Sheet
 
 

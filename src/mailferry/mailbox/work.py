@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import datetime as dt
 import logging
 import os
 import socket
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from mailferry import database
+from mailferry.clock import local_now
 from mailferry.config.mailbox import MailboxKind
 from mailferry.errors import MailferryError, Retry
 from mailferry.mailbox import claims
@@ -23,6 +23,7 @@ from mailferry.mailbox.jobs import ClaimLost
 from mailferry.secrets import mask, mask_lines
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
@@ -36,11 +37,6 @@ if TYPE_CHECKING:
     from mailferry.mailbox.model import Kind, Mailbox, MessageRef
     from mailferry.mailbox.rows import RowContract
     from mailferry.mailbox.spreadsheet import Sheet
-
-
-def local_now() -> dt.datetime:
-    """The machine's clock in its own time zone, aware."""
-    return dt.datetime.now().astimezone()
 
 
 class SheetReader(Protocol):

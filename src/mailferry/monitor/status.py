@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from psycopg.rows import dict_row
 
 from mailferry import database
-from mailferry.config.schedule import schedule_of
 from mailferry.errors import MailferryError
 from mailferry.mailbox import ledger
 from mailferry.secrets import mask
@@ -81,12 +80,10 @@ class Status:
 def look(configuration: Configuration, now: datetime) -> Status:
     """Ask the database, and the checkpoints of this host. `now` is aware; today and this week are by its calendar."""
     feeds = [
-        FeedStatus(name=feed.section, kind="events", schedule=schedule_of(feed).text)
-        for feed in configuration.events
+        FeedStatus(name=feed.section, kind="events", schedule=feed.due.text) for feed in configuration.events
     ]
     feeds += [
-        FeedStatus(name=feed.name, kind="mailbox", schedule=schedule_of(feed).text)
-        for feed in configuration.mailboxes
+        FeedStatus(name=feed.name, kind="mailbox", schedule=feed.due.text) for feed in configuration.mailboxes
     ]
     status = Status(feeds=feeds)
     if _has_database(configuration):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from datetime import datetime, tzinfo
-from pathlib import Path
 from typing import TYPE_CHECKING
-from zoneinfo import ZoneInfo
 
 from mailferry import database
+from mailferry.clock import local_zone
 from mailferry.mailbox import arrivals
 
 if TYPE_CHECKING:
@@ -63,18 +60,3 @@ class Dispatcher:
         """Tables that this host has something to load into, and in how many seconds."""
         with database.transaction(self._pool) as conn:
             return arrivals.due(conn, self._plan.mailboxes_here())
-
-
-def local_zone() -> tzinfo:
-    """The machine's time zone with its changes to summer time and back, as cron expressions need it."""
-    name = os.environ.get("TZ", "/etc/localtime").removeprefix(":") or "UTC"
-    try:
-        if not name.startswith("/"):
-            return ZoneInfo(name)
-        with Path(name).open("rb") as data:
-            return ZoneInfo.from_file(data)
-    except (KeyError, ValueError, OSError):
-        pass  # a rule such as EST5EDT4,M3...; the C library knows today's offset
-    zone = datetime.now().astimezone().tzinfo
-    assert zone
-    return zone

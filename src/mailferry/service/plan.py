@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailferry.config.mailbox import MailboxKind
-from mailferry.config.schedule import schedule_of
 
 if TYPE_CHECKING:
     from mailferry.config.event_feed import EventFeed
@@ -85,7 +84,7 @@ def _event_entry(feed: EventFeed) -> Entry:
         kind="events",
         host=feed.host,
         bound=bool(feed.host) or feed.destination == "files",
-        schedule=schedule_of(feed),
+        schedule=feed.due,
     )
 
 
@@ -95,5 +94,5 @@ def _mailbox_entry(feed: MailboxFeed) -> Entry:
         kind="mailbox",
         host=feed.host,
         bound=bool(feed.host) or feed.mailbox.kind is MailboxKind.MAILDIR,
-        schedule=schedule_of(feed),
+        schedule=feed.due,
     )

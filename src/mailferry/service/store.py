@@ -12,8 +12,8 @@ import psycopg
 from psycopg.rows import dict_row
 
 from mailferry import __version__
+from mailferry.clock import local_zone
 from mailferry.database import queries, translated
-from mailferry.service.dispatch import local_zone
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
