@@ -20,7 +20,7 @@ from imapclient import IMAPClient  # type: ignore[import-untyped]  # has no py.t
 from psycopg.conninfo import make_conninfo
 from shipments import COLUMNS, KEY, table_sql, upsert_sql, workbook
 
-from mailferry import database, private_postgres
+from mailferry import database, postgres_programs, private_postgres
 from mailferry.mailbox.imap import ImapMailbox
 from mailferry.mailbox.model import Column, Kind
 from mailferry.mailbox.rows import RowContract
@@ -104,7 +104,7 @@ class Server:
             f"{upsert_sql(TABLE, 'staged', order='_row')};\n"
             "DROP TABLE staged;\nCOMMIT;\n"
         )
-        psql = private_postgres.installed()[0].folder / "psql"
+        psql = postgres_programs.installed()[0].folder / "psql"
         return self.measure([psql, "-Xq", "-v", "ON_ERROR_STOP=1", "-f", script, self.conninfo])
 
     def count(self) -> int:

