@@ -77,6 +77,7 @@ def _block(name: str, status: str, metrics: Metrics, error: str) -> str:
             ("details_missing", "without detail"),
             ("records_without_time", "without time"),
             ("records_not_objects", "that are no objects"),
+            ("unreadable_values", "values unreadable and kept as text"),
             ("records_kept_as_text", "kept as text too"),
             ("gaps", "new gaps"),
         )

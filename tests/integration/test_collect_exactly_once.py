@@ -110,6 +110,7 @@ LIST_TROUBLES = [
     Trouble.CUT_JSON,
     Trouble.HTML_200,
     Trouble.EMPTY_200,
+    Trouble.ERROR_OBJECT_200,
 ]
 
 

@@ -327,6 +327,8 @@ PLAIN_TROUBLES: dict[Trouble, tuple[int, Callable[[bytes, bytes], bool]]] = {
     Trouble.CUT_JSON: (200, lambda good, body: len(body) < len(good) and good.startswith(body)),
     Trouble.HTML_200: (200, lambda good, body: b"<html>" in body),
     Trouble.EMPTY_200: (200, lambda good, body: body == b""),
+    Trouble.ERROR_OBJECT_200: (200, lambda good, body: json.loads(body)["status"] == 500),
+    Trouble.THROTTLED_200: (200, lambda good, body: json.loads(body)["status"] == 429),
     Trouble.NOT_THERE_YET: (404, lambda good, body: json.loads(body)["status"] == 404),
     Trouble.WRONG_DETAIL: (
         200,
@@ -457,7 +459,7 @@ async def collect(client: Client, feed: Feed, start: int, end: int, *, inclusive
 
 
 def is_of(queue_id: str, detail: Any) -> bool:
-    return bool(detail["queue_id"] == queue_id)
+    return bool(detail.get("queue_id") == queue_id)
 
 
 async def good(client: Client, url: str, query: dict[str, object], check: Callable[[Any], bool]) -> Any:

@@ -129,3 +129,10 @@ def test_slots_admit_in_order_and_survive_a_waiter_that_is_cancelled() -> None:
         return entered
 
     assert asyncio.run(play()) == [0, 1, 3, 4]
+
+
+def test_a_refusal_after_an_answer_of_the_same_burst_has_a_pause_too() -> None:
+    throttle = Throttle(lambda: 100.0)
+    throttle.refused(None, 2)
+    throttle.answered()
+    assert throttle.refused(None, 2) == 2

@@ -122,6 +122,8 @@ class EventFeed(BaseModel):
     detail_retries: Seconds = 10
     detail_sleep_time: Annotated[float, Field(ge=0)] = 2
     detail_timeout: Annotated[float, Field(gt=0)] = 120
+    #: Seconds that all tries of one detail may take; then the list record stands in for it.
+    detail_patience: Annotated[float, Field(gt=0)] = 60
     #: Details in flight at once; "auto" finds out what the provider takes, from 1 to 32.
     max_parallel_details: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = 2
     #: Keep connections open between requests.

@@ -19,6 +19,8 @@ class Metrics:
     repeated: int = 0
     without_time: int = 0
     not_objects: int = 0
+    #: Values that no parser could read, and that are kept as text.
+    unreadable: int = 0
     #: Details that could not be had: the list record was written.
     stand_ins: int = 0
     adopted: int = 0
@@ -57,6 +59,7 @@ class Metrics:
             "repeated_records": self.repeated,
             "records_without_time": self.without_time,
             "records_not_objects": self.not_objects,
+            "unreadable_values": self.unreadable,
             "details_missing": self.stand_ins,
             "adopted_after_crash": self.adopted,
             "records_kept_as_text": self.as_text,

@@ -80,8 +80,6 @@ class Reader:
         self._journal = journal
         self._clock = clock
         self.items: asyncio.Queue[Item] = asyncio.Queue(CHUNKS_AHEAD)
-        #: Details that came.
-        self._answered = 0
 
     async def read(self, begin: int, end: int, position: int, seen: Seen) -> None:
         """Fill `items`. `seen`: what was taken before; it is not changed. Runs as a task of its own."""
@@ -193,22 +191,16 @@ class Reader:
             self._metrics.without_time += 1
 
     def _line(self, event: Placed) -> Line | asyncio.Task[Line]:
-        if self._feed.has_detail:
-            queue_id, event_time = records.queue_id(event.record), records.event_time(event.record)
-            if queue_id is not None and event_time is not None:
-                return asyncio.create_task(self._detail(event, queue_id, event_time))
+        if self._feed.has_detail and records.queue_id(event.record) and records.time_spellings(event.record):
+            return asyncio.create_task(self._detail(event))
         return Line(event.time, event.key, records.encode(event.record))
 
-    async def _detail(self, event: Placed, queue_id: str, event_time: int) -> Line:
-        answered = self._answered
+    async def _detail(self, event: Placed) -> Line:
         try:
-            record: Any = await self._source.detail(queue_id, event_time)
-            self._answered += 1
-        except (Stop, Postponed):
+            record: Any = await self._source.detail(event.record)
+        except (Stop, Postponed, Unreachable):
             raise
         except Retry as error:
-            if isinstance(error, Unreachable) and self._answered == answered:
-                raise  # no other detail came meanwhile: the provider is away, and the next run has this one
             self._metrics.stand_ins += 1
             self._journal.error(f"{error}. The list record stands in for the detail", level=logging.WARNING)
             record = event.record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -16,17 +17,23 @@ from mailferry.events import record as records
 from mailferry.events.throttle import LONGEST_PAUSE, AdaptiveSlots, Ahead, Slots, Throttle, retry_after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from multidict import CIMultiDictProxy
 
     from mailferry.config.event_feed import EventFeed
     from mailferry.events.journal import Journal
     from mailferry.events.metrics import Metrics
     from mailferry.events.windows import Range
 
-#: A request that is only ever told to wait is given up after so many seconds; the next run goes on.
+#: A request that the provider only ever asks to wait is given up after so many seconds; the next run goes on.
 PATIENCE = 3600.0
-#: Seconds of a pause that people are told of.
-TELLING = 30.0
+#: A pause of more seconds is logged.
+LOGGED = 30.0
+#: Seconds between the tries of a detail that is not there (yet); and where waiting was in vain `IN_VAIN` times in a row.
+NOT_THERE = (0.5, 1.0, 2.0)
+STILL_NOT_THERE = (0.1, 0.2)
+IN_VAIN = 3
 #: An error's body is quoted up to so many characters.
 _QUOTED = 200
 
@@ -55,12 +62,17 @@ class _Again(Exception):  # noqa: N818 - control flow between a try and its loop
         self.overload = overload
 
 
-class _Wait(Exception):  # noqa: N818 - as above
-    """Told to wait so many seconds: does not count as a try."""
+class _NotThere(_Again):
+    """The provider does not have this detail (yet)."""
 
-    def __init__(self, reason: str, pause: float) -> None:
+
+class _Wait(Exception):  # noqa: N818 - as above
+    """The provider asks to wait so many seconds: does not count as a try."""
+
+    def __init__(self, reason: str, pause: float, status: int) -> None:
         super().__init__(reason)
         self.pause = pause
+        self.status = status
 
 
 class Request(NamedTuple):
@@ -68,13 +80,37 @@ class Request(NamedTuple):
 
     kind: str
     url: str
-    params: dict[str, str]
+    #: Ways to ask, each tried when the one before is not there.
+    ways: Sequence[dict[str, str]]
     timeout: aiohttp.ClientTimeout
     retries: int
     pause: float
+    #: Seconds that all tries may take.
+    patience: float
     slots: Slots
     #: The way into a slot.
     turn: Slots | Ahead
+
+
+class _Tries:
+    """What became of one request so far."""
+
+    def __init__(self, answered: int) -> None:
+        self.begun = time.monotonic()
+        self.count = 0
+        #: Of them, those that found nothing there.
+        self.not_there = 0
+        #: Seconds that they took, with the pauses between them.
+        self.spent = 0.0
+        #: Details that the provider had answered when this try began, and the one before.
+        self._marks = (answered, answered)
+
+    def begin(self, answered: int) -> None:
+        self._marks = (self._marks[1], answered)
+
+    def alone(self, answered: int) -> bool:
+        """Whether no other detail was answered since the try before the last: then it is not this one's fault."""
+        return answered == self._marks[0]
 
 
 class Connections:
@@ -133,7 +169,12 @@ class Source:
             self._detail_slots = Slots(feed.max_parallel_details)
             self._list_slots = self._list_turn = Slots(1)
         self._list_timeout = aiohttp.ClientTimeout(total=feed.list_timeout, sock_connect=30)
-        self._detail_timeout = aiohttp.ClientTimeout(total=feed.detail_timeout, sock_connect=30)
+        self._detail_timeout = aiohttp.ClientTimeout(
+            total=min(feed.detail_timeout, feed.detail_patience), sock_connect=30
+        )
+        #: Details answered well, and how often in a row waiting for one that was not there was in vain.
+        self._answered = 0
+        self._in_vain = 0
 
     async def list(self, asked: Range) -> list[Any]:
         """The records of one range, newest first; Expired where it lies before what the provider keeps."""
@@ -147,98 +188,154 @@ class Source:
         request = Request(
             "list",
             feed.url,
-            params,
+            [params],
             self._list_timeout,
             feed.list_retries,
             feed.list_sleep_time,
+            math.inf,
             self._list_slots,
             self._list_turn,
         )
         return await self._get(request, _list_answer)
 
-    async def detail(self, queue_id: str, event_time: int) -> dict[str, Any]:
-        """The full record of one mail event."""
+    async def detail(self, listed: dict[str, Any]) -> dict[str, Any]:
+        """The full record of a listed mail event, which has a queue id and a time."""
         feed = self._feed
         self._metrics.details += 1
+        queue_id = records.queue_id(listed) or ""
         request = Request(
             "detail",
             f"{feed.url}/{quote(queue_id, safe='', errors='surrogatepass')}",
-            {"time": str(event_time)},
+            [{"time": time} for time in records.time_spellings(listed)],
             self._detail_timeout,
             feed.detail_retries,
             feed.detail_sleep_time,
+            feed.detail_patience,
             self._detail_slots,
             self._detail_slots,
         )
 
         def whole(answer: Any) -> dict[str, Any]:
-            if not isinstance(answer, dict) or not answer:
-                raise _Again("the answer is no record")
-            if answer.get("queue_id", queue_id) != queue_id and str(answer["queue_id"]) != queue_id:
-                raise _Again(f"the answer is the record of another mail, {answer['queue_id']!s:.80}")
-            return answer
+            if records.is_detail(answer, listed):
+                return dict(answer)
+            other = records.queue_id(answer)
+            if other not in {None, queue_id}:
+                raise _Again(f"the answer is the record of another mail, {other:.80}")
+            raise _Again(f"the answer is no record{_message(answer)}")
 
-        return await self._get(request, whole)
+        detail = await self._get(request, whole)
+        self._answered += 1
+        return detail
 
     async def _get(self, request: Request, accept: Callable[[Any], _Answer]) -> _Answer:
-        tries = 0
-        begun = time.monotonic()
+        tries = _Tries(self._answered)
         while True:
-            if time.monotonic() - begun + self._throttle.left() > PATIENCE:
+            if time.monotonic() - tries.begun + self._throttle.left() > PATIENCE:
                 raise Postponed(
                     f"{self._name(request)}: the provider asks to wait for over an hour; the next run goes on"
                 )
             await self._throttle.ready()
+            params = request.ways[tries.not_there % len(request.ways)]
             started = time.monotonic()
+            tries.begin(self._answered)
             try:
                 async with request.turn:
                     await self._throttle.ready()  # a 429 may have come while this one waited for its turn
                     started = time.monotonic()
-                    answer = accept(await self._once(request))
+                    answer = await self._once(request, params, accept)
                     self._metrics.answered(time.monotonic() - started, good=True)
                     request.slots.went_well()
+                    if tries.not_there:
+                        self._in_vain = 0
                     return answer
-            except _Wait as told:
+            except _Wait as asked:
                 self._metrics.answered(time.monotonic() - started, good=False)
-                self._metrics.throttled += 1
-                request.slots.refused()
-                self._note(request, str(told), started)
-                if told.pause > TELLING:
-                    self._journal.message(
-                        f"the provider asks to wait {told.pause:,.0f} s (429)", logging.WARNING
-                    )
+                self._waits(request, asked, started, tries)
             except _Again as failure:
                 self._metrics.answered(time.monotonic() - started, good=False)
                 if failure.overload:
                     request.slots.overloaded()
-                tries += 1
-                self._note(request, f"{failure} (try {tries} of {request.retries + 1})", started)
-                if tries > request.retries:
-                    kind = Retry if failure.reached else Unreachable
-                    raise kind(
-                        f"{self._name(request)}: {failure}, {tries} times; the next run tries again"
-                    ) from None
-                await asyncio.sleep(min(LONGEST_PAUSE, request.pause * 2 ** (tries - 1)))
+                tries.count += 1
+                tries.spent += time.monotonic() - started
+                self._note(request, f"{failure} (try {tries.count})", started)
+                pause = self._pause(request, failure, tries)
+                if pause is None:
+                    raise self._given_up(request, failure, tries) from None
+                tries.spent += pause
+                await asyncio.sleep(pause)
             except MailferryError as failure:
                 self._metrics.answered(time.monotonic() - started, good=False)
                 self._note(request, str(failure), started)
                 raise
 
-    async def _once(self, request: Request) -> Any:
-        """One exchange: its decoded JSON, or the exception that says how to go on."""
+    def _waits(self, request: Request, asked: _Wait, started: float, tries: _Tries) -> None:
+        """The provider asked to wait. Raises Retry for a detail that alone is refused for too long."""
+        self._metrics.throttled += 1
+        if asked.status == 429:
+            request.slots.refused()
+        else:
+            request.slots.overloaded()
+            if not tries.alone(self._answered):
+                tries.spent += asked.pause
+        self._note(request, str(asked), started)
+        if tries.spent > request.patience:
+            raise Retry(f"{self._name(request)}: {asked}, while others are answered")
+        if asked.pause > LOGGED:
+            self._journal.message(f"the provider: {asked}", logging.WARNING)
+
+    def _pause(self, request: Request, failure: _Again, tries: _Tries) -> float | None:
+        """Seconds until the next try; None where there is none."""
+        pause: float = min(LONGEST_PAUSE, request.pause * 2 ** (tries.count - 1))
+        if isinstance(failure, _NotThere):
+            tries.not_there += 1
+            rounds, rest = divmod(tries.not_there, len(request.ways))
+            if rest:
+                return 0.0  # ask in the other way
+            pauses = STILL_NOT_THERE if self._in_vain >= IN_VAIN else NOT_THERE
+            return min(pause, pauses[rounds - 1]) if rounds <= min(len(pauses), request.retries) else None
+        if tries.count > request.retries or tries.spent + pause > request.patience:
+            return None
+        return pause
+
+    def _given_up(self, request: Request, failure: _Again, tries: _Tries) -> Retry:
+        if isinstance(failure, _NotThere):
+            self._in_vain += 1
+        away = not failure.reached and (request.kind == "list" or tries.alone(self._answered))
+        kind = Unreachable if away else Retry
+        return kind(f"{self._name(request)}: {failure}, {tries.count} times; the next run tries again")
+
+    async def _once(
+        self, request: Request, params: dict[str, str], accept: Callable[[Any], _Answer]
+    ) -> _Answer:
+        """One try: what was asked for, or the exception that says how to go on."""
+        status, headers, body = await self._exchange(request, params)
+        if status != 200:
+            raise self._refusal(request, status, headers, _said(body))
+        answer = self._decoded(body, request)
+        try:
+            accepted = accept(answer)
+        except _Again:
+            error = records.error_status(answer)
+            if error is None:
+                raise
+            # The provider says 200, its error object says what is true.
+            raise self._refusal(request, error, headers, _message(answer)) from None
+        self._throttle.answered()
+        return accepted
+
+    async def _exchange(
+        self, request: Request, params: dict[str, str]
+    ) -> tuple[int, CIMultiDictProxy[str], bytes]:
+        """Status, headers and body of a whole answer."""
         try:
             async with self._session.get(
                 request.url,
-                params=request.params,
+                params=params,
                 headers=self._headers,
                 timeout=request.timeout,
                 allow_redirects=False,
             ) as response:
-                body = await response.read()
-                if response.status == 200:
-                    self._throttle.answered()
-                    return _json(body)
-                raise self._refusal(request, response, body)
+                return response.status, response.headers, await response.read()
         except TimeoutError:
             raise _Again("no answer in time", reached=False, overload=True) from None
         except aiohttp.ClientPayloadError:
@@ -253,16 +350,13 @@ class Source:
         except (aiohttp.ClientError, OSError) as error:
             raise _Again(f"the connection broke ({type(error).__name__})", reached=False) from None
 
-    def _refusal(self, request: Request, response: aiohttp.ClientResponse, body: bytes) -> Exception:
+    def _refusal(self, request: Request, status: int, headers: CIMultiDictProxy[str], said: str) -> Exception:
         """What a status other than 200 means."""
-        status = response.status
-        said = _said(body)
         feed = self._feed
-        if status == 429:
-            pause = self._throttle.refused(
-                retry_after(response.headers.get("Retry-After"), time.time()), request.pause
-            )
-            return _Wait(f"429, asked to wait {pause:.0f} s", pause)
+        asked = retry_after(headers.get("Retry-After"), time.time())
+        if status == 429 or (status == 503 and asked):
+            pause = self._throttle.refused(asked, request.pause)
+            return _Wait(f"{status}, asked to wait {pause:,.0f} s", pause, status)
         self._throttle.answered()
         if status in {401, 403}:
             return Stop(
@@ -272,7 +366,7 @@ class Source:
         if status == 406 and feed.category == "quarantine":
             return Expired(f"the provider no longer has that time (406{said})")
         if 300 <= status < 400:
-            where = response.headers.get("Location", "?")[:_QUOTED]
+            where = headers.get("Location", "?")[:_QUOTED]
             return Stop(
                 f"[{feed.section}] {feed.url} answers with a redirect to {where} ({status}); correct url"
             )
@@ -280,7 +374,30 @@ class Source:
             return Stop(
                 f"[{feed.section}] the provider does not know this request ({status}{said}); check url, type and domain"
             )
+        if request.kind == "detail" and status in {400, 404, 410}:
+            return _NotThere(f"status {status}{said}")
         return _Again(f"status {status}{said}", overload=status == 503)
+
+    def _decoded(self, body: bytes, request: Request) -> Any:
+        try:
+            decoded = records.decode_leniently(body)
+        except ValueError:
+            what = (
+                "empty"
+                if not body.strip()
+                else "no JSON"
+                if body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in b"[{"
+                else "cut off or damaged JSON"
+            )
+            raise _Again(f"the answer is {what} ({len(body)} bytes)") from None
+        if decoded.unreadable:
+            self._metrics.unreadable += decoded.unreadable
+            self._journal.error(
+                f"{decoded.unreadable} values of an answer cannot be read as JSON; each is kept as its text",
+                request=_shown(request),
+                level=logging.WARNING,
+            )
+        return decoded.value
 
     def _name(self, request: Request) -> str:
         return f"[{self._feed.section}] {_shown(request)}"
@@ -292,22 +409,8 @@ class Source:
 
 
 def _shown(request: Request) -> str:
-    params = "&".join(f"{name}={value}" for name, value in request.params.items())
+    params = "&".join(f"{name}={value}" for name, value in request.ways[0].items())
     return f"GET {request.url}?{params}"
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return records.decode(body)
-    except ValueError:
-        what = (
-            "empty"
-            if not body.strip()
-            else "no JSON"
-            if body.lstrip()[:1] not in b"[{"
-            else "cut off or damaged JSON"
-        )
-        raise _Again(f"the answer is {what} ({len(body)} bytes)") from None
 
 
 def _list_answer(answer: Any) -> list[Any]:

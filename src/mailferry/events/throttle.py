@@ -26,9 +26,9 @@ class Throttle:
         self._in_a_row = 0
 
     def refused(self, retry_after: float | None, first_pause: float) -> float:
-        """A 429 came: nobody asks before its `retry_after` seconds are over, or a doubling pause. Gives the pause."""
-        if self._until <= self._clock():
-            self._in_a_row += 1  # the others of one burst say the same thing
+        """A 429 came: no request is made before its `retry_after` seconds are over, or a doubling pause. Returns the pause."""
+        if self._until <= self._clock() or not self._in_a_row:
+            self._in_a_row += 1  # the other refusals of one burst say the same thing
         doubling = max(first_pause, SHORTEST_PAUSE)
         if retry_after is None:
             pause = min(LONGEST_PAUSE, doubling * float(1 << min(self._in_a_row - 1, 12)))

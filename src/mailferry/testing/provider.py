@@ -82,6 +82,8 @@ class Settings:
     throttling: Throttling = field(default_factory=Throttling)
     list_troubles: Troubles = field(default_factory=Troubles)
     detail_troubles: Troubles = field(default_factory=Troubles)
+    #: Changes the body of every good answer, by its path (with query): for what no other setting spoils.
+    rewrite: Callable[[str, bytes], bytes] | None = None
     #: A URL gets into trouble so many times at most; then it is answered well.
     max_failures_per_url: int = 2
 
@@ -281,7 +283,7 @@ class Provider:
         if trouble is None:
             events = self._api.page(question, now)
             self.stats.lists.append(ListCall(question, len(events)))
-            return _response(200, page_body(events))
+            return self._good(request, page_body(events))
         self.stats.lists.append(ListCall(question, None))
         return await self._spoil(request, trouble, page_body(self._api.page(question, now)))
 
@@ -291,8 +293,12 @@ class Provider:
         trouble = self._detail_fate.draw(f"{key} {request.path_qs}")
         if trouble is None:
             self.stats.details[queue_id, event.second] += 1
-            return _response(200, detail)
+            return self._good(request, detail)
         return await self._spoil(request, trouble, detail, queue_id)
+
+    def _good(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
+        rewrite = self.settings.rewrite
+        return _response(200, rewrite(request.path_qs, body) if rewrite else body)
 
     async def _spoil(
         self, request: web.BaseRequest, trouble: Trouble, body: bytes, queue_id: str = ""
@@ -313,6 +319,10 @@ class Provider:
                 return _response(200, _PAGE, _HTML)
             case Trouble.EMPTY_200:
                 return _response(200, b"")
+            case Trouble.ERROR_OBJECT_200:
+                return _response(200, error_body(500, "Internal error"))
+            case Trouble.THROTTLED_200:
+                return _response(200, error_body(429, "Too Many Requests"))
             case Trouble.NOT_THERE_YET:
                 return _response(404, error_body(404, "The mail was not found"))
             case Trouble.WRONG_DETAIL:

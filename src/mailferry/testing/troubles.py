@@ -29,6 +29,9 @@ class Trouble(StrEnum):
     HTML_200 = "html_200"
     #: 200 without a body.
     EMPTY_200 = "empty_200"
+    #: 200 with the error object of a 500, and of a 429.
+    ERROR_OBJECT_200 = "error_object_200"
+    THROTTLED_200 = "throttled_200"
     #: Details only: 404, not there yet.
     NOT_THERE_YET = "not_there_yet"
     #: Details only: 200 with a detail of another queue id.
@@ -51,6 +54,8 @@ class Troubles:
     cut_json: float = 0.0
     html_200: float = 0.0
     empty_200: float = 0.0
+    error_object_200: float = 0.0
+    throttled_200: float = 0.0
     not_there_yet: float = 0.0
     wrong_detail: float = 0.0
 
