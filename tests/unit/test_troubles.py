@@ -38,10 +38,10 @@ def test_a_url_fails_no_more_often_than_allowed() -> None:
 
 
 def test_spread_troubles_are_those_that_a_list_or_a_detail_can_have() -> None:
-    lists, details = Troubles.spread(0.1, details=False), Troubles.spread(0.1, details=True)
+    lists, details = Troubles.spread(0.12, details=False), Troubles.spread(0.12, details=True)
     assert lists.not_there_yet == lists.wrong_detail == lists.hang == details.hang == 0
     assert details.not_there_yet == details.wrong_detail == pytest.approx(0.01)
-    assert sum(getattr(lists, trouble) for trouble in Trouble) == pytest.approx(0.1)
+    assert sum(getattr(lists, trouble) for trouble in Trouble) == pytest.approx(0.12)
 
 
 def test_shares_that_cannot_be_are_refused() -> None:
