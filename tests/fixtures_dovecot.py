@@ -17,6 +17,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any, Self
 
 import imapclient  # type: ignore[import-untyped]  # has no py.typed
@@ -31,67 +32,106 @@ PASSWORD = "s3cret-of-the-tests"
 #: Another one that opens every account, and that LOGIN cannot carry.
 OTHER_PASSWORD = "gizli-şifre"
 
-_CONFIG = """
+#: What every version of Dovecot understands.
+_COMMON = """
 protocols = imap
 listen = 127.0.0.1
-base_dir = {base}/run
-state_dir = {base}/state
-log_path = {base}/log
-default_internal_user = {user}
-default_internal_group = {group}
-default_login_user = {user}
+base_dir = $base/run
+state_dir = $base/state
+log_path = $base/log
+default_internal_user = $user
+default_internal_group = $group
+default_login_user = $user
 ssl = yes
-ssl_cert = <{base}/server.pem
-ssl_key = <{base}/server.key
 ssl_min_protocol = TLSv1.2
-disable_plaintext_auth = no
 auth_mechanisms = plain login xoauth2 oauthbearer
 auth_failure_delay = 0
 auth_username_chars =
-mail_location = maildir:~/Maildir
 mail_fsync = never
 mail_max_userip_connections = 100
 first_valid_uid = 1
-service imap-login {{
+service imap-login {
   chroot =
-  service_count = 0
-  inet_listener imap {{
-    port = {imap}
-  }}
-  inet_listener imaps {{
-    port = {imaps}
+  inet_listener imap {
+    port = $imap
+  }
+  inet_listener imaps {
+    port = $imaps
     ssl = yes
-  }}
-}}
-service anvil {{
+  }
+}
+service anvil {
   chroot =
   # no waiting after a refused sign-in
-  unix_listener anvil-auth-penalty {{
+  unix_listener anvil-auth-penalty {
     mode = 0
-  }}
-}}
-service stats {{
+  }
+}
+service stats {
   chroot =
-}}
-passdb {{
+}
+"""
+_OAUTH2 = """
+introspection_mode = auth
+introspection_url = http://127.0.0.1:$introspection/
+username_attribute = username
+active_attribute = active
+active_value = true
+"""
+_UNTIL_2_3 = """
+ssl_cert = <$base/server.pem
+ssl_key = <$base/server.key
+disable_plaintext_auth = no
+mail_location = maildir:~/Maildir
+service imap-login {
+  service_count = 0
+}
+passdb {
   driver = oauth2
   mechanisms = xoauth2 oauthbearer
-  args = {base}/oauth2.conf
-}}
-passdb {{
+  args = $base/oauth2.conf
+}
+passdb {
   driver = static
   mechanisms = plain login
-  args = password={password}
-}}
-passdb {{
+  args = password=$password
+}
+passdb {
   driver = static
   mechanisms = plain login
-  args = password={other_password}
-}}
-userdb {{
+  args = password=$other_password
+}
+userdb {
   driver = static
-  args = uid={uid} gid={gid} home={base}/home/%u
-}}
+  args = uid=$uid gid=$gid home=$base/home/%u
+}
+"""
+#: The version of the syntax must be the first setting; the OAuth2 mechanisms need no passdb any more.
+_SINCE_2_4 = """
+dovecot_config_version = 2.4.0
+dovecot_storage_version = 2.4.0
+ssl_server_cert_file = $base/server.pem
+ssl_server_key_file = $base/server.key
+auth_allow_cleartext = yes
+mail_driver = maildir
+mail_path = ~/Maildir
+service imap-login {
+  restart_request_count = unlimited
+}
+passdb static {
+  passdb_static_password = $password
+}
+passdb other {
+  driver = static
+  passdb_static_password = $other_password
+}
+userdb static {
+  fields {
+    uid = $uid
+    gid = $gid
+    home = $base/home/%{user}
+  }
+}
 """
 
 
@@ -247,8 +287,6 @@ def _introspection(tokens: dict[str, str]) -> Iterator[int]:
 
 @pytest.fixture(scope="session")
 def dovecot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
-    program = shutil.which("dovecot", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    assert program, "Dovecot is missing: install it with apt-get install dovecot-imapd"
     # Dovecot's sockets need a short path that its own users may enter
     short = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path_factory.getbasetemp()
     base = short / f"mailferry-dovecot-{os.getpid()}"
@@ -257,7 +295,7 @@ def dovecot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
         found = Dovecot(base=base, imap=free_port(), imaps=free_port())
         with _introspection(found.tokens) as introspection:
             _configure(found, introspection)
-            process = subprocess.Popen([program, "-F", "-c", str(base / "dovecot.conf")])
+            process = subprocess.Popen([_program(), "-F", "-c", str(base / "dovecot.conf")])
             try:
                 _wait_for(found, process)
                 yield found
@@ -266,6 +304,12 @@ def dovecot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
                 process.wait(timeout=20)
     finally:
         shutil.rmtree(base)
+
+
+def _program() -> str:
+    found = shutil.which("dovecot", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    assert found, "Dovecot is missing: install it with apt-get install dovecot-imapd"
+    return found
 
 
 def _configure(dovecot: Dovecot, introspection: int) -> None:
@@ -278,23 +322,25 @@ def _configure(dovecot: Dovecot, introspection: int) -> None:
     if not me.pw_uid:
         os.chown(base / "home", mail.pw_uid, mail.pw_gid)
     make_certificates(base)
-    (base / "oauth2.conf").write_text(
-        f"introspection_mode = auth\nintrospection_url = http://127.0.0.1:{introspection}/\n"
-        "username_attribute = username\nactive_attribute = active\nactive_value = true\n"
-    )
-    (base / "dovecot.conf").write_text(
-        _CONFIG.format(
-            base=base,
-            user=user,
-            group=group,
-            imap=dovecot.imap,
-            imaps=dovecot.imaps,
-            password=PASSWORD,
-            other_password=OTHER_PASSWORD,
-            uid=mail.pw_uid,
-            gid=mail.pw_gid,
-        )
-    )
+    version = subprocess.run([_program(), "--version"], capture_output=True, text=True, check=True).stdout
+    if tuple(map(int, version.split(".")[:2])) < (2, 4):
+        text = _UNTIL_2_3 + _COMMON
+    else:
+        text = f"{_SINCE_2_4}{_COMMON}oauth2 {{{_OAUTH2}}}\n"
+    values = {
+        "base": base,
+        "user": user,
+        "group": group,
+        "imap": dovecot.imap,
+        "imaps": dovecot.imaps,
+        "introspection": introspection,
+        "password": PASSWORD,
+        "other_password": OTHER_PASSWORD,
+        "uid": mail.pw_uid,
+        "gid": mail.pw_gid,
+    }
+    (base / "oauth2.conf").write_text(Template(_OAUTH2).substitute(values))
+    (base / "dovecot.conf").write_text(Template(text).substitute(values))
 
 
 def _wait_for(dovecot: Dovecot, process: subprocess.Popen[bytes]) -> None:
