@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -622,7 +624,7 @@ def test_only_one_runner_has_a_feed_and_a_lost_connection_gives_it_back(
     with database.connect(database_settings) as pool:
         with (
             claims.only_runner(pool, "f") as first,
-            claims.only_runner(pool, "f") as second,
+            claims.only_runner(pool, "f", patience=0) as second,
             claims.only_runner(pool, "g") as elsewhere,
         ):
             assert (first, second, elsewhere) == (True, False, True)
@@ -638,6 +640,28 @@ def test_only_one_runner_has_a_feed_and_a_lost_connection_gives_it_back(
             assert conn.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (
                 0,
             )
+
+
+def test_a_run_waits_for_the_session_of_one_that_was_killed(database_settings: DatabaseSettings) -> None:
+    """The database may notice only a little later that the client of the session is gone."""
+    asked = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_try_advisory_lock%'"
+
+    def run(pool: database.Pool) -> bool:
+        with claims.only_runner(pool, "f", patience=60) as alone:
+            return alone
+
+    with (
+        database.connect(database_settings) as pool,
+        psycopg.connect(**database.parameters(database_settings), autocommit=True) as killed,
+        concurrent.futures.ThreadPoolExecutor() as threads,
+    ):
+        killed.execute("SELECT pg_advisory_lock(%s)", (database.advisory_key("feed", "f"),))
+        waiting = threads.submit(run, pool)
+        while killed.execute(asked).fetchone() == (0,):
+            assert not waiting.done()
+            time.sleep(0.01)
+        killed.close()
+        assert waiting.result(timeout=60)
 
 
 def test_what_ended_but_is_not_marked_is_found_after_a_crash(db: Connection) -> None:

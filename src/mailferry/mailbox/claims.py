@@ -8,6 +8,7 @@ fencing token is checked in every transaction that works on the job, so a worker
 from __future__ import annotations
 
 import contextlib
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from mailferry.database import Connection, Pool
 
+#: Seconds in which the session of a run that was killed should have ended in the database.
+_SESSION_END = 5.0
 #: How long a claim holds without `renew`.
 LEASE = timedelta(seconds=30)
 #: Times, 10 ms apart, that a transaction is told to end before that is given up.
@@ -32,9 +35,10 @@ _IDLE = 600
 
 
 @contextlib.contextmanager
-def only_runner(pool: Pool, feed: str) -> Iterator[bool]:
+def only_runner(pool: Pool, feed: str, *, patience: float = _SESSION_END) -> Iterator[bool]:
     """Whether no other single run of this feed is on; held until the end, or until the connection that holds it is lost.
 
+    Waits up to `patience` seconds for the other: the database may still be closing the session of one that was killed.
     Who is the only one knows that jobs of the feed that such a run has in progress are left over from a crash:
     `claim(take_over=True)`. Workers of the service do not ask.
     """
@@ -42,8 +46,11 @@ def only_runner(pool: Pool, feed: str) -> Iterator[bool]:
     with pool.connection() as conn:
         conn.autocommit = True
         try:
-            row = conn.execute("SELECT pg_try_advisory_lock(%s)", key).fetchone()
-            alone = row == (True,)
+            deadline = time.monotonic() + patience
+            while not (alone := conn.execute("SELECT pg_try_advisory_lock(%s)", key).fetchone() == (True,)):
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(0.05)
             yield alone
         finally:
             # A connection that was lost has lost its locks, too.
