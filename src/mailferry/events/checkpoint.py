@@ -45,10 +45,12 @@ class Intent:
     #: End of the last range that listed these lines, for `Seen`.
     end: int
     files: dict[str, Announced] = field(default_factory=dict)
+    #: The time (Unix seconds) of each of its events that lies in time which was covered before, by identity.
+    late: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         files = {name: [announced.offset, announced.lines] for name, announced in self.files.items()}
-        return {"end": self.end, "files": files}
+        return {"end": self.end, "files": files, "late": self.late}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Intent:
@@ -56,7 +58,8 @@ class Intent:
             str(name): Announced(offset=int(offset), lines=[(int(a), int(b), str(c)) for a, b, c in lines])
             for name, (offset, lines) in state["files"].items()
         }
-        return cls(end=int(state["end"]), files=files)
+        late = {str(key): int(time) for key, time in state.get("late", {}).items()}
+        return cls(end=int(state["end"]), files=files, late=late)
 
 
 @dataclass(kw_only=True)

@@ -103,7 +103,10 @@ class HourlyFiles:
         if files:
             assert self.vouched, "a feed's first commit has no lines"
             # Until they are on the disk, what is vouched for stays what it was.
-            checkpoint.save(self._feed.position_file, self.vouched, self._intent(files, end))
+            intent = self._intent(files, end)
+            covered = self.vouched.coverage.covers
+            intent.late = {line.key: line.time for line in lines if covered(line.time)}
+            checkpoint.save(self._feed.position_file, self.vouched, intent)
             for name, part in files.items():
                 path = self.folder / name
                 with disk.told("append to", path):
@@ -161,6 +164,8 @@ class HourlyFiles:
                     good += length
                     adopted += 1
                     progress.seen.add(key, intent.end)
+                    if key in intent.late:
+                        progress.coverage = progress.coverage.wrote(intent.late[key])
                 torn = good < sum(length for length, _, _ in announced.lines)
                 keep = tail[:good] if torn else tail
                 if tail:

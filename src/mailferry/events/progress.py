@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from mailferry.events.coverage import Coverage
 from mailferry.events.order import Seen
 from mailferry.events.windows import Gap
 
@@ -28,6 +29,8 @@ class Progress:
     late: int = 0
     #: Events written since the feed began.
     events: int = 0
+    #: Which time was listed when, and what of it was written.
+    coverage: Coverage = field(default_factory=Coverage)
 
     def begin(self, look_back: int) -> int:
         """Where the next run starts to read."""
@@ -50,6 +53,7 @@ class Progress:
             "gap_count": self.gap_count,
             "gaps": [asdict(gap) for gap in self.gaps],
             "seen": self.seen.ends,
+            "coverage": self.coverage.to_json(),
         }
 
     @classmethod
@@ -70,4 +74,5 @@ class Progress:
             gap_count=int(state["gap_count"]),
             late=int(state["late"]),
             events=int(state["events"]),
+            coverage=Coverage.from_json(state.get("coverage")),
         )

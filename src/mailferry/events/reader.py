@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mailferry.errors import Retry, Stop
@@ -50,6 +51,8 @@ class Done(NamedTuple):
     batch: Batch
     #: Identities that were listed once more.
     repeated: Sequence[str]
+    #: When each of its events is filed, Unix seconds; an event that the answer has twice counts once.
+    times: Sequence[int] = ()
 
 
 #: What the writer gets: events, covered ranges, the error that ended the reading at its place, or None for the end.
@@ -80,10 +83,15 @@ class Reader:
         self._journal = journal
         self._clock = clock
         self.items: asyncio.Queue[Item] = asyncio.Queue(CHUNKS_AHEAD)
+        self._step = feed.step
 
-    async def read(self, begin: int, end: int, position: int, seen: Seen) -> None:
-        """Fill `items`. `seen`: what was taken before; it is not changed. Runs as a task of its own."""
+    async def read(self, begin: int, end: int, position: int, seen: Seen, *, step: int | None = None) -> None:
+        """Fill `items`. `seen`: what was taken before; it is not changed. Runs as a task of its own.
+
+        `step`: seconds of one window, where not those of the feed.
+        """
         known = Seen(dict(seen.ends))
+        self._step = step or self._feed.step
         try:
             async with contextlib.aclosing(self._ahead(begin, end, position)) as batches:
                 async for batch in batches:
@@ -135,10 +143,10 @@ class Reader:
                 window = Range(start, min(end, now - QUARANTINE_REACH))
                 yield _expired(window, position)
             else:
-                window = Range(start, min(start + self._feed.step, end))
+                window = Range(start, min(start + self._step, end))
                 try:
                     async for batch in self._window(window):
-                        yield batch
+                        yield replace(batch, asked_at=now)
                 except Expired:
                     if window.start > now - QUARANTINE_REACH + _DAY:
                         raise  # recent time cannot be out of reach: something else is wrong
@@ -165,9 +173,11 @@ class Reader:
         known.forget_before(start)
         size = DETAILS_CHUNK if self._feed.has_detail else PLAIN_CHUNK
         repeated: list[str] = []
+        times: dict[str, int] = {}
         lines: list[Line | asyncio.Task[Line]] = []
         try:
             for event in order.oldest_first(batch.answer, start):
+                times[event.key] = event.time
                 if event.key in known:
                     repeated.append(event.key)
                 else:
@@ -180,7 +190,7 @@ class Reader:
             if lines:
                 await self.items.put(Chunk(batch.range, lines))
             lines = []
-            await self.items.put(Done(batch, repeated))
+            await self.items.put(Done(batch, repeated, list(times.values())))
         finally:
             await cancel(lines)
 

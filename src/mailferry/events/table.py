@@ -20,6 +20,7 @@ from psycopg.types.json import Jsonb
 from mailferry.database import advisory_key, queries, translated
 from mailferry.errors import Retry, Stop
 from mailferry.events import partitions
+from mailferry.events.coverage import Coverage
 from mailferry.events.destination import Committed, Recovered
 from mailferry.events.journal import Journal
 from mailferry.events.order import Seen
@@ -138,6 +139,7 @@ class EventTable:
             gap_count=row["gap_count"],
             late=row["late"],
             events=row["events"],
+            coverage=Coverage.from_json(row["coverage"]),
         )
         self.vouched = replace(progress, seen=Seen())
         return progress, Recovered()
@@ -154,6 +156,8 @@ class EventTable:
             with self._conn.transaction():
                 repeated = len(made) - self._written(made) if made else 0
                 progress.events -= repeated
+                if repeated:
+                    self._recount(progress, made)
                 self._advance(progress, self._last_number + len(made))
         self._last_number += len(made)
         self._ends = dict(progress.seen.ends)
@@ -239,6 +243,17 @@ class EventTable:
                 count += self._conn.execute(insert, self._values(made[at])).rowcount
         return count
 
+    def _recount(self, progress: Progress, made: Sequence[Row]) -> None:
+        """Count the events of covered time as they are there: some of these were there before, and count once."""
+        spans = {
+            span.start: span for row in made for span in progress.coverage.within(row.time, row.time + 1)
+        }
+        for span in spans.values():
+            values = {"feed": self._feed.section, "start": span.start, "end": span.end}
+            row = self._conn.execute(self._statement("count"), values).fetchone()
+            assert row is not None
+            progress.coverage = progress.coverage.wrote(span.start, row[0] - span.held)
+
     def _values(self, row: Row) -> dict[str, Any]:
         texts = {"record": row.record.decode(), "raw": row.raw and row.raw.decode()}
         return {"feed": self._feed.section, **row._asdict(), **texts}
@@ -253,6 +268,7 @@ class EventTable:
             name: getattr(progress, name) for name in ("position", "floor", "events", "late", "gap_count")
         }
         values |= {"last_number": last_number, "gaps": Jsonb([asdict(gap) for gap in progress.gaps])}
+        values |= {"coverage": Jsonb(progress.coverage.to_json())}
         values |= {"ends": list(learned), "identities": ["".join(keys) for keys in learned.values()]}
         if not self._conn.execute(_sql("advance"), {**self._fenced, **values}).fetchone():
             raise TakenOver(f"[{self._feed.section}] {TakenOver()}")

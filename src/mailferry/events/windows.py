@@ -49,6 +49,8 @@ class Batch:
     range: Range
     answer: Sequence[Entry]
     gaps: tuple[Gap, ...] = ()
+    #: When it was asked for at the latest, Unix seconds; None: it was not.
+    asked_at: int | None = None
 
 
 def plan(start: int, end: int, step: int) -> Iterator[Range]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from mailferry.events.destination import in_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mailferry.events.destination import Destination, Line
     from mailferry.events.metrics import Metrics
     from mailferry.events.progress import Progress
@@ -24,8 +26,15 @@ class Writer:
     """One run's way into its destination. `progress` is how far the feed gets, and is changed here alone."""
 
     def __init__(
-        self, destination: Destination, progress: Progress, look_back: int, metrics: Metrics
+        self,
+        destination: Destination,
+        progress: Progress,
+        look_back: int,
+        metrics: Metrics,
+        delays: Sequence[int] = (),
     ) -> None:
+        """`delays`: seconds after which time is audited; see `Coverage`."""
+        self._delays = delays
         self._destination = destination
         self._progress = progress
         self._look_back = look_back
@@ -49,6 +58,7 @@ class Writer:
             progress.late += 1
             self._metrics.late += 1
         progress.events += 1
+        progress.coverage = progress.coverage.wrote(line.time)
         progress.seen.add(line.key, listed_to)
         self._lines.append(line)
         self._bytes += len(line.data) + 1
@@ -66,6 +76,9 @@ class Writer:
         for key in done.repeated:
             if key in progress.seen:
                 progress.seen.add(key, end)
+        start, asked_at = done.batch.range.start, done.batch.asked_at
+        if asked_at is not None:
+            progress.coverage = progress.coverage.listed(start, end, asked_at, done.times, self._delays)
         gaps = [gap for gap in done.batch.gaps if progress.add_gap(gap)]
         self._metrics.gaps += len(gaps)
         progress.position = max(progress.position, end)

@@ -17,7 +17,7 @@ VALUES (%(feed)s, %(source)s, %(target)s, %(runner)s, %(retention_days)s, 1)
 ON CONFLICT (feed) DO UPDATE
 SET fence = p.fence + 1, target = excluded.target, runner = excluded.runner, retention_days = excluded.retention_days,
     begun_at = now()
-RETURNING source, fence, position, floor, events, late, last_number, gap_count, gaps
+RETURNING source, fence, position, floor, events, late, last_number, gap_count, gaps, coverage
 
 -- name: seen
 SELECT listed_to, identities FROM mailferry.event_seen WHERE feed = %(feed)s ORDER BY listed_to
@@ -30,7 +30,7 @@ SELECT 1 FROM mailferry.event_progress WHERE feed = %(feed)s AND fence = %(fence
 WITH held AS (
     UPDATE mailferry.event_progress
     SET position = %(position)s, floor = %(floor)s, events = %(events)s, late = %(late)s, last_number = %(last_number)s,
-        gap_count = %(gap_count)s, gaps = %(gaps)s, committed_at = now()
+        gap_count = %(gap_count)s, gaps = %(gaps)s, coverage = %(coverage)s, committed_at = now()
     WHERE feed = %(feed)s AND fence = %(fence)s
     RETURNING feed
 ), forgotten AS (
@@ -50,6 +50,9 @@ COPY {table} ({columns}) FROM STDIN (FORMAT binary)
 INSERT INTO {table} (time, feed, identity, number, record, raw)
 VALUES (to_timestamp(%(time)s::bigint), %(feed)s, %(identity)s, %(number)s, %(record)s, %(raw)s)
 ON CONFLICT (feed, time, identity) DO NOTHING
+
+-- name: count
+SELECT count(*) FROM {table} WHERE feed = %(feed)s AND time >= to_timestamp(%(start)s::bigint) AND time < to_timestamp(%(end)s::bigint)
 
 -- name: find
 SELECT c.oid, n.nspname, c.relname
