@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
@@ -53,6 +54,35 @@ def names_of(name_format: str) -> re.Pattern[str]:
     """What matches exactly the names that a format (strftime, placeholders filled in) can give."""
     pieces = re.split(r"(%.)", name_format)
     return re.compile("".join(DIRECTIVES[p[1]] if re.fullmatch("%.", p) else re.escape(p) for p in pieces))
+
+
+def delays_of(text: str) -> tuple[int, ...]:
+    """The delays of `audit`, in seconds, ascending.
+
+    Raises:
+        ValueError: it is neither "off" nor a list of durations from a minute to 14 days.
+    """
+    if text.strip().lower() == "off":
+        return ()
+    delays = set()
+    for part in text.split(","):
+        interval = None
+        with contextlib.suppress(ValueError):
+            interval = Schedule.parse(part).interval
+        if interval is None or not 60 <= interval.total_seconds() <= RANGE_LIMIT:
+            raise ValueError(
+                f"{text!r}: write off, or durations from 1m to 14d with commas between them, such as 1h, 24h"
+            )
+        delays.add(round(interval.total_seconds()))
+    return tuple(sorted(delays))
+
+
+def _audit_text(text: str) -> str:
+    delays_of(text)
+    return text
+
+
+AuditText = Annotated[str, AfterValidator(_audit_text)]
 
 
 def type_fault(category: str, kind: str) -> str:
@@ -114,6 +144,9 @@ class EventFeed(BaseModel):
     look_back: Seconds = 300
     #: Seconds before now that are left for the next run, as the provider is still indexing them.
     settle: Seconds = 30
+
+    #: How long after it is over time is listed again, for events that became visible late; "off": never.
+    audit: AuditText = "1h, 24h"
 
     #: Tries after the first one; seconds of the first pause (doubles, at most 60); seconds for one answer.
     list_retries: Seconds = 10
@@ -244,6 +277,11 @@ class EventFeed(BaseModel):
         folder = self.log_directory / (self.domain or "global") / self.category
         flat = self.category in {self.type, "authentication"}
         return folder if flat else folder / self.type
+
+    @property
+    def audit_delays(self) -> tuple[int, ...]:
+        """Seconds after which time is listed again, ascending; none where audits are off."""
+        return delays_of(self.audit)
 
     @property
     def page_limit(self) -> int:

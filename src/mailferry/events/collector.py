@@ -12,27 +12,30 @@ import asyncio
 import logging
 import time
 import traceback
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mailferry.errors import MailferryError, Stop
-from mailferry.events import heartbeat
+from mailferry.events import audit, heartbeat
 from mailferry.events.destination import Line, in_thread
 from mailferry.events.metrics import Metrics
+from mailferry.events.order import Seen
 from mailferry.events.progress import Progress
-from mailferry.events.reader import Done, Reader, cancel, stopped
+from mailferry.events.reader import QUARANTINE_REACH, Done, Reader, cancel, stopped
 from mailferry.events.source import Source, Unreachable
 from mailferry.events.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from mailferry.config.event_feed import EventFeed
     from mailferry.database import Pool
     from mailferry.events.destination import Destination
     from mailferry.events.reader import Item
     from mailferry.events.source import Connections
+    from mailferry.events.windows import Range
 
 log = logging.getLogger("mailferry.events")
 
@@ -40,6 +43,8 @@ log = logging.getLogger("mailferry.events")
 GRACE = 2.0
 #: A position so many seconds ahead of the clock is no mere clock adjustment.
 CLOCK_TOLERANCE = 300
+#: A detail may show a time so many seconds off that of its list record, and count in a neighbouring hour.
+BLUR = 300
 
 
 @dataclass(kw_only=True)
@@ -205,15 +210,13 @@ class Collector:
         source = Source(feed, self._connections, self._metrics, self._journal)
         reader = Reader(feed, source, self._metrics, self._journal, self._clock)
         reading = asyncio.create_task(reader.read(begin, end, progress.position, progress.seen))
+        writer = Writer(self._destination, progress, feed.look_back, self._metrics, feed.audit_delays)
         stopping = asyncio.create_task(self._stop.wait())
-        writer = Writer(self._destination, progress, feed.look_back, self._metrics)
         try:
-            await self._write(reader, reading, stopping, writer)
+            await self._write(reader, reading, stopping, writer, lambda done: self._covered(done, writer))
+            await self._audit(source, progress, stopping, writer)
         finally:
-            await stopped(reading)
             await stopped(stopping)
-            await reader.discard()
-            await writer.flush()
 
     async def _open(self) -> Progress:
         feed = self._feed
@@ -235,17 +238,98 @@ class Collector:
             )
         return progress
 
+    # --- looking again
+
+    async def _audit(
+        self, source: Source, progress: Progress, stopping: asyncio.Task[bool], writer: Writer
+    ) -> None:
+        """List again what is due for it, until nothing is, or until it is time to let the next run go on."""
+        feed = self._feed
+        days = min(feed.log_retention_days or audit.REACH, audit.REACH)
+        reach = min(days * 86_400, QUARANTINE_REACH if feed.category == "quarantine" else days * 86_400)
+        until = time.monotonic() + audit.LONGEST
+        while not self._stop.is_set() and time.monotonic() < until:
+            now = int(self._clock())
+            due = audit.due(
+                progress.coverage, feed.audit_delays, now, since=now - reach, page_limit=feed.page_limit
+            )
+            if due is None:
+                return
+            await self._audit_one(due, now, source, progress, stopping, writer)
+
+    async def _audit_one(
+        self,
+        due: Range,
+        now: int,
+        source: Source,
+        progress: Progress,
+        stopping: asyncio.Task[bool],
+        writer: Writer,
+    ) -> None:
+        await writer.audit(due)
+        held = await in_thread(self._destination.held, *due)
+        written = progress.coverage.held(*due)
+        there = held.untimed + sum(
+            count for time, count in held.times.items() if due.start - BLUR <= time < due.end + BLUR
+        )
+        if there < written:
+            self._journal.error(
+                f"of {written:,} events written from {_utc(due.start)} to {_utc(due.end)} {there:,} are still there: they "
+                "were moved or deleted. That time is not audited; mailferry verify looks closer, and can write them again",
+                level=logging.WARNING,
+            )
+            await writer.taken(now, held.times)
+            return
+        times: Counter[int] = Counter()
+        late = self._metrics.audit_late
+
+        async def count(done: Done) -> None:
+            times.update(done.times)
+            await self._gaps(done, writer)
+
+        reader = Reader(self._feed, source, self._metrics, self._journal, self._clock)
+        seen = Seen(dict.fromkeys(held.keys, due.end) | progress.seen.ends)
+        reading = asyncio.create_task(reader.read(*due, progress.position, seen, step=due.end - due.start))
+        await self._write(reader, reading, stopping, writer, count)
+        if self._stop.is_set():
+            return
+        await writer.audited(now, times)
+        late = self._metrics.audit_late - late
+        self._journal.step(
+            f"audited {_utc(due.start)} to {_utc(due.end)}: {times.total():,} events, {late} of them late"
+        )
+
     # --- writing
 
     async def _write(
-        self, reader: Reader, reading: asyncio.Task[None], stopping: asyncio.Task[bool], writer: Writer
+        self,
+        reader: Reader,
+        reading: asyncio.Task[None],
+        stopping: asyncio.Task[bool],
+        writer: Writer,
+        covered: Callable[[Done], Awaitable[None]],
     ) -> None:
-        """Write what the reader gives, in order, until it ends or fails, or until somebody asks to stop."""
+        """Write and commit what the reader passes on, in order, until it ends or fails, or until a stop is asked for."""
+        try:
+            await self._pass_on(reader, reading, stopping, writer, covered)
+        finally:
+            await stopped(reading)
+            await reader.discard()
+            await writer.flush()
+
+    async def _pass_on(
+        self,
+        reader: Reader,
+        reading: asyncio.Task[None],
+        stopping: asyncio.Task[bool],
+        writer: Writer,
+        covered: Callable[[Done], Awaitable[None]],
+    ) -> None:
         while (item := await self._next(reader, reading, stopping)) is not None:
             if isinstance(item, BaseException):
                 raise item
             if isinstance(item, Done):
-                await self._covered(item, writer)
+                await covered(item)
                 continue
             try:
                 for line in item.lines:
@@ -289,6 +373,12 @@ class Collector:
         return line.result()
 
     async def _covered(self, done: Done, writer: Writer) -> None:
+        await self._gaps(done, writer)
+        self._watch(
+            self._feed.section, (done.batch.range.end - self._span[0]) / (self._span[1] - self._span[0])
+        )
+
+    async def _gaps(self, done: Done, writer: Writer) -> None:
         for gap in await writer.covered(done):
             self._result.new_gaps += 1
             reason = {
@@ -298,9 +388,6 @@ class Collector:
             self._journal.error(
                 f"gap from {_utc(gap.start)} to {_utc(gap.end)}: {reason}", level=logging.WARNING
             )
-        self._watch(
-            self._feed.section, (done.batch.range.end - self._span[0]) / (self._span[1] - self._span[0])
-        )
 
 
 class _OutOfTime(Exception):  # noqa: N818 - ends the writing after a stop

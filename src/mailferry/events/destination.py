@@ -10,7 +10,8 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections import Counter
+    from collections.abc import Callable, Collection, Sequence
 
     from mailferry.events.journal import Journal
     from mailferry.events.progress import Progress
@@ -45,6 +46,17 @@ class Committed(NamedTuple):
     as_text: int = 0
 
 
+class Held(NamedTuple):
+    """What a destination has of some time."""
+
+    #: Identities, and those that an event of a line may have been listed by.
+    keys: Collection[str]
+    #: The number of events of each second (Unix time).
+    times: Counter[int]
+    #: Events without a time of their own: they may belong to another second.
+    untimed: int = 0
+
+
 class Destination(Protocol):
     """One feed's destination during one run. All but `beat` block for as long as they like: see `in_thread`.
 
@@ -72,6 +84,9 @@ class Destination(Protocol):
         `end`: Unix seconds, the end of the last range that listed the lines. A feed's first commit has no lines: it
         puts on record where the feed begins. `progress.events` is lowered by those lines that were there already.
         """
+
+    def held(self, start: int, end: int) -> Held:
+        """What there is of the events from `start` up to but not including `end`, Unix seconds; after `open`."""
 
     def expire(self) -> list[str]:
         """Delete what is older than `log_retention_days`; says what was deleted."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
@@ -10,10 +12,10 @@ from zlib import crc32
 
 from mailferry import disk
 from mailferry.errors import Retry
-from mailferry.events import checkpoint, order
+from mailferry.events import checkpoint, order, stored
 from mailferry.events import record as records
 from mailferry.events.checkpoint import Announced, Intent
-from mailferry.events.destination import Committed, Recovered
+from mailferry.events.destination import Committed, Held, Recovered
 from mailferry.events.folder import files_of
 from mailferry.events.heartbeat import Heartbeat
 from mailferry.events.journal import FileJournal, Journal
@@ -123,6 +125,32 @@ class HourlyFiles:
         if self._named[0] != second:
             self._named = (second, datetime.fromtimestamp(second, self._zone).strftime(self._format))
         return self._named[1]
+
+    def held(self, start: int, end: int) -> Held:
+        """Read the files that may hold this time."""
+        keys: set[str] = set()
+        times: Counter[int] = Counter()
+        untimed = 0
+        keyed = self._feed.has_detail
+        for event in stored.found(self.files_of(start, end), keyed=keyed):
+            keys.add(event.key)
+            if keyed:
+                keys.update(stored.other_keys(event.record))
+            if event.time is not None:
+                times[event.time] += 1
+            untimed += not event.timed
+        return Held(keys, times, untimed)
+
+    def files_of(self, start: int, end: int) -> list[Path]:
+        """The files that may hold events from `start` up to `end`, Unix seconds, in the order of their names' time.
+
+        An hour more at both ends: a detail may show a somewhat other time than its list record.
+        """
+        if self._feed.file_time == "event":
+            step = 1 if re.search("%[Sf]", self._format) else 60 if "%M" in self._format else 900
+            names = dict.fromkeys(self.name(time) for time in range(start - 3600, end + 3600, step))
+            return [path for path in (self.folder / name for name in names) if path.is_file()]
+        return [found.path for found in files_of(self.folder, self._format) if found.modified >= start]
 
     def expire(self) -> list[str]:
         """Delete data files not written to for `log_retention_days`; none where that is 0."""

@@ -28,6 +28,10 @@ class Metrics:
     as_text: int = 0
     gaps: int = 0
     lists: int = 0
+    #: Time that was audited (seconds), the list requests of that, and events that only it found.
+    audited_seconds: int = 0
+    audit_lists: int = 0
+    audit_late: int = 0
     details: int = 0
     succeeded: int = 0
     failed: int = 0
@@ -66,6 +70,9 @@ class Metrics:
             "gaps": self.gaps,
             "api_requests": requests,
             "list_requests": self.lists,
+            "audited_seconds": self.audited_seconds,
+            "audit_list_requests": self.audit_lists,
+            "audit_late_events": self.audit_late,
             "detail_requests": self.details,
             "api_success": self.succeeded,
             "api_errors": self.failed,

@@ -38,16 +38,25 @@ def identified(answer: Iterable[Any], *, keyed: bool) -> Iterator[Entry]:
     for record in answer:
         time = records.event_time(record)
         queue_id = records.queue_id(record)
-        addressed = queue_id is not None and time is not None
-        base = (
-            f"{queue_id}\0{time}".encode("utf-8", "surrogatepass") if addressed else records.canonical(record)
-        )
+        if queue_id is not None and time is not None:
+            base, addressed = _address(queue_id, time), keyed
+        else:
+            base, addressed = records.canonical(record), False
         key = _digest(base)
-        if not (keyed and addressed):
+        if not addressed:
             count = counts[key] = counts.get(key, 0) + 1
             if count > 1:
                 key = _digest(base + b"\0%d" % count)
         yield Entry(time, key, record)
+
+
+def addressed(queue_id: str, time: int) -> str:
+    """The key of the event that the provider keeps under this queue id and time."""
+    return _digest(_address(queue_id, time))
+
+
+def _address(queue_id: str, time: int) -> bytes:
+    return f"{queue_id}\0{time}".encode("utf-8", "surrogatepass")
 
 
 def _digest(base: bytes) -> str:

@@ -101,6 +101,11 @@ def event_time(record: Any) -> int | None:
     return _timed(record)[1]
 
 
+def times(record: Any) -> set[int]:
+    """All times that a record shows as its own or a recipient's, in Unix seconds."""
+    return {seconds for _, seconds in _times(record)}
+
+
 def queue_id(record: Any) -> str | None:
     """The provider's name for the mail, or None where the record has none."""
     value = record.get("queue_id") if isinstance(record, dict) else None
@@ -139,19 +144,18 @@ _OF_ERRORS = ("status", "code", "message", "api-version", "extended-code-text", 
 
 def _timed(record: Any) -> tuple[Any, int | None]:
     """The first value of the record that is a time, and that in Unix seconds."""
-    if isinstance(record, dict):
-        recipients = record.get("recipients")
-        if isinstance(recipients, list):
-            for recipient in recipients:
-                if isinstance(recipient, dict):
-                    value = recipient.get("time")
-                    if (seconds := _seconds(value)) is not None:
-                        return value, seconds
-        for name in ("time", "timestamp", "starttime"):
-            value = record.get(name)
-            if (seconds := _seconds(value)) is not None:
-                return value, seconds
-    return None, None
+    return next(_times(record), (None, None))
+
+
+def _times(record: Any) -> Iterator[tuple[Any, int]]:
+    if not isinstance(record, dict):
+        return
+    recipients = record.get("recipients")
+    listed = recipients if isinstance(recipients, list) else ()
+    shown = [one.get("time") for one in listed if isinstance(one, dict)]
+    for value in (*shown, *(record.get(name) for name in ("time", "timestamp", "starttime"))):
+        if (seconds := _seconds(value)) is not None:
+            yield value, seconds
 
 
 def _seconds(value: Any) -> int | None:

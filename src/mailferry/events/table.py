@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from mailferry.database import advisory_key, queries, translated
 from mailferry.errors import Retry, Stop
 from mailferry.events import partitions
 from mailferry.events.coverage import Coverage
-from mailferry.events.destination import Committed, Recovered
+from mailferry.events.destination import Committed, Held, Recovered
 from mailferry.events.journal import Journal
 from mailferry.events.order import Seen
 from mailferry.events.progress import Progress
@@ -163,6 +163,13 @@ class EventTable:
         self._ends = dict(progress.seen.ends)
         self.vouched = replace(progress, seen=Seen())
         return Committed(repeated=repeated, as_text=sum(row.raw is not None for row in made))
+
+    def held(self, start: int, end: int) -> Held:
+        """Ask for the rows of this time, and of an hour more at both ends: the provider may file an event elsewhere."""
+        values = {"feed": self._feed.section, "start": start - 3600, "end": end + 3600}
+        with _told():
+            found = self._conn.execute(self._statement("held"), values).fetchall()
+        return Held({identity for identity, _ in found}, Counter(time for _, time in found))
 
     def expire(self) -> list[str]:
         """Drop partitions, or delete this feed's rows of them; see `partitions.expire`."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mailferry.events.destination import in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from mailferry.events.coverage import Coverage
     from mailferry.events.destination import Destination, Line
     from mailferry.events.metrics import Metrics
     from mailferry.events.progress import Progress
     from mailferry.events.reader import Done
-    from mailferry.events.windows import Gap
+    from mailferry.events.windows import Gap, Range
 
 #: A commit is made after so many events, bytes or seconds, whichever comes first.
 COMMIT_EVENTS = 5_000
@@ -43,6 +45,9 @@ class Writer:
         self._bytes = 0
         #: Ends of the last range that listed a pending line, and of the latest that did.
         self._last_end = self._latest_end = progress.position
+        #: Time that is audited: what is late is a find of that audit.
+        self._audited: Range | None = None
+        self._lists = metrics.lists
         self._changed = False
         self._broken = False
         self._committed_at = time.monotonic()
@@ -57,6 +62,9 @@ class Writer:
         if line.time < progress.position:
             progress.late += 1
             self._metrics.late += 1
+            if self._audited:
+                self._metrics.audit_late += 1
+                progress.coverage = replace(progress.coverage, audit_late=progress.coverage.audit_late + 1)
         progress.events += 1
         progress.coverage = progress.coverage.wrote(line.time)
         progress.seen.add(line.key, listed_to)
@@ -87,6 +95,29 @@ class Writer:
             await self.flush()
         return gaps
 
+    async def audit(self, audited: Range) -> None:
+        """From here on time is audited that lies before the position; what was pending is committed."""
+        await self.flush()
+        self._audited = audited
+
+    async def audited(self, asked_at: int, times: Mapping[int, int]) -> None:
+        """All of that time was listed again: so many events of each second."""
+        await self._audit_ends(self._progress.coverage.audited, asked_at, times)
+
+    async def taken(self, asked_at: int, there: Mapping[int, int]) -> None:
+        """It was not listed, as of the events written then only these are still there, by their second."""
+        await self._audit_ends(self._progress.coverage.taken, asked_at, there)
+
+    async def _audit_ends(
+        self, change: Callable[..., Coverage], asked_at: int, times: Mapping[int, int]
+    ) -> None:
+        assert self._audited
+        self._progress.coverage = change(*self._audited, asked_at, times, self._delays)
+        self._metrics.audited_seconds += self._audited.end - self._audited.start
+        self._changed = True
+        await self.flush()
+        self._audited = None
+
     async def flush(self) -> None:
         """Commit what is pending. After a commit that failed there is nothing more to be done in this run."""
         if not self._changed or self._broken:
@@ -98,6 +129,7 @@ class Writer:
         # What is forgotten must not be listed again, should `look_back` be raised.
         progress.floor = max(progress.floor, progress.position - self._look_back)
         progress.seen.forget_before(progress.floor)
+        self._count_lists()
         self._broken = True
         committed = await in_thread(self._destination.commit, lines, progress, self._latest_end)
         self._broken = False
@@ -107,3 +139,10 @@ class Writer:
         self._metrics.bytes_written += self._bytes
         self._lines, self._bytes, self._changed = [], 0, False
         self._committed_at = time.monotonic()
+
+    def _count_lists(self) -> None:
+        progress, made = self._progress, self._metrics.lists - self._lists
+        name = "audit_lists" if self._audited else "lists"
+        progress.coverage = replace(progress.coverage, **{name: getattr(progress.coverage, name) + made})
+        self._metrics.audit_lists += made if self._audited else 0
+        self._lists = self._metrics.lists

@@ -51,6 +51,10 @@ INSERT INTO {table} (time, feed, identity, number, record, raw)
 VALUES (to_timestamp(%(time)s::bigint), %(feed)s, %(identity)s, %(number)s, %(record)s, %(raw)s)
 ON CONFLICT (feed, time, identity) DO NOTHING
 
+-- name: held
+SELECT identity, extract(epoch FROM time)::bigint FROM {table}
+WHERE feed = %(feed)s AND time >= to_timestamp(%(start)s::bigint) AND time < to_timestamp(%(end)s::bigint)
+
 -- name: count
 SELECT count(*) FROM {table} WHERE feed = %(feed)s AND time >= to_timestamp(%(start)s::bigint) AND time < to_timestamp(%(end)s::bigint)
 

@@ -1,0 +1,64 @@
+"""The lines of hourly files, read back: by an audit, a back-fill and `verify`. Nothing is changed by reading.
+
+An event is found again by its identity. A line may be a detail that shows another time than the list record that it
+was asked for by, as another recipient comes first: all times that it has count.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mailferry import disk
+from mailferry.events import order
+from mailferry.events import record as records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+
+class Found(NamedTuple):
+    """One line that is a record."""
+
+    #: Unix seconds; that of the line before it where it has none of its own.
+    time: int | None
+    #: Whether the time is its own.
+    timed: bool
+    #: Its identity.
+    key: str
+    record: Any
+
+
+def open_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, each with its newline; a torn last one has none.
+
+    Raises:
+        Retry: it cannot be read.
+    """
+    with disk.told("read", path), path.open("rb") as file:
+        yield from file
+
+
+def found(paths: Iterable[Path], *, keyed: bool) -> Iterator[Found]:
+    """The records of these files; lines that are none are left out. `keyed` as for `order.identified`."""
+    last: int | None = None
+    decoded = (record for path in paths for record in _records(path))
+    for time, key, record in order.identified(decoded, keyed=keyed):
+        last = time if time is not None else last
+        yield Found(last, time is not None, key, record)
+
+
+def other_keys(record: Any) -> Iterator[str]:
+    """Identities that a mail's list record may have had, whose detail is `record`."""
+    queue_id = records.queue_id(record)
+    if queue_id is not None:
+        for time in records.times(record):
+            yield order.addressed(queue_id, time)
+
+
+def _records(path: Path) -> Iterator[Any]:
+    for line in open_lines(path):
+        try:
+            yield records.decode(line)
+        except ValueError:
+            continue
