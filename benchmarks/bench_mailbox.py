@@ -21,10 +21,10 @@ from psycopg.conninfo import make_conninfo
 from shipments import COLUMNS, KEY, table_sql, upsert_sql, workbook
 
 from mailferry import database, postgres_programs, private_postgres
-from mailferry.mailbox.imap import ImapMailbox
-from mailferry.mailbox.model import Column, Kind
-from mailferry.mailbox.rows import RowContract
-from mailferry.mailbox.spreadsheet import Reader
+from mailferry.mailbox.source.imap import ImapMailbox
+from mailferry.mailbox.workbook.contract import RowContract
+from mailferry.mailbox.workbook.reader import Reader
+from mailferry.mailbox.workbook.values import Column, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

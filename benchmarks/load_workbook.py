@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psycopg
 
-from mailferry.mailbox import staging, table
-from mailferry.mailbox.model import Counts, Kind
-from mailferry.mailbox.rows import RowContract
-from mailferry.mailbox.spreadsheet import Reader
+from mailferry.mailbox.target import table, upsert
+from mailferry.mailbox.workbook.contract import RowContract
+from mailferry.mailbox.workbook.reader import Reader
+from mailferry.mailbox.workbook.values import Counts, Kind
 
 
 def load(conn: psycopg.Connection, reader: Reader, name: str, key: str, path: Path) -> Counts:
@@ -29,7 +29,7 @@ def load(conn: psycopg.Connection, reader: Reader, name: str, key: str, path: Pa
         with reader.open(path, Kind.XLSX, contract) as sheet:
             target = target or table.create(conn, name, key, sheet.new)
             names = [column.name for column in sheet.columns]
-            return staging.load(conn, target, names, sheet.chunks, path.name).counts
+            return upsert.load(conn, target, names, sheet.chunks, path.name).counts
 
 
 def peak_mb() -> float:

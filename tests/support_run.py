@@ -8,17 +8,17 @@ import psycopg
 from support_mail import Maildir, feed_of, mail, workbook
 
 from mailferry import database
-from mailferry.mailbox import loader
+from mailferry.mailbox import run_once
+from mailferry.mailbox.context import opened
 from mailferry.mailbox.folders import Folders
-from mailferry.mailbox.gather import gather
-from mailferry.mailbox.work import opened
+from mailferry.mailbox.intake import gather
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from mailferry.config.database import DatabaseSettings
     from mailferry.config.mailbox_feed import MailboxFeed
-    from mailferry.mailbox.jobs import Details
+    from mailferry.mailbox.ledger.jobs import Details
 
 HEADER = ("HAWB", "Status", "Pieces")
 
@@ -34,8 +34,8 @@ class Setting:
     def feed(self, **changes: Any) -> MailboxFeed:
         return feed_of(self.base, self.maildir.root, self.settings, **changes)
 
-    def load(self, **changes: Any) -> loader.Run:
-        return loader.run(self.feed(**changes))
+    def load(self, **changes: Any) -> run_once.Run:
+        return run_once.run(self.feed(**changes))
 
     def gather(self) -> None:
         """Only store and record what has arrived."""
@@ -62,6 +62,6 @@ class Setting:
         return sorted(str(path) for path in found if path.name != ".lock")
 
 
-def one(run: loader.Run) -> Details:
+def one(run: run_once.Run) -> Details:
     (details,) = run.jobs.values()
     return details

@@ -23,11 +23,11 @@ import openpyxl
 
 from mailferry.config.spreadsheet import Limits
 from mailferry.errors import MailferryError, Reject
-from mailferry.mailbox.cells import text_of
-from mailferry.mailbox.model import Kind
-from mailferry.mailbox.rows import RowContract, clean_name, find_header
-from mailferry.mailbox.sniff import kind_of
-from mailferry.mailbox.spreadsheet import Reader
+from mailferry.mailbox.workbook.cells import text_of
+from mailferry.mailbox.workbook.contract import RowContract, clean_name, find_header
+from mailferry.mailbox.workbook.formats import kind_of
+from mailferry.mailbox.workbook.reader import Reader
+from mailferry.mailbox.workbook.values import Kind
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / ".cache" / "corpora"

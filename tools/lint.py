@@ -1,4 +1,4 @@
-"""Format, lint and types: `ruff format`, `ruff check`, `mypy --strict`. With --fix, what can be mended is."""
+"""Format, lint, imports and types: `ruff format`, `ruff check`, `lint-imports`, `mypy --strict`. With --fix, what can be mended is."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def main() -> int:
     steps = [
         [*ruff, "format", "-q", *([] if fix else ["--diff"]), "."],
         [*ruff, "check", "-q", *(["--fix"] if fix else []), "."],
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-logo"],
         [sys.executable, "-m", "mypy", "--no-error-summary"],
     ]
     failed = [step for step in steps if subprocess.run(step, cwd=ROOT, check=False).returncode]

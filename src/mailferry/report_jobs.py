@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from mailferry.mailbox.explain import MessageVerdict
     from mailferry.mailbox.health import Check
-    from mailferry.mailbox.jobs import Details, File, Job, Statistics, Tally
-    from mailferry.mailbox.loader import Run
-    from mailferry.mailbox.model import RejectedRow
+    from mailferry.mailbox.ledger.jobs import Details, File, Job, Statistics, Tally
+    from mailferry.mailbox.run_once import Run
+    from mailferry.mailbox.workbook.values import RejectedRow
 
 #: Raised when a field changes its meaning or goes away; new fields do not raise it.
 VERSION = 1

@@ -19,7 +19,8 @@ from support_mail import feed_of
 from mailferry import database, private_postgres
 from mailferry.config.database import DatabaseSettings
 from mailferry.config.spreadsheet import Limits
-from mailferry.mailbox import ledger, loader
+from mailferry.mailbox import run_once
+from mailferry.mailbox.ledger import records
 
 if TYPE_CHECKING:
     import subprocess
@@ -58,7 +59,9 @@ def held_up(site: Site) -> Iterator[Callable[[], int]]:
 
 def reading_child(parent: int) -> psutil.Process:
     (found,) = (
-        child for child in psutil.Process(parent).children() if "mailferry.mailbox.reader" in child.cmdline()
+        child
+        for child in psutil.Process(parent).children()
+        if "mailferry.mailbox.workbook.child" in child.cmdline()
     )
     return found
 
@@ -83,9 +86,9 @@ def test_a_reading_child_killed_in_the_middle_of_a_file_is_replaced(site: Site) 
 def test_a_reading_child_that_stands_still_is_ended_and_its_file_is_rejected(site: Site) -> None:
     site.send(large=LARGE, files=1)
     feed = feed_of(site.base, site.maildir.root, site.settings, limits=Limits(wall_seconds=6))
-    runs: list[loader.Run] = []
+    runs: list[run_once.Run] = []
     with held_up(site) as wait:
-        thread = threading.Thread(target=lambda: runs.append(loader.run(feed)))
+        thread = threading.Thread(target=lambda: runs.append(run_once.run(feed)))
         thread.start()
         wait()
         child = reading_child(psutil.Process().pid)
@@ -98,7 +101,7 @@ def test_a_reading_child_that_stands_still_is_ended_and_its_file_is_rejected(sit
     assert (state, "longer than the limit of 6 seconds" in error) == ("rejected", True)
     assert site.maildir.flags() == {"1.test.host": ""}
     with psycopg.connect(**database.parameters(site.settings)) as conn:
-        ledger.retry(conn, 1)
+        records.retry(conn, 1)
     status, error = site.load()
     assert status == 0, error
     site.assert_exactly_once()

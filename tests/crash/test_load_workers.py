@@ -19,8 +19,8 @@ from support_load import KILLED, Site
 from support_mail import feed_of
 
 from mailferry import database
-from mailferry.mailbox.stations import Stations
-from mailferry.mailbox.tidy import tidy
+from mailferry.mailbox.cleanup import tidy
+from mailferry.mailbox.pool import Stations
 from mailferry.mailbox.turns import poll
 
 if TYPE_CHECKING:
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mailferry.config.database import DatabaseSettings
-    from mailferry.mailbox.work import Work
+    from mailferry.mailbox.context import Work
 
 #: Takes turns at all tables until every job has ended.
 _WORKER = """
 import datetime, pickle, sys, threading
 from mailferry import database
 from mailferry.errors import Retry
-from mailferry.mailbox import arrivals
-from mailferry.mailbox.stations import Stations
+from mailferry.mailbox.ledger import arrivals
+from mailferry.mailbox.pool import Stations
 from mailferry.mailbox.turns import Turn, load_next
 
 runner, feed, lease = pickle.load(sys.stdin.buffer)

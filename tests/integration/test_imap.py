@@ -18,11 +18,11 @@ from fixtures_dovecot import OTHER_PASSWORD, PASSWORD, Proxy, make_certificates,
 
 from mailferry.errors import Reject, Retry, Stop
 from mailferry.mailbox.attachments import store
-from mailferry.mailbox.imap import ImapMailbox
-from mailferry.mailbox.imap_session import MAX_LITERAL, is_loopback
-from mailferry.mailbox.model import MessageRef, Outcome, Part
-from mailferry.mailbox.structure import from_message, leaves
-from mailferry.mailbox.transfer import decoded
+from mailferry.mailbox.source.imap import ImapMailbox
+from mailferry.mailbox.source.imap_connection import MAX_LITERAL, is_loopback
+from mailferry.mailbox.source.message import MessageRef, Outcome, Part
+from mailferry.mailbox.source.mime import from_message, leaves
+from mailferry.mailbox.source.transfer_encoding import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -183,7 +183,7 @@ def test_unread_messages_that_match_are_found_oldest_first(account: Account, ope
 def test_a_folder_too_large_for_one_answer_is_searched_in_ranges(
     account: Account, open_mailbox: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mailferry.mailbox.imap._SEARCH_RANGE", 2)
+    monkeypatch.setattr("mailferry.mailbox.source.imap._SEARCH_RANGE", 2)
     account.deliver(HELLO, HELLO, _subject("other"), HELLO, HELLO)
     assert [ref.uid for ref in open_mailbox().find()] == ["1", "2", "4", "5"]
 
@@ -570,7 +570,7 @@ def test_a_message_of_100_mb_is_fetched_in_bounded_memory(account: Account) -> N
     program = textwrap.dedent("""
         import resource, sys
         from mailferry.config.mailbox import MailboxSettings
-        from mailferry.mailbox.imap import ImapMailbox
+        from mailferry.mailbox.source.imap import ImapMailbox
         host, port, user, password, ca = sys.argv[1:]
         mailbox = ImapMailbox(MailboxSettings(host=host, port=port, username=user, password=password, ca_file=ca))
         (ref,) = mailbox.find()

@@ -16,28 +16,19 @@ import pytest
 
 from mailferry import database
 from mailferry.errors import Reject, Retry, Stop
-from mailferry.mailbox import arrivals, claims, ledger
 from mailferry.mailbox.attachments import RejectedFile
-from mailferry.mailbox.jobs import Claim, ClaimLost, FileState, Job, JobState, OutOfReach
-from mailferry.mailbox.model import (
-    Column,
-    Counts,
-    Kind,
-    MessageRef,
-    Outcome,
-    Passed,
-    RejectedRow,
-    StoredFile,
-    Summary,
-)
-from mailferry.mailbox.table import create
+from mailferry.mailbox.ledger import arrivals, leases, records
+from mailferry.mailbox.ledger.jobs import Claim, ClaimLost, FileState, Job, JobState, OutOfReach
+from mailferry.mailbox.source.message import MessageRef, Outcome, Passed, StoredFile, Summary
+from mailferry.mailbox.target.table import create
+from mailferry.mailbox.workbook.values import Column, Counts, Kind, RejectedRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mailferry.config.database import DatabaseSettings
     from mailferry.database import Connection
-    from mailferry.mailbox.table import Target
+    from mailferry.mailbox.target.table import Target
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC)
 
@@ -78,17 +69,17 @@ def record(
     **more: Any,
 ) -> Job:
     message = summary(uid, minutes=int(uid) if minutes is None else minutes, **more)
-    return ledger.record(conn, feed, message, f"header {uid}", target=target, files=files or [stored()])
+    return records.record(conn, feed, message, f"header {uid}", target=target, files=files or [stored()])
 
 
 def claim(conn: Connection, **more: Any) -> Claim:
-    got = claims.claim(conn, runner="host:1", **more)
+    got = leases.claim(conn, runner="host:1", **more)
     assert got is not None
     return got
 
 
 def file_ids(conn: Connection, job_id: int) -> list[int]:
-    return [file.id for file in ledger.files_of(conn, job_id)]
+    return [file.id for file in records.files_of(conn, job_id)]
 
 
 def make_due(conn: Connection, job_id: int) -> None:
@@ -104,7 +95,7 @@ def test_a_message_recorded_again_is_the_same_job_with_the_same_files(db: Connec
     files = [stored(), stored("b.xlsx", section="3", sha256="bb")]
     message = summary(subject="bad \0 and \ud800")
     passed = [Passed(section="1", name="x\0", reason="plain text")]
-    first = ledger.record(db, "f", message, "h", target="t", files=files, passed=passed)
+    first = records.record(db, "f", message, "h", target="t", files=files, passed=passed)
     assert (first.state, first.ref, first.received, first.attempts) == (
         JobState.PENDING,
         message.ref,
@@ -113,15 +104,15 @@ def test_a_message_recorded_again_is_the_same_job_with_the_same_files(db: Connec
     )
     # A second fetch stores the bytes elsewhere; the newest path is the one that is there.
     again = [replace(files[0], path=Path("/pending/second")), files[1]]
-    assert ledger.record(db, "f", message, "h", target="t", files=again, passed=passed).id == first.id
-    details = ledger.show(db, first.id)
+    assert records.record(db, "f", message, "h", target="t", files=again, passed=passed).id == first.id
+    details = records.show(db, first.id)
     assert details is not None
     assert [(f.name, f.path) for f in details.files] == [
         ("a.xlsx", "/pending/second"),
         ("b.xlsx", "/pending/b.xlsx"),
     ]
     assert details.passed == (Passed(section="1", name="x", reason="plain text"),)
-    assert ledger.show(db, first.id + 1000) is None
+    assert records.show(db, first.id + 1000) is None
 
 
 def test_two_runners_that_record_one_message_at_once_get_one_job(
@@ -135,7 +126,7 @@ def test_two_runners_that_record_one_message_at_once_get_one_job(
     db.commit()
     second.join()
     other.commit()
-    assert got == [job.id for job in ledger.jobs(db)]
+    assert got == [job.id for job in records.jobs(db)]
 
 
 def test_two_feeds_on_one_mailbox_have_a_job_each(db: Connection) -> None:
@@ -148,15 +139,15 @@ def test_a_changed_uidvalidity_finds_every_message_again_and_none_is_new(db: Con
     found = []
     for uid, header, minutes in [("32", "same", 2), ("31", "same", 1), ("33", "header 3", 3)]:
         message = summary(uid, uidvalidity=8, minutes=minutes)
-        job = ledger.find(db, "f", message.ref, header, message.received)
+        job = records.find(db, "f", message.ref, header, message.received)
         assert job is not None
         assert job.ref == message.ref
         found.append(job.id)
     assert found == [copy.id, first.id, other.id]
     # A third message of the same header, under the same UIDVALIDITY, is a message of its own.
     third = summary("34", uidvalidity=8, minutes=1)
-    assert ledger.find(db, "f", third.ref, "same", third.received) is None
-    assert ledger.find(db, "f", summary("35", uidvalidity=8).ref, "unheard of", third.received) is None
+    assert records.find(db, "f", third.ref, "same", third.received) is None
+    assert records.find(db, "f", summary("35", uidvalidity=8).ref, "unheard of", third.received) is None
 
 
 def test_a_message_of_the_same_header_that_came_at_another_time_is_not_taken_for_an_old_one(
@@ -164,23 +155,23 @@ def test_a_message_of_the_same_header_that_came_at_another_time_is_not_taken_for
 ) -> None:
     old = record(db, "1")
     message = summary("1", uidvalidity=8, minutes=1_440)
-    assert ledger.find(db, "f", message.ref, old.header_sha256, message.received) is None
-    new = ledger.record(db, "f", message, old.header_sha256, target="t", files=[stored(sha256="bb")])
+    assert records.find(db, "f", message.ref, old.header_sha256, message.received) is None
+    new = records.record(db, "f", message, old.header_sha256, target="t", files=[stored(sha256="bb")])
     assert new.id != old.id
-    assert [file.sha256 for file in ledger.files_of(db, old.id, new.id)] == ["aa", "bb"]
+    assert [file.sha256 for file in records.files_of(db, old.id, new.id)] == ["aa", "bb"]
 
 
 def test_two_files_in_one_place_are_refused_and_neither_is_dropped_in_silence(db: Connection) -> None:
     with pytest.raises(Reject, match="part 2"):
-        ledger.record(db, "f", summary(), "h", target="t", files=[stored(), stored(sha256="bb")])
-    job = ledger.record(db, "f", summary(), "h", target="t", files=[stored(section="3")])
+        records.record(db, "f", summary(), "h", target="t", files=[stored(), stored(sha256="bb")])
+    job = records.record(db, "f", summary(), "h", target="t", files=[stored(section="3")])
     refused = RejectedFile(section="3", name="a.xlsx", member="", reason="damaged")
     with pytest.raises(Reject, match="part 3"):
         arrivals.reject(db, job.id, [refused])
     other = replace(refused, section="4")
     arrivals.reject(db, job.id, [other])
     arrivals.reject(db, job.id, [other])
-    assert [(file.section, file.state) for file in ledger.files_of(db, job.id)] == [
+    assert [(file.section, file.state) for file in records.files_of(db, job.id)] == [
         ("2", FileState.PENDING),
         ("3", FileState.PENDING),
         ("4", FileState.REJECTED),
@@ -197,7 +188,7 @@ def test_jobs_behind_another_feeds_job_that_nobody_does_are_told(db: Connection)
     assert arrivals.held_back(db, "old") == []
     held = claim(db, feed="old")
     assert arrivals.held_back(db, "f") == []
-    claims.renew(db, held, timedelta(seconds=-1))
+    leases.renew(db, held, timedelta(seconds=-1))
     assert arrivals.held_back(db, "f") == [told]
 
 
@@ -206,9 +197,9 @@ def test_one_job_is_claimed_by_one_runner(db: Connection, connect: Callable[[], 
     db.commit()
     first = claim(db)
     assert (first.job.state, first.job.attempts, first.job.runner) == (JobState.IN_PROGRESS, 1, "host:1")
-    assert claims.claim(connect(), runner="other") is None
+    assert leases.claim(connect(), runner="other") is None
     db.commit()
-    assert claims.claim(connect(), runner="other") is None
+    assert leases.claim(connect(), runner="other") is None
 
 
 def test_jobs_of_one_table_come_in_the_order_of_arrival_and_a_waiting_one_holds_back_only_its_own(
@@ -218,21 +209,21 @@ def test_jobs_of_one_table_come_in_the_order_of_arrival_and_a_waiting_one_holds_
     elsewhere = record(db, "3", target="u")
     first = claim(db)
     assert first.job.id == early.id
-    ledger.fail(db, first, Retry("away"))
+    records.fail(db, first, Retry("away"))
     assert claim(db).job.id == elsewhere.id
-    assert claims.claim(db, runner="x") is None
-    assert claims.claim(db, runner="x", job_id=late.id) is None
+    assert leases.claim(db, runner="x") is None
+    assert leases.claim(db, runner="x", job_id=late.id) is None
     make_due(db, early.id)
     again = claim(db)
-    ledger.finish_file(db, again, file_ids(db, early.id)[0], FileState.LOADED)
-    ledger.finish_job(db, again)
+    records.finish_file(db, again, file_ids(db, early.id)[0], FileState.LOADED)
+    records.finish_job(db, again)
     assert claim(db).job.id == late.id
 
 
 def test_a_passing_fault_is_tried_again_after_1_2_and_4_seconds_and_then_given_up(db: Connection) -> None:
     job = record(db)
     for delay in (1, 2, 4):
-        failed = ledger.fail(db, claim(db), Retry("mailbox away"))
+        failed = records.fail(db, claim(db), Retry("mailbox away"))
         (clock,) = db.execute("SELECT clock_timestamp()").fetchall()[0]
         assert failed.state is JobState.PENDING
         assert (
@@ -240,27 +231,27 @@ def test_a_passing_fault_is_tried_again_after_1_2_and_4_seconds_and_then_given_u
             < failed.next_attempt_at - clock + timedelta(seconds=1)
             <= timedelta(seconds=delay + 1)
         )
-        assert ledger.retry_delay(failed.attempts) == timedelta(seconds=delay)
+        assert records.retry_delay(failed.attempts) == timedelta(seconds=delay)
         make_due(db, job.id)
-    last = ledger.fail(db, claim(db), Retry("mailbox away"))
+    last = records.fail(db, claim(db), Retry("mailbox away"))
     assert (last.state, last.attempts, last.error_kind, last.error) == (
         JobState.FAILED,
         4,
         "retry",
         "mailbox away",
     )
-    assert [file.state for file in ledger.files_of(db, job.id)] == [FileState.FAILED]
+    assert [file.state for file in records.files_of(db, job.id)] == [FileState.FAILED]
 
 
 def test_a_reject_ends_a_job_at_once_and_a_stop_leaves_it_for_the_next_run(db: Connection) -> None:
     job = record(db)
-    stopped = ledger.fail(db, claim(db), Stop("no such table"))
+    stopped = records.fail(db, claim(db), Stop("no such table"))
     assert (stopped.state, stopped.attempts, stopped.error_kind) == (JobState.PENDING, 0, "stop")
-    assert claims.claim(db, runner="x") is None
+    assert leases.claim(db, runner="x") is None
     make_due(db, job.id)
-    rejected = ledger.fail(db, claim(db), Reject("broken"))
+    rejected = records.fail(db, claim(db), Reject("broken"))
     assert (rejected.state, rejected.error_kind) == (JobState.FAILED, "reject")
-    assert [file.state for file in ledger.files_of(db, job.id)] == [FileState.REJECTED]
+    assert [file.state for file in records.files_of(db, job.id)] == [FileState.REJECTED]
 
 
 @pytest.mark.parametrize(
@@ -278,12 +269,12 @@ def test_a_job_whose_files_all_failed_has_failed(
     db: Connection, states: list[FileState], end: JobState
 ) -> None:
     files = [stored(f"{n}.xlsx", section=str(n)) for n in range(len(states))]
-    job = ledger.record(db, "f", summary(), "h", target="t", files=files)
+    job = records.record(db, "f", summary(), "h", target="t", files=files)
     held = claim(db)
     for file_id, state in zip(file_ids(db, job.id), states, strict=True):
         bad = state in {FileState.REJECTED, FileState.FAILED}
-        ledger.finish_file(db, held, file_id, state, error="why" if bad else None)
-    done = ledger.finish_job(db, held)
+        records.finish_file(db, held, file_id, state, error="why" if bad else None)
+    done = records.finish_job(db, held)
     assert done.state is end
     assert (done.error or "").count("why") == sum(
         state in {FileState.REJECTED, FileState.FAILED} for state in states
@@ -294,11 +285,11 @@ def test_a_job_with_pending_files_cannot_end_and_a_file_ends_once(db: Connection
     job = record(db)
     held = claim(db)
     with pytest.raises(ValueError, match="still pending"):
-        ledger.finish_job(db, held)
+        records.finish_job(db, held)
     (file_id,) = file_ids(db, job.id)
-    ledger.finish_file(db, held, file_id, FileState.LOADED)
+    records.finish_file(db, held, file_id, FileState.LOADED)
     with pytest.raises(ValueError, match="not pending"):
-        ledger.finish_file(db, held, file_id, FileState.LOADED)
+        records.finish_file(db, held, file_id, FileState.LOADED)
 
 
 def test_counts_warnings_and_rejected_rows_are_kept(db: Connection, target: Target) -> None:
@@ -308,7 +299,7 @@ def test_counts_warnings_and_rejected_rows_are_kept(db: Connection, target: Targ
         read=9, inserted=1, updated=2, unchanged=3, rejected=2, superseded=1, warnings=["NUL \0 removed"]
     )
     rows = [RejectedRow(sheet="Ş", row=n, column="kg", value="a\0\tb\\N", reason="no number") for n in (2, 5)]
-    ledger.finish_file(
+    records.finish_file(
         db,
         claim(db),
         file_id,
@@ -318,15 +309,15 @@ def test_counts_warnings_and_rejected_rows_are_kept(db: Connection, target: Targ
         content_sha256="cc",
         rejected=rows,
     )
-    (file,) = ledger.files_of(db, job.id)
+    (file,) = records.files_of(db, job.id)
     assert file.counts == replace(counts, warnings=["NUL  removed"])
     assert (file.target, file.content_sha256) == ("public.t", "cc")
-    assert ledger.rejected_rows(db, file_id) == [replace(row, value="a\tb\\N") for row in rows]
-    assert len(ledger.rejected_rows(db, file_id, limit=1)) == 1
-    assert ledger.forget(db, "f", datetime(2020, 1, 1, tzinfo=UTC)) == 0
-    assert ledger.forget(db, "g", datetime.now(UTC) + timedelta(days=1)) == 0
-    assert ledger.forget(db, "f", datetime.now(UTC) + timedelta(days=1)) == 2
-    assert ledger.show(db, job.id) is not None
+    assert records.rejected_rows(db, file_id) == [replace(row, value="a\tb\\N") for row in rows]
+    assert len(records.rejected_rows(db, file_id, limit=1)) == 1
+    assert records.forget(db, "f", datetime(2020, 1, 1, tzinfo=UTC)) == 0
+    assert records.forget(db, "g", datetime.now(UTC) + timedelta(days=1)) == 0
+    assert records.forget(db, "f", datetime.now(UTC) + timedelta(days=1)) == 2
+    assert records.show(db, job.id) is not None
 
 
 def load_as(
@@ -343,7 +334,7 @@ def load_as(
     """A file of these hashes arrives: whether it was a duplicate, else it is loaded."""
     message = summary(uid, minutes=int(uid))
     files = [stored(sha256=sha256)]
-    job = ledger.record(conn, "f", message, header or f"header {uid}", target="t", files=files)
+    job = records.record(conn, "f", message, header or f"header {uid}", target="t", files=files)
     return do(conn, target, job, content, changed=changed, rejected=rejected)
 
 
@@ -352,12 +343,12 @@ def do(
 ) -> bool:
     """Work on a job of one file, as `process` does: whether it was a duplicate."""
     held = claim(conn, job_id=job.id)
-    (file,) = ledger.files_of(conn, job.id)
+    (file,) = records.files_of(conn, job.id)
     sha256 = file.sha256
-    found = ledger.duplicate_of(conn, held, target, sha256=sha256, content_sha256=content)
+    found = records.duplicate_of(conn, held, target, sha256=sha256, content_sha256=content)
     state = FileState.LOADED if found is None else FileState.DUPLICATE
     counts = Counts(read=1, inserted=changed, rejected=rejected) if found is None else None
-    ledger.finish_file(
+    records.finish_file(
         conn,
         held,
         file_ids(conn, job.id)[0],
@@ -367,7 +358,7 @@ def do(
         content_sha256=content,
         duplicate_of=found,
     )
-    ledger.finish_job(conn, held)
+    records.finish_job(conn, held)
     return found is not None
 
 
@@ -405,14 +396,14 @@ def test_rows_that_were_rejected_are_loaded_by_a_retry_once_the_cause_is_gone(
 ) -> None:
     load_as(db, target, "1", "B", "b")
     load_as(db, target, "2", "A", "a", rejected=2)
-    (job,) = ledger.jobs(db, limit=1)
-    ledger.marked(db, job, Outcome.COMPLETED)
-    again = ledger.retry(db, job.id)
+    (job,) = records.jobs(db, limit=1)
+    records.marked(db, job, Outcome.COMPLETED)
+    again = records.retry(db, job.id)
     assert (again.state, again.marked_at) == (JobState.PENDING, None)
-    assert [file.state for file in ledger.files_of(db, job.id)] == [FileState.PENDING]
+    assert [file.state for file in records.files_of(db, job.id)] == [FileState.PENDING]
     assert not do(db, target, job, "a", changed=0)
     with pytest.raises(Reject, match="is completed"):
-        ledger.retry(db, job.id)
+        records.retry(db, job.id)
     # What its first load changed has not been forgotten.
     assert not load_as(db, target, "3", "B", "b")
 
@@ -424,23 +415,23 @@ def test_a_runner_whose_job_was_taken_over_can_commit_nothing(
     old = claim(db)
     db.commit()
     late = connect()
-    claims.renew(late, old)
+    leases.renew(late, old)
     late.commit()
     new = claim(db, take_over=True)
     db.commit()
     assert (new.fence, new.job.attempts) == (old.fence + 1, 2)
     (file_id,) = file_ids(db, job.id)
     for act in (
-        lambda: claims.hold(late, old),
-        lambda: claims.renew(late, old),
-        lambda: ledger.finish_file(late, old, file_id, FileState.LOADED),
-        lambda: ledger.finish_job(late, old),
-        lambda: ledger.fail(late, old, Retry("late")),
+        lambda: leases.hold(late, old),
+        lambda: leases.renew(late, old),
+        lambda: records.finish_file(late, old, file_id, FileState.LOADED),
+        lambda: records.finish_job(late, old),
+        lambda: records.fail(late, old, Retry("late")),
     ):
         with pytest.raises(ClaimLost):
             act()
         late.rollback()
-    ledger.finish_file(db, new, file_id, FileState.LOADED)
+    records.finish_file(db, new, file_id, FileState.LOADED)
 
 
 def test_a_frozen_runners_open_transaction_is_ended_by_whoever_takes_over(
@@ -450,21 +441,21 @@ def test_a_frozen_runners_open_transaction_is_ended_by_whoever_takes_over(
     old = claim(db)
     db.commit()
     frozen, other = connect(), connect()
-    claims.hold(frozen, old)
-    ledger.finish_file(frozen, old, file_ids(frozen, job.id)[0], FileState.LOADED)
+    leases.hold(frozen, old)
+    records.finish_file(frozen, old, file_ids(frozen, job.id)[0], FileState.LOADED)
     new = claim(other, take_over=True)
     other.commit()
     with pytest.raises(psycopg.OperationalError):
         frozen.commit()
-    assert [file.state for file in ledger.files_of(db, job.id)] == [FileState.PENDING]
-    claims.hold(other, new)
+    assert [file.state for file in records.files_of(db, job.id)] == [FileState.PENDING]
+    leases.hold(other, new)
 
 
 def test_one_of_many_workers_keeps_its_job_until_its_lease_has_run_out(db: Connection) -> None:
     record(db)
     old = claim(db, by_lease=True)
-    assert claims.claim(db, runner="x", take_over=True) is None
-    claims.renew(db, old, timedelta(seconds=-1))
+    assert leases.claim(db, runner="x", take_over=True) is None
+    leases.renew(db, old, timedelta(seconds=-1))
     assert claim(db).fence == old.fence + 1
     # That was a claim of the other kind.
     assert claim(db, take_over=True).fence == old.fence + 2
@@ -478,12 +469,12 @@ def test_of_two_who_take_over_at_once_one_does_and_neither_ends_the_others_work(
     db.commit()
     one, two = connect(), connect()
     new = claim(one)
-    assert claims.claim(two, runner="x") is None
+    assert leases.claim(two, runner="x") is None
     one.commit()
-    claims.hold(one, new)
-    assert claims.claim(two, runner="x") is None
-    ledger.finish_file(one, new, file_ids(one, job.id)[0], FileState.LOADED)
-    ledger.finish_job(one, new)
+    leases.hold(one, new)
+    assert leases.claim(two, runner="x") is None
+    records.finish_file(one, new, file_ids(one, job.id)[0], FileState.LOADED)
+    records.finish_job(one, new)
     one.commit()
 
 
@@ -491,9 +482,9 @@ def test_a_claim_is_limited_to_a_table_and_to_feeds(db: Connection) -> None:
     record(db, "1", target="a")
     second = record(db, "2", target="b")
     record(db, "3", target="b", feed="g")
-    assert claims.claim(db, runner="x", target="c") is None
-    assert claims.claim(db, runner="x", target="b", feeds=["g"]) is None
-    assert claims.claim(db, runner="x", feeds=[]) is None
+    assert leases.claim(db, runner="x", target="c") is None
+    assert leases.claim(db, runner="x", target="b", feeds=["g"]) is None
+    assert leases.claim(db, runner="x", feeds=[]) is None
     assert claim(db, target="b", feeds=["f", "g"]).job.id == second.id
 
 
@@ -504,14 +495,14 @@ def test_a_released_claim_is_void_and_its_job_due_at_once_with_no_attempt_counte
     held = claim(db)
     db.commit()
     working = connect()
-    claims.hold(working, held)
-    released = claims.release(db, held)
+    leases.hold(working, held)
+    released = leases.release(db, held)
     assert (released.state, released.attempts) == (JobState.PENDING, 0)
     db.commit()
     with pytest.raises(psycopg.OperationalError):
         working.execute("SELECT 1")
     with pytest.raises(ClaimLost):
-        claims.release(db, held)
+        leases.release(db, held)
     again = claim(db)
     assert (again.job.id, again.fence) == (job.id, held.fence + 2)
 
@@ -523,21 +514,21 @@ def test_a_cancel_ends_the_transaction_that_works_on_the_job(
     held = claim(db)
     db.commit()
     working = connect()
-    claims.hold(working, held)
-    ledger.finish_file(working, held, file_ids(working, job.id)[0], FileState.LOADED)
+    leases.hold(working, held)
+    records.finish_file(working, held, file_ids(working, job.id)[0], FileState.LOADED)
     with pytest.raises(Reject, match="in progress can be cancelled first"):
-        ledger.retry(db, job.id)
-    assert ledger.cancel(db, job.id).state is JobState.CANCELLED
+        records.retry(db, job.id)
+    assert records.cancel(db, job.id).state is JobState.CANCELLED
     with pytest.raises(psycopg.OperationalError):
         working.commit()
     db.commit()
-    assert [file.state for file in ledger.files_of(db, job.id)] == [FileState.PENDING]
-    assert ledger.retry(db, job.id).state is JobState.PENDING
+    assert [file.state for file in records.files_of(db, job.id)] == [FileState.PENDING]
+    assert records.retry(db, job.id).state is JobState.PENDING
 
 
 def test_a_mailbox_that_is_away_costs_a_job_no_attempt(db: Connection) -> None:
     record(db)
-    failed = ledger.fail(db, claim(db), OutOfReach("away"))
+    failed = records.fail(db, claim(db), OutOfReach("away"))
     assert (failed.state, failed.attempts, failed.error_kind) == (JobState.PENDING, 0, "retry")
 
 
@@ -562,7 +553,7 @@ def test_tables_that_are_due_are_told_with_the_time_until_then(db: Connection) -
     assert (sorted(waits), max(waits.values()) <= 0) == (["a", "c"], True)
     assert [target for target, _ in arrivals.due(db, ["f", "g"])] == ["a", "b", "c"]
     assert arrivals.due(db, []) == []
-    ledger.fail(db, claim(db, target="a"), Stop("somebody has to act"))
+    records.fail(db, claim(db, target="a"), Stop("somebody has to act"))
     assert 0 < dict(arrivals.due(db, ["f"]))["a"] <= 60
     make_due(db, first.id)
     held = claim(db, target="a")
@@ -570,7 +561,7 @@ def test_tables_that_are_due_are_told_with_the_time_until_then(db: Connection) -
     found = arrivals.first_of(db, "a")
     assert found
     assert (found.job_id, found.feed, found.running, 0 < found.wait <= 30) == (first.id, "f", True, True)
-    claims.renew(db, held, timedelta(seconds=-1))
+    leases.renew(db, held, timedelta(seconds=-1))
     assert [target for target, _ in arrivals.due(db, ["f"])] == ["a", "c"]
     assert arrivals.first_of(db, "unheard of") is None
 
@@ -590,7 +581,7 @@ def test_what_is_due_is_found_without_looking_through_finished_or_waiting_jobs(
     asked: list[Callable[[Connection], object]] = [
         lambda conn: arrivals.due(conn, ["f"]),
         lambda conn: arrivals.first_of(conn, "t1"),
-        lambda conn: claims.claim(conn, runner="x", target="t2", feeds=["f"]),
+        lambda conn: leases.claim(conn, runner="x", target="t2", feeds=["f"]),
     ]
     for ask in asked:
         conn = connect()
@@ -612,9 +603,9 @@ def read_rows(conn: Connection) -> int:
 def test_a_lease_that_has_run_out_frees_the_job_and_one_that_is_renewed_does_not(db: Connection) -> None:
     record(db)
     old = claim(db, lease=timedelta(seconds=-1))
-    claims.renew(db, old)
-    assert claims.claim(db, runner="x") is None
-    claims.renew(db, old, timedelta(seconds=-1))
+    leases.renew(db, old)
+    assert leases.claim(db, runner="x") is None
+    leases.renew(db, old, timedelta(seconds=-1))
     assert claim(db).fence == old.fence + 1
 
 
@@ -623,18 +614,24 @@ def test_only_one_runner_has_a_feed_and_a_lost_connection_gives_it_back(
 ) -> None:
     with database.connect(database_settings) as pool:
         with (
+<<<<<<< Updated upstream
             claims.only_runner(pool, "f") as first,
             claims.only_runner(pool, "f", patience=0) as second,
             claims.only_runner(pool, "g") as elsewhere,
+=======
+            leases.only_runner(pool, "f") as first,
+            leases.only_runner(pool, "f") as second,
+            leases.only_runner(pool, "g") as elsewhere,
+>>>>>>> Stashed changes
         ):
             assert (first, second, elsewhere) == (True, False, True)
-        with claims.only_runner(pool, "f") as again:
+        with leases.only_runner(pool, "f") as again:
             assert again
             with database.transaction(pool) as conn:
                 conn.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
                 conn.execute("SELECT pg_advisory_lock(%s)", (database.advisory_key("feed", "f"),))
                 conn.execute("SELECT pg_advisory_unlock_all()")
-            with claims.only_runner(pool, "f") as taken:
+            with leases.only_runner(pool, "f") as taken:
                 assert taken
         with database.transaction(pool) as conn:
             assert conn.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone() == (
@@ -666,53 +663,53 @@ def test_a_run_waits_for_the_session_of_one_that_was_killed(database_settings: D
 
 def test_what_ended_but_is_not_marked_is_found_after_a_crash(db: Connection) -> None:
     job = record(db)
-    assert ledger.unmarked(db, "f") == []
+    assert records.unmarked(db, "f") == []
     held = claim(db)
-    ledger.finish_file(db, held, file_ids(db, job.id)[0], FileState.LOADED)
-    done = ledger.finish_job(db, held)
-    assert ledger.unmarked(db, "f") == [done]
-    ledger.marked(db, done, Outcome.COMPLETED)
-    assert ledger.unmarked(db, "f") == []
+    records.finish_file(db, held, file_ids(db, job.id)[0], FileState.LOADED)
+    done = records.finish_job(db, held)
+    assert records.unmarked(db, "f") == [done]
+    records.marked(db, done, Outcome.COMPLETED)
+    assert records.unmarked(db, "f") == []
 
 
 def test_people_cancel_and_retry(db: Connection) -> None:
     waiting, running = record(db, "1"), record(db, "2", target="u")
-    assert ledger.cancel(db, waiting.id).state is JobState.CANCELLED
+    assert records.cancel(db, waiting.id).state is JobState.CANCELLED
     held = claim(db)
     assert held.job.id == running.id
-    ledger.cancel(db, running.id)
+    records.cancel(db, running.id)
     with pytest.raises(ClaimLost):
-        ledger.finish_file(db, held, file_ids(db, running.id)[0], FileState.LOADED)
+        records.finish_file(db, held, file_ids(db, running.id)[0], FileState.LOADED)
     with pytest.raises(Reject, match="is cancelled"):
-        ledger.cancel(db, waiting.id)
+        records.cancel(db, waiting.id)
     with pytest.raises(Reject, match="no job"):
-        ledger.cancel(db, 10**6)
-    assert ledger.retry(db, waiting.id).state is JobState.PENDING
+        records.cancel(db, 10**6)
+    assert records.retry(db, waiting.id).state is JobState.PENDING
     rejected = claim(db)
     row = RejectedRow(sheet="s", row=1, column="c", value="v", reason="r")
     (file_id,) = file_ids(db, waiting.id)
-    ledger.finish_file(db, rejected, file_id, FileState.REJECTED, error="bad", rejected=[row])
-    failed = ledger.finish_job(db, rejected)
-    ledger.marked(db, failed, Outcome.FAILED)
-    again = ledger.retry(db, waiting.id)
+    records.finish_file(db, rejected, file_id, FileState.REJECTED, error="bad", rejected=[row])
+    failed = records.finish_job(db, rejected)
+    records.marked(db, failed, Outcome.FAILED)
+    again = records.retry(db, waiting.id)
     assert (again.state, again.attempts, again.error, again.marked_at) == (JobState.PENDING, 0, None, None)
-    assert ledger.rejected_rows(db, file_id) == []
+    assert records.rejected_rows(db, file_id) == []
     loaded = claim(db)
-    ledger.finish_file(db, loaded, file_id, FileState.LOADED)
-    ledger.finish_job(db, loaded)
+    records.finish_file(db, loaded, file_id, FileState.LOADED)
+    records.finish_job(db, loaded)
     with pytest.raises(Reject, match="is completed"):
-        ledger.retry(db, waiting.id)
+        records.retry(db, waiting.id)
 
 
 def test_jobs_are_listed_by_feed_state_time_and_text(db: Connection) -> None:
     one, two = record(db, "1"), record(db, "2", feed="g", subject="Günlük 100%")
     claim(db, feed="f")
-    assert [job.id for job in ledger.jobs(db)] == [two.id, one.id]
-    assert [job.id for job in ledger.jobs(db, limit=1)] == [two.id]
-    assert [job.id for job in ledger.jobs(db, feed="f")] == [one.id]
-    assert [job.id for job in ledger.jobs(db, state=JobState.PENDING)] == [two.id]
-    assert [job.id for job in ledger.jobs(db, text="100%")] == [two.id]
-    assert ledger.jobs(db, since=datetime.now(UTC) + timedelta(days=1)) == []
+    assert [job.id for job in records.jobs(db)] == [two.id, one.id]
+    assert [job.id for job in records.jobs(db, limit=1)] == [two.id]
+    assert [job.id for job in records.jobs(db, feed="f")] == [one.id]
+    assert [job.id for job in records.jobs(db, state=JobState.PENDING)] == [two.id]
+    assert [job.id for job in records.jobs(db, text="100%")] == [two.id]
+    assert records.jobs(db, since=datetime.now(UTC) + timedelta(days=1)) == []
 
 
 def test_statistics_count_today_and_this_week_by_the_callers_calendar(db: Connection, target: Target) -> None:
@@ -724,7 +721,7 @@ def test_statistics_count_today_and_this_week_by_the_callers_calendar(db: Connec
         end = now - timedelta(minutes=ago)
         statement = "UPDATE mailferry.jobs SET started_at = %s, finished_at = %s WHERE uid = %s"
         db.execute(statement, (end - timedelta(seconds=3), end, uid))
-    got = ledger.statistics(db, now)
+    got = records.statistics(db, now)
     assert (got.today.completed, got.week.completed, got.states) == (1, 2, {JobState.COMPLETED: 3})
     assert (got.week.files, got.week.rows_read, got.week.inserted, got.week.errors, got.week.seconds) == (
         2,
@@ -733,6 +730,6 @@ def test_statistics_count_today_and_this_week_by_the_callers_calendar(db: Connec
         0,
         3.0,
     )
-    assert ledger.statistics(db, now, feed="other").week.seconds is None
+    assert records.statistics(db, now, feed="other").week.seconds is None
     with pytest.raises(ValueError, match="aware"):
-        ledger.statistics(db, datetime(2026, 3, 4))  # noqa: DTZ001 - that is the point
+        records.statistics(db, datetime(2026, 3, 4))  # noqa: DTZ001 - that is the point

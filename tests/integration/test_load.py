@@ -15,8 +15,9 @@ from support_mail import mail, workbook
 from support_run import HEADER, Setting, one
 
 from mailferry import database
-from mailferry.mailbox import ledger, loader
-from mailferry.mailbox.jobs import FileState, JobState
+from mailferry.mailbox import run_once
+from mailferry.mailbox.ledger import records
+from mailferry.mailbox.ledger.jobs import FileState, JobState
 from mailferry.testing.workbooks import Tab, xlsx
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def test_a_run_behind_another_feeds_job_says_so_and_fails(here: Setting) -> None
     assert (run.status, run.exit_status) == ("done", 1)
     assert any("`mailferry jobs cancel 1`" in trouble for trouble in run.troubles)
     with psycopg.connect(**database.parameters(here.settings)) as conn:
-        ledger.cancel(conn, 1)
+        records.cancel(conn, 1)
     assert here.load().exit_status == 0
 
 
@@ -98,7 +99,7 @@ def test_rejected_rows_are_loaded_by_a_retry_once_the_cause_is_corrected(
     assert [row[0] for row in here.rows()] == ["1", "2"]
     with psycopg.connect(**database.parameters(here.settings)) as conn:
         conn.execute("ALTER TABLE tracking_data ALTER hawb TYPE varchar(20)")
-        ledger.retry(conn, 1)
+        records.retry(conn, 1)
     if not kept:
         (place,) = (place for place in here.places() if place.endswith(".xlsx"))
         (here.base / place).unlink()
@@ -308,12 +309,12 @@ def test_old_files_and_their_rejected_rows_go_after_their_time(here: Setting) ->
     here.load()
     assert len(here.places()) == 3
     later = dt.datetime.now().astimezone() + dt.timedelta(days=29)
-    loader.run(here.feed(), clock=lambda: later)
+    run_once.run(here.feed(), clock=lambda: later)
     assert len(here.places()) == 3
     later += dt.timedelta(days=3)
-    assert loader.run(here.feed(retention_days=0), clock=lambda: later).exit_status == 0
+    assert run_once.run(here.feed(retention_days=0), clock=lambda: later).exit_status == 0
     assert len(here.places()) == 3
-    loader.run(here.feed(), clock=lambda: later)
+    run_once.run(here.feed(), clock=lambda: later)
     assert here.places() == []
     assert here.query("SELECT count(*) FROM mailferry.rejected_rows") == [(0,)]
     assert here.query("SELECT count(*) FROM mailferry.jobs") == [(2,)]

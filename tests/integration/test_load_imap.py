@@ -10,9 +10,9 @@ from support_mail import feed_of, mail, workbook
 from support_run import HEADER, Setting, one
 
 from mailferry import database
-from mailferry.mailbox import health, loader
+from mailferry.mailbox import health, run_once
 from mailferry.mailbox.explain import explain
-from mailferry.mailbox.jobs import FileState
+from mailferry.mailbox.ledger.jobs import FileState
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,10 +42,10 @@ def test_over_imap_a_workbook_is_loaded_and_its_message_seen(
     feed = feed_of(tmp_path / "app", tmp_path, database_settings).model_copy(
         update={"mailbox": account.settings()}
     )
-    run = loader.run(feed)
+    run = run_once.run(feed)
     assert (run.exit_status, run.arrived) == (0, 1), run
     assert account.flags() == {1: {"\\Seen"}, 2: set()}
-    assert loader.run(feed).arrived == 0
+    assert run_once.run(feed).arrived == 0
 
 
 def test_over_imap_checks_and_explanations_change_nothing(
@@ -65,7 +65,7 @@ def test_over_imap_checks_and_explanations_change_nothing(
     (mailbox,) = [c for c in health.checks(feed.model_copy(update={"mailbox": refused})) if not c.ok]
     assert (mailbox.name, mailbox.unreachable) == ("mailbox", False)
     assert "app password" in mailbox.text
-    run = loader.run(feed.model_copy(update={"mailbox": refused}))
+    run = run_once.run(feed.model_copy(update={"mailbox": refused}))
     assert (run.status, run.exit_status) == ("blocked", 1)
 
 
@@ -76,13 +76,13 @@ def test_over_imap_a_changed_uidvalidity_loads_nothing_twice(
     feed = feed_of(tmp_path / "app", tmp_path, database_settings).model_copy(
         update={"mailbox": account.settings()}
     )
-    assert loader.run(feed).arrived == 1
+    assert run_once.run(feed).arrived == 1
     with psycopg.connect(**database.parameters(database_settings)) as conn:
         conn.execute("UPDATE mailferry.jobs SET uidvalidity = uidvalidity + 1, uid = '77', marked_at = NULL")
     with account.client() as client:
         client.select_folder("INBOX")
         client.remove_flags([1], [b"\\Seen"])
-    run = loader.run(feed)
+    run = run_once.run(feed)
     assert (run.exit_status, run.arrived, run.jobs) == (0, 0, {})
     assert account.flags() == {1: {"\\Seen"}}
     with psycopg.connect(**database.parameters(database_settings)) as conn:
@@ -97,11 +97,11 @@ def test_over_imap_a_message_that_only_looks_like_an_old_one_is_a_job_of_its_own
     feed = feed_of(tmp_path / "app", tmp_path, database_settings).model_copy(
         update={"mailbox": account.settings(mark="leave")}
     )
-    assert loader.run(feed).arrived == 1
+    assert run_once.run(feed).arrived == 1
     with psycopg.connect(**database.parameters(database_settings)) as conn:
         conn.execute(
             "UPDATE mailferry.jobs SET uidvalidity = uidvalidity + 1, received = received - interval '1 day'"
         )
-    run = loader.run(feed)
+    run = run_once.run(feed)
     assert (run.exit_status, run.arrived) == (0, 1)
     assert one(run).files[0].state is FileState.DUPLICATE

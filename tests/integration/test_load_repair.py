@@ -17,12 +17,14 @@ from support_run import HEADER, Setting, one
 
 from mailferry import database
 from mailferry.errors import Reject, Retry
-from mailferry.mailbox import claims, ledger, loader, staging
+from mailferry.mailbox import run_once
+from mailferry.mailbox.context import only_runner, opened
 from mailferry.mailbox.folders import Folders
-from mailferry.mailbox.jobs import JobState
-from mailferry.mailbox.maildir import MaildirMailbox
-from mailferry.mailbox.process import process
-from mailferry.mailbox.work import only_runner, opened
+from mailferry.mailbox.ledger import leases, records
+from mailferry.mailbox.ledger.jobs import JobState
+from mailferry.mailbox.load import process
+from mailferry.mailbox.source.maildir import MaildirMailbox
+from mailferry.mailbox.target import upsert
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +46,7 @@ def die(here: Setting, step: str) -> None:
         "owner, _, name = sys.argv[1].rpartition('.')\n"
         "kill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
         "setattr(pkgutil.resolve_name(owner), name, kill)\n"
-        "loader.run(feed)\n"
+        "run_once.run(feed)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, step], input=pickle.dumps(here.feed()), check=False, timeout=60
@@ -55,13 +57,13 @@ def die(here: Setting, step: str) -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        "mailferry.mailbox.ledger.record",
-        "mailferry.mailbox.claims.claim",
-        "mailferry.mailbox.ledger.finish_file",
-        "mailferry.mailbox.ledger.finish_job",
+        "mailferry.mailbox.ledger.records.record",
+        "mailferry.mailbox.ledger.leases.claim",
+        "mailferry.mailbox.ledger.records.finish_file",
+        "mailferry.mailbox.ledger.records.finish_job",
         "mailferry.mailbox.folders.sync_folder",
-        "mailferry.mailbox.maildir.MaildirMailbox.mark",
-        "mailferry.mailbox.ledger.marked",
+        "mailferry.mailbox.source.maildir.MaildirMailbox.mark",
+        "mailferry.mailbox.ledger.records.marked",
     ],
 )
 def test_after_a_kill_at_any_step_the_next_run_makes_all_right(here: Setting, step: str) -> None:
@@ -92,7 +94,7 @@ def test_after_a_kill_at_any_step_the_next_run_makes_all_right(here: Setting, st
 
 def test_after_a_crash_between_commit_and_marking_the_message_is_only_marked(here: Setting) -> None:
     here.send(("1", "a", 1))
-    die(here, "mailferry.mailbox.maildir.MaildirMailbox.mark")
+    die(here, "mailferry.mailbox.source.maildir.MaildirMailbox.mark")
     assert here.rows() == [("1", "a", 1)]
     assert here.maildir.flags() == {"1.test.host": ""}
     before = here.query("SELECT xmin::text FROM tracking_data")
@@ -142,24 +144,24 @@ def test_of_two_runs_at_once_one_works_and_the_other_passes_by(here: Setting) ->
     other = feed.model_copy(update={"base_dir": here.base.parent / "other"})
     with opened(feed, folders) as work, only_runner(work) as alone:
         assert alone
-        run = loader.run(other)
+        run = run_once.run(other)
     assert (run.status, run.exit_status, run.jobs) == ("skipped", 0, {})
-    assert loader.run(other).status == "done"
+    assert run_once.run(other).status == "done"
     assert here.rows() == [("1", "a", 1)]
 
 
 def test_a_passing_fault_of_a_job_is_tried_again(here: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     here.send(("1", "a", 1))
-    monkeypatch.setattr(ledger, "retry_delay", lambda _attempt: dt.timedelta(milliseconds=20))
+    monkeypatch.setattr(records, "retry_delay", lambda _attempt: dt.timedelta(milliseconds=20))
     faults = iter([Retry("away"), Retry("away")])
-    real = ledger.finish_file
+    real = records.finish_file
 
     def finish_file(*args: Any, **kwargs: Any) -> None:
         for fault in faults:
             raise fault
         real(*args, **kwargs)
 
-    monkeypatch.setattr(ledger, "finish_file", finish_file)
+    monkeypatch.setattr(records, "finish_file", finish_file)
     run = here.load()
     assert (one(run).job.state, one(run).job.attempts) == (JobState.COMPLETED, 3)
     assert here.rows() == [("1", "a", 1)]
@@ -170,16 +172,16 @@ def test_a_fault_that_does_not_pass_fails_the_job_after_three_retries_and_a_pers
 ) -> None:
     here.send(("1", "a", 1))
     here.send(("2", "b", 2))
-    monkeypatch.setattr(ledger, "retry_delay", lambda _attempt: dt.timedelta(milliseconds=20))
+    monkeypatch.setattr(records, "retry_delay", lambda _attempt: dt.timedelta(milliseconds=20))
 
     def finish_file(conn: Any, held: Any, *args: Any, **kwargs: Any) -> None:
         if held.job.id == 1:
             raise Retry("still away")
         real(conn, held, *args, **kwargs)
 
-    real = ledger.finish_file
+    real = records.finish_file
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "finish_file", finish_file)
+        patch.setattr(records, "finish_file", finish_file)
         run = here.load()
     assert run.exit_status == 1
     assert [(d.job.state, d.job.attempts) for _, d in sorted(run.jobs.items())] == [
@@ -187,7 +189,7 @@ def test_a_fault_that_does_not_pass_fails_the_job_after_three_retries_and_a_pers
         ("completed", 1),
     ]
     with psycopg.connect(**database.parameters(here.settings)) as conn:
-        ledger.retry(conn, 1)
+        records.retry(conn, 1)
     assert here.load().exit_status == 0
     assert [row[0] for row in here.rows()] == ["1", "2"]
     assert here.maildir.flags() == {"1.test.host": "S", "2.test.host": "S"}
@@ -198,12 +200,12 @@ def test_a_cancelled_job_is_not_loaded_and_can_be_wanted_after_all(here: Setting
     here.send(("1", "a", 1))
     here.gather()
     with psycopg.connect(**database.parameters(here.settings)) as conn:
-        ledger.cancel(conn, 1)
+        records.cancel(conn, 1)
     assert here.load().jobs == {}
     assert here.places() == []
     assert here.maildir.flags() == {"1.test.host": ""}
     with psycopg.connect(**database.parameters(here.settings)) as conn:
-        ledger.retry(conn, 1)
+        records.retry(conn, 1)
     here.load()
     assert here.rows() == [("1", "a", 1)]
 
@@ -232,9 +234,9 @@ def test_a_database_that_is_away_is_tried_again_and_then_reported(
         waits.append(attempt)
         return dt.timedelta(milliseconds=1)
 
-    monkeypatch.setattr(ledger, "retry_delay", delay)
+    monkeypatch.setattr(records, "retry_delay", delay)
     away = here.settings.model_copy(update={"host": "127.0.0.1", "port": 1})
-    run = loader.run(here.feed().model_copy(update={"database": away}))
+    run = run_once.run(here.feed().model_copy(update={"database": away}))
     assert (run.status, run.exit_status, waits) == ("failed", 3, [1, 2, 3])
     assert "reached" in run.error
     assert here.maildir.flags() == {"1.test.host": ""}
@@ -245,8 +247,8 @@ def test_connections_cut_in_the_middle_of_a_load_cost_nothing(
     here: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here.send(("1", "a", 1))
-    monkeypatch.setattr(ledger, "retry_delay", lambda _attempt: dt.timedelta(milliseconds=20))
-    real = ledger.finish_file
+    monkeypatch.setattr(records, "retry_delay", lambda _attempt: dt.timedelta(milliseconds=20))
+    real = records.finish_file
     cuts = iter([True])
 
     def finish_file(*args: Any, **kwargs: Any) -> None:
@@ -257,7 +259,7 @@ def test_connections_cut_in_the_middle_of_a_load_cost_nothing(
             )
         real(*args, **kwargs)
 
-    monkeypatch.setattr(ledger, "finish_file", finish_file)
+    monkeypatch.setattr(records, "finish_file", finish_file)
     run = here.load()
     assert run.exit_status == 0, run
     assert here.rows() == [("1", "a", 1)]
@@ -269,7 +271,7 @@ def test_a_message_that_cannot_be_fetched_is_given_up_when_all_else_works(
 ) -> None:
     here.send(("1", "a", 1))
     here.send(("2", "b", 2))
-    monkeypatch.setattr(ledger, "retry_delay", lambda _attempt: dt.timedelta(milliseconds=1))
+    monkeypatch.setattr(records, "retry_delay", lambda _attempt: dt.timedelta(milliseconds=1))
     real = MaildirMailbox.summary
 
     def summary(self: MaildirMailbox, ref: Any) -> Any:
@@ -285,7 +287,7 @@ def test_a_message_that_cannot_be_fetched_is_given_up_when_all_else_works(
     assert "the server refused" in error[0]
     monkeypatch.setattr(MaildirMailbox, "summary", real)
     with psycopg.connect(**database.parameters(here.settings)) as conn:
-        ledger.retry(conn, here.query("SELECT id FROM mailferry.jobs WHERE state = 'failed'")[0][0])
+        records.retry(conn, here.query("SELECT id FROM mailferry.jobs WHERE state = 'failed'")[0][0])
     assert here.load().exit_status == 0
     assert here.rows() == [("1", "a", 1), ("2", "b", 2)]
 
@@ -309,7 +311,7 @@ def test_a_claim_is_renewed_as_long_as_the_work_goes_on(
 ) -> None:
     here.send(("1", "a", 1))
     here.gather()
-    real = staging.load
+    real = upsert.load
 
     def load(*args: Any, **kwargs: Any) -> Any:
         first = here.query("SELECT lease_until FROM mailferry.jobs")
@@ -317,11 +319,11 @@ def test_a_claim_is_renewed_as_long_as_the_work_goes_on(
             pass  # without a renewal the test's time-out ends this
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(staging, "load", load)
+    monkeypatch.setattr(upsert, "load", load)
     with opened(here.feed(), Folders(base=here.base)) as work:
         work.lease = dt.timedelta(milliseconds=300)
         with work.transaction() as conn:
-            held = claims.claim(conn, runner="test", lease=work.lease)
+            held = leases.claim(conn, runner="test", lease=work.lease)
         assert held
         assert process(work, held).state is JobState.COMPLETED
     assert here.rows() == [("1", "a", 1)]
@@ -331,6 +333,6 @@ def test_asked_to_stop_a_run_ends_after_the_step_it_is_at(here: Setting) -> None
     here.send(("1", "a", 1))
     stop = threading.Event()
     stop.set()
-    run = loader.run(here.feed(), stop=stop)
+    run = run_once.run(here.feed(), stop=stop)
     assert (run.status, run.exit_status, run.arrived) == ("stopped", 0, 0)
     assert here.load().exit_status == 0

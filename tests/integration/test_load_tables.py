@@ -15,8 +15,10 @@ import pytest
 from support_mail import Maildir, feed_of, mail, workbook
 
 from mailferry import database
-from mailferry.mailbox import ledger, loader, staging
-from mailferry.mailbox.jobs import FileState
+from mailferry.mailbox import run_once
+from mailferry.mailbox.ledger import records
+from mailferry.mailbox.ledger.jobs import FileState
+from mailferry.mailbox.target import upsert
 from mailferry.secrets import hide
 
 if TYPE_CHECKING:
@@ -36,8 +38,8 @@ class Setting:
     def send(self, *rows: tuple[object, ...]) -> None:
         self.maildir.deliver(mail("Track and Trace", ("data.xlsx", workbook(*rows))))
 
-    def load(self, **changes: Any) -> loader.Run:
-        return loader.run(feed_of(self.base / "app", self.maildir.root, self.settings, **changes))
+    def load(self, **changes: Any) -> run_once.Run:
+        return run_once.run(feed_of(self.base / "app", self.maildir.root, self.settings, **changes))
 
     def query(self, text: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(**database.parameters(self.settings)) as conn:
@@ -49,7 +51,7 @@ def here(tmp_path: Path, database_settings: DatabaseSettings) -> Setting:
     return Setting(tmp_path, database_settings)
 
 
-def states(run: loader.Run) -> list[FileState]:
+def states(run: run_once.Run) -> list[FileState]:
     return [file.state for _, details in sorted(run.jobs.items()) for file in details.files]
 
 
@@ -103,16 +105,16 @@ def test_a_defect_that_one_file_brings_out_is_on_record_and_those_behind_it_are_
     here: Setting, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     hide("a-secret-word")
-    once = [staging.load]
+    once = [upsert.load]
 
-    def load(*values: Any, **more: Any) -> staging.Loaded:
+    def load(*values: Any, **more: Any) -> upsert.Loaded:
         if once:
             once.pop()
             raise AssertionError("columns of a-secret-word")
         return whole(*values, **more)
 
-    whole = staging.load
-    monkeypatch.setattr(staging, "load", load)
+    whole = upsert.load
+    monkeypatch.setattr(upsert, "load", load)
     header = ("HAWB", "Status")
     here.maildir.deliver(
         mail(
@@ -144,8 +146,8 @@ def test_a_defect_outside_of_any_file_fails_the_job_for_good_and_no_other(
             raise ZeroDivisionError
         return whole(*values)
 
-    whole = ledger.files_of
-    monkeypatch.setattr(ledger, "files_of", files_of)
+    whole = records.files_of
+    monkeypatch.setattr(records, "files_of", files_of)
     here.send(("HAWB",), ("1",))
     here.send(("HAWB",), ("2",))
     once.append(True)
@@ -159,16 +161,16 @@ def test_a_defect_outside_of_any_file_fails_the_job_for_good_and_no_other(
 def test_a_fault_of_the_machine_that_nobody_foresaw_is_tried_again(
     here: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger, "retry_delay", lambda _attempt: dt.timedelta(milliseconds=20))
+    monkeypatch.setattr(records, "retry_delay", lambda _attempt: dt.timedelta(milliseconds=20))
     once = [OSError(errno.EMFILE, "Too many open files")]
 
-    def load(*values: Any, **more: Any) -> staging.Loaded:
+    def load(*values: Any, **more: Any) -> upsert.Loaded:
         if once:
             raise once.pop()
         return whole(*values, **more)
 
-    whole = staging.load
-    monkeypatch.setattr(staging, "load", load)
+    whole = upsert.load
+    monkeypatch.setattr(upsert, "load", load)
     here.send(("HAWB",), ("1",))
     run = here.load()
     assert states(run) == [FileState.LOADED]

@@ -41,7 +41,7 @@ logs.set_up(folder=folder)
 number = 0
 while not (folder / "enough").exists():
     number += 1
-    logging.getLogger("mailferry.mailbox.gather").error("%s %d %s", name, number, "x" * (number % 300))
+    logging.getLogger("mailferry.mailbox.intake").error("%s %d %s", name, number, "x" * (number % 300))
 print(number)
 """
 #: The disk ends after 4,000 bytes a file, and later does not.
@@ -51,7 +51,7 @@ from mailferry import logs
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
 logs.set_up(folder=pathlib.Path(sys.argv[1]))
-log = logging.getLogger("mailferry.mailbox.gather")
+log = logging.getLogger("mailferry.mailbox.intake")
 for number in range(60):
     log.error("line %d", number)
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
@@ -88,22 +88,22 @@ def test_each_line_stands_in_the_files_of_its_subject(tmp_path: Path, fresh_logs
     folder = tmp_path / "not" / "there yet"
     logs.set_up(folder=folder)
     for name in (
-        "mailbox.gather",
-        "mailbox.process",
-        "mailbox.process.table",
-        "mailbox.processing",
+        "mailbox.intake",
+        "mailbox.load",
+        "mailbox.load.table",
+        "mailbox.loading",
         "events",
     ):
         logging.getLogger(f"mailferry.{name}").info(name)
     logging.getLogger("mailferry.service.service").error("database away")
     logging.getLogger("psycopg.pool").warning("psycopg")
     assert messages(folder / logs.MAIN) == [
-        *("mailbox.gather", "mailbox.process", "mailbox.process.table", "mailbox.processing", "events"),
+        *("mailbox.intake", "mailbox.load", "mailbox.load.table", "mailbox.loading", "events"),
         *("database away", "psycopg"),
     ]
-    assert messages(folder / logs.EMAIL) == ["mailbox.gather"]
-    assert messages(folder / logs.FILES) == ["mailbox.process", "mailbox.process.table"]
-    assert messages(folder / logs.DATABASE) == ["mailbox.process.table", "database away", "psycopg"]
+    assert messages(folder / logs.EMAIL) == ["mailbox.intake"]
+    assert messages(folder / logs.FILES) == ["mailbox.load", "mailbox.load.table"]
+    assert messages(folder / logs.DATABASE) == ["mailbox.load.table", "database away", "psycopg"]
     assert messages(folder / logs.ERRORS) == ["database away"]
     assert {path.name: path.stat().st_mode & 0o027 for path in folder.iterdir()} == dict.fromkeys(ALL, 0)
 
@@ -205,7 +205,7 @@ def test_a_folder_that_cannot_be_is_told_once_and_the_work_goes_on(
     (tmp_path / "file").touch()
     logs.set_up(folder=tmp_path / "file" / "logs")
     for number in range(3):
-        logging.getLogger("mailferry.mailbox.gather").error("line %d", number)
+        logging.getLogger("mailferry.mailbox.intake").error("line %d", number)
     said = capsys.readouterr().err.splitlines()
     assert [line for line in said if "line " in line and "ERROR line" in line] == [
         line for line in said if "cannot write" not in line

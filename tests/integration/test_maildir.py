@@ -17,13 +17,14 @@ import pytest
 from mailferry.config.mailbox import MailboxSettings
 from mailferry.errors import Retry, Stop
 from mailferry.mailbox.attachments import Stored, choose, clear_leftovers, store
-from mailferry.mailbox.maildir import MaildirMailbox
-from mailferry.mailbox.model import Kind, Outcome
+from mailferry.mailbox.source.maildir import MaildirMailbox
+from mailferry.mailbox.source.message import Outcome
+from mailferry.mailbox.workbook.values import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mailferry.mailbox.model import MessageRef
+    from mailferry.mailbox.source.message import MessageRef
 
 MAILS = Path(__file__).parent.parent / "data" / "mails"
 
@@ -324,7 +325,7 @@ def test_a_message_of_100_mb_is_stored_in_bounded_memory(root: Path, pending: Pa
         from pathlib import Path
         from mailferry.config.mailbox import MailboxSettings
         from mailferry.mailbox.attachments import store
-        from mailferry.mailbox.maildir import MaildirMailbox
+        from mailferry.mailbox.source.maildir import MaildirMailbox
         settings = MailboxSettings(kind="maildir", path=Path(sys.argv[1]))
         mailbox = MaildirMailbox(settings)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -19,8 +19,8 @@ from fixtures_dovecot import make_certificates
 
 from mailferry.config.mailbox import OAuthSettings
 from mailferry.errors import Retry, Stop
-from mailferry.mailbox.imap import ImapMailbox
-from mailferry.mailbox.oauth import Tokens
+from mailferry.mailbox.source.imap import ImapMailbox
+from mailferry.mailbox.source.oauth import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -258,7 +258,7 @@ def test_without_the_extra_the_message_says_what_to_install(endpoint: Endpoint) 
         "import sys; sys.modules['msal'] = None\n"
         "from mailferry.config.mailbox import OAuthSettings\n"
         "from mailferry.errors import Stop\n"
-        "from mailferry.mailbox.oauth import Tokens\n"
+        "from mailferry.mailbox.source.oauth import Tokens\n"
         "try: Tokens(OAuthSettings(client_id='c', client_secret='s', token_endpoint=sys.argv[1])).token()\n"
         "except Stop as error: print(error)\n"
     )

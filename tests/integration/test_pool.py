@@ -10,10 +10,10 @@ from support_mail import Maildir, feed_of, mail, workbook
 
 from mailferry import database
 from mailferry.config.database import DatabaseSettings
-from mailferry.mailbox import claims
+from mailferry.mailbox.context import kept, only_runner, opened
 from mailferry.mailbox.folders import Folders
-from mailferry.mailbox.gather import gather
-from mailferry.mailbox.work import kept, only_runner, opened
+from mailferry.mailbox.intake import gather
+from mailferry.mailbox.ledger import leases
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,10 +76,10 @@ def test_the_smallest_pool_that_can_be_set_lets_a_run_renew_its_claim_while_it_l
         work.lease = timedelta(seconds=1)
         assert len(list(gather(work))) == 1
         with work.transaction() as conn:
-            held = claims.claim(conn, runner=work.runner, lease=work.lease)
+            held = leases.claim(conn, runner=work.runner, lease=work.lease)
         assert held is not None
         with kept(work, held), work.transaction() as conn:
-            claims.hold(conn, held)
+            leases.hold(conn, held)
             renewed = "SELECT 1 FROM mailferry.jobs WHERE lease_until > started_at + interval '1.1 s'"
             deadline = time.monotonic() + 15
             while not watcher.execute(renewed).fetchone():

@@ -23,19 +23,19 @@ import pytest
 
 from mailferry.config.spreadsheet import Limits, UnknownColumns
 from mailferry.errors import MailferryError, Reject, Retry, Stop
-from mailferry.mailbox.cells import is_blank
-from mailferry.mailbox.model import Column, Kind
-from mailferry.mailbox.rows import RowContract, RowWriter, find_header, lay_out
-from mailferry.mailbox.sniff import MIB, kind_of
-from mailferry.mailbox.spreadsheet import Reader
+from mailferry.mailbox.workbook.cells import is_blank
+from mailferry.mailbox.workbook.contract import RowContract, RowWriter, find_header, lay_out
+from mailferry.mailbox.workbook.formats import MIB, kind_of
+from mailferry.mailbox.workbook.reader import Reader
+from mailferry.mailbox.workbook.values import Column, Kind
 from mailferry.testing.workbooks import Bombs, Error, Number, Tab, compound, ods, sheet_xml, xls, xlsx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mailferry.database import Connection
-    from mailferry.mailbox.model import RejectedRow
-    from mailferry.mailbox.spreadsheet import Report, Sheet
+    from mailferry.mailbox.workbook.reader import Report, Sheet
+    from mailferry.mailbox.workbook.values import RejectedRow
 
 KEY = Column(name="key", type="text")
 NEW = RowContract(key="key")

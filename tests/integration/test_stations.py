@@ -19,12 +19,13 @@ from support_mail import Maildir, feed_of, mail, workbook
 from mailferry import database
 from mailferry.config.mailbox import MailboxSettings
 from mailferry.errors import Retry, Stop
-from mailferry.mailbox import arrivals, ledger, loader
+from mailferry.mailbox import run_once
+from mailferry.mailbox.cleanup import tidy
 from mailferry.mailbox.folders import READING, Folders, reading_prefix
-from mailferry.mailbox.jobs import JobState
-from mailferry.mailbox.model import MessageRef, Outcome, Summary
-from mailferry.mailbox.stations import Stations
-from mailferry.mailbox.tidy import tidy
+from mailferry.mailbox.ledger import arrivals, records
+from mailferry.mailbox.ledger.jobs import JobState
+from mailferry.mailbox.pool import Stations
+from mailferry.mailbox.source.message import MessageRef, Outcome, Summary
 from mailferry.mailbox.turns import Turn, load_next, poll
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def until(condition: Callable[[], object]) -> None:
 
 def reading_children() -> list[psutil.Process]:
     found = psutil.Process().children()
-    return [child for child in found if "mailferry.mailbox.reader" in child.cmdline()]
+    return [child for child in found if "mailferry.mailbox.workbook.child" in child.cmdline()]
 
 
 def test_what_arrives_is_recorded_told_at_once_and_loaded_in_turns(service: Service) -> None:
@@ -292,7 +293,7 @@ def activity(service: Service, beginning: str) -> int:
 def test_a_cancelled_job_ends_in_the_middle_of_its_copy(service: Service) -> None:
     with copying(service) as (stations, thread, child):
         with psycopg.connect(**database.parameters(service.settings)) as conn:
-            assert ledger.cancel(conn, 2).state is JobState.CANCELLED
+            assert records.cancel(conn, 2).state is JobState.CANCELLED
             assert activity(service, "COPY") == 0
             conn.execute("SET LOCAL lock_timeout = '5s'")
             conn.execute("LOCK TABLE a IN ACCESS EXCLUSIVE MODE")
@@ -345,7 +346,7 @@ def test_a_load_beside_the_service_passes_by_and_the_service_waits_for_one_that_
     service.add("a")
     service.send("a", "1")
     with service.stations() as stations, stations.lend("a"):
-        assert loader.run(service.feeds["a"]).status == "skipped"
+        assert run_once.run(service.feeds["a"]).status == "skipped"
         with service.stations() as beside:
             assert beside.ready(["a"]) == ["a"]
     arrived: list[int] = []
@@ -357,11 +358,11 @@ def test_a_load_beside_the_service_passes_by_and_the_service_waits_for_one_that_
             thread = threading.Thread(target=lambda: arrived.append(poll_once(stations, "a")))
             thread.start()
             with database.transaction(stations.pool) as conn:
-                job = ledger.record(conn, "a", _summary(), "header", target="a")
+                job = records.record(conn, "a", _summary(), "header", target="a")
             step = load_next(stations, "a", ["a"])
             assert (step.turn, "`mailferry load`" in step.why) == (Turn.HELD_BACK, True)
             with database.transaction(stations.pool) as conn:
-                ledger.cancel(conn, job.id)
+                records.cancel(conn, job.id)
             assert arrived == []
         thread.join()
         assert arrived == [1]
@@ -471,7 +472,7 @@ def test_a_message_that_failed_and_was_moved_away_follows_when_its_job_is_done_a
         assert places(maildir) == [f".{failed}"]
         with database.transaction(stations.pool) as conn:
             conn.execute("ALTER TABLE a ALTER hawb TYPE text")
-            ledger.retry(conn, 1)
+            records.retry(conn, 1)
         if not kept:
             for name in service.files():
                 (service.base / "app" / name).unlink()
@@ -497,10 +498,10 @@ def test_what_was_marked_for_an_end_before_a_retry_does_not_count_for_the_next_o
         load_all(stations, "a")
         with database.transaction(stations.pool) as conn:
             conn.execute("UPDATE mailferry.jobs SET state = 'failed', marked_at = NULL")
-            (ended,) = ledger.jobs(conn)
-            ledger.retry(conn, 1)
-            ledger.marked(conn, ended, Outcome.FAILED)
-            assert [job.marked_at for job in ledger.jobs(conn)] == [None]
+            (ended,) = records.jobs(conn)
+            records.retry(conn, 1)
+            records.marked(conn, ended, Outcome.FAILED)
+            assert [job.marked_at for job in records.jobs(conn)] == [None]
 
 
 # IMAP
@@ -618,7 +619,7 @@ def test_over_imap_a_message_that_failed_and_was_moved_away_follows_when_its_job
         assert (len(account.flags(failed)), account.flags()) == (2, {})
         with database.transaction(stations.pool) as conn:
             conn.execute("ALTER TABLE a ALTER hawb TYPE text")
-            ledger.retry(conn, 2)
+            records.retry(conn, 2)
         load_all(stations, "a")
         assert (len(account.flags(completed)), len(account.flags(failed))) == (1, 1)
     assert service.keys("a") == ["long-key"]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from mailferry import postgres_programs, private_postgres
 from mailferry.errors import Reject, Retry, Stop
-from mailferry.mailbox import staging
-from mailferry.mailbox.infer import TYPES
-from mailferry.mailbox.model import Column, Counts
-from mailferry.mailbox.table import Target, create, lock
+from mailferry.mailbox.target import upsert
+from mailferry.mailbox.target.table import Target, create, lock
+from mailferry.mailbox.workbook.infer import TYPES
+from mailferry.mailbox.workbook.values import Column, Counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -36,8 +36,8 @@ def as_csv(*rows: Any) -> list[bytes]:
 
 def load(
     conn: Connection, target: Target, columns: Sequence[str], *rows: Any, source: str = "a.xlsx"
-) -> staging.Loaded:
-    return staging.load(conn, target, columns, as_csv(*rows), source)
+) -> upsert.Loaded:
+    return upsert.load(conn, target, columns, as_csv(*rows), source)
 
 
 def counts(**changed: Any) -> Counts:
@@ -358,9 +358,9 @@ def test_a_value_that_copy_refuses_rejects_the_file_and_says_where(db: Connectio
     with pytest.raises(Reject, match=r'"no".*row 2 as copied, column n'):
         load(db, target, COLUMNS, ("a", 1, None), ("b", "no", None))
     with pytest.raises(Reject, match="as copied"):
-        staging.load(db, target, COLUMNS, [b"1,a,1\n"], "x")
+        upsert.load(db, target, COLUMNS, [b"1,a,1\n"], "x")
     with pytest.raises(Reject, match="UTF8"):
-        staging.load(db, target, COLUMNS, [b"1,\xff,1,\n"], "x")
+        upsert.load(db, target, COLUMNS, [b"1,\xff,1,\n"], "x")
     assert load(db, target, COLUMNS, ("a", 1, None)).counts.inserted == 1
 
 
@@ -372,7 +372,7 @@ def test_a_reader_that_gives_up_undoes_the_load_and_its_error_comes_out(
         raise Reject("the workbook ends in the middle")
 
     with pytest.raises(Reject, match="ends in the middle"):
-        staging.load(db, target, COLUMNS, chunks(), "x")
+        upsert.load(db, target, COLUMNS, chunks(), "x")
     assert rows_of(db) == []
 
 
@@ -469,7 +469,7 @@ def test_a_connection_that_is_lost_in_the_middle_is_a_retry(
             yield b"%d,k%d,1,xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\n" % (number, number)
 
     with pytest.raises(Retry):
-        staging.load(db, target, COLUMNS, chunks(), "x")
+        upsert.load(db, target, COLUMNS, chunks(), "x")
     assert rows_of(connect()) == []
 
 

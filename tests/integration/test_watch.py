@@ -20,10 +20,10 @@ import pytest
 from fixtures_dovecot import Account, Dovecot, Proxy, _configure, _wait_for, free_port, without_starttls
 
 from mailferry.config.mailbox import MailboxKind, MailboxSettings
-from mailferry.mailbox import watch, watch_imap
-from mailferry.mailbox.watch import Health, State, Watcher, watcher
-from mailferry.mailbox.watch_imap import ImapWatcher, _View
-from mailferry.mailbox.watch_maildir import MaildirWatcher
+from mailferry.mailbox.source import watch, watch_imap
+from mailferry.mailbox.source.watch import Health, State, Watcher, watcher
+from mailferry.mailbox.source.watch_imap import ImapWatcher, _View
+from mailferry.mailbox.source.watch_maildir import MaildirWatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailferry.mailbox.cells import EXACT, converter, text_of
-from mailferry.mailbox.infer import TypeOf
-from mailferry.mailbox.readings import Misfit, decimal
+from mailferry.mailbox.workbook.cells import EXACT, converter, text_of
+from mailferry.mailbox.workbook.infer import TypeOf
+from mailferry.mailbox.workbook.text_values import Misfit, decimal
 
 if TYPE_CHECKING:
-    from mailferry.mailbox.cells import Cell
+    from mailferry.mailbox.workbook.cells import Cell
 
 CELLS = st.one_of(
     st.just(""),

@@ -22,7 +22,7 @@ from mailferry import logs, secrets
 from mailferry.config import env, service
 from mailferry.config.part import service_of_environment
 from mailferry.errors import ConfigError
-from mailferry.mailbox.work import say
+from mailferry.mailbox.context import say
 
 TRICKS = (
     "\n2026-01-01 00:00:00 ERROR forged",
@@ -220,7 +220,7 @@ def test_what_the_mailbox_code_says_is_logged_under_its_module_with_a_masked_tra
 def test_routes_name_modules_that_are_there_or_parts_of_them() -> None:
     for name in (name for names in logs.ROUTES.values() for name in names):
         whole, _, part = name.rpartition(".")
-        if name.startswith("mailferry.service.tasks.") or name == "mailferry.mailbox.process.table":
+        if name.startswith("mailferry.service.tasks.") or name == "mailferry.mailbox.load.table":
             spec = importlib.util.find_spec(whole)
             assert spec
             assert spec.origin

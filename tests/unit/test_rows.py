@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from mailferry.config.spreadsheet import UnknownColumns
 from mailferry.errors import Reject
-from mailferry.mailbox.model import Column, RejectedRow
-from mailferry.mailbox.rows import (
+from mailferry.mailbox.workbook.contract import (
     Header,
     Layout,
     RowContract,
@@ -29,11 +28,12 @@ from mailferry.mailbox.rows import (
     unique_names,
     with_types,
 )
+from mailferry.mailbox.workbook.values import Column, RejectedRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mailferry.mailbox.cells import Cell
+    from mailferry.mailbox.workbook.cells import Cell
 
 TEXT = Column(name="hawb", type="text")
 AMOUNT = Column(name="amount", type="numeric(10,2)")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mailferry.config.spreadsheet import Limits
 from mailferry.errors import Reject
-from mailferry.mailbox.model import Kind
-from mailferry.mailbox.sniff import MIB, Entry, PlainZip, kind_of, spreadsheets_in_zip
+from mailferry.mailbox.workbook.formats import MIB, Entry, PlainZip, kind_of, spreadsheets_in_zip
+from mailferry.mailbox.workbook.values import Kind
 from mailferry.testing.workbooks import Bombs, Tab, compound, ods, xls, xlsx
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mailferry.config.mailbox_feed import MailboxFeed
     from mailferry.config.part import ServiceSettings
     from mailferry.database import Connection
-    from mailferry.mailbox.loader import Run
+    from mailferry.mailbox.run_once import Run
 
 CONFIG, TOML = "config.env", "mailferry.toml"
 #: Seconds from a signal to the moment when the work is broken off where it stands.
@@ -105,12 +105,12 @@ def list_jobs(
 ) -> None:
     """List jobs, latest arrival first."""
     from mailferry import report_jobs
-    from mailferry.mailbox import ledger
-    from mailferry.mailbox.jobs import JobState
+    from mailferry.mailbox.ledger import records
+    from mailferry.mailbox.ledger.jobs import JobState
 
     with _ledger(config) as conn:
         wanted = JobState(state) if state else None
-        found = ledger.jobs(conn, feed=feed or None, state=wanted, text=text or None, limit=limit)
+        found = records.jobs(conn, feed=feed or None, state=wanted, text=text or None, limit=limit)
     plain = [report_jobs.job_plain(job) for job in found]
     typer.echo(report_jobs.dumped(jobs=plain) if as_json else report_jobs.jobs_text(found))
 
@@ -126,13 +126,13 @@ def show(
     import dataclasses
 
     from mailferry import report_jobs
-    from mailferry.mailbox import ledger
+    from mailferry.mailbox.ledger import records
 
     with _ledger(config) as conn:
-        details = ledger.show(conn, number)
+        details = records.show(conn, number)
         if details is None:
             raise Reject(f"There is no job {number}; `mailferry jobs list` shows those there are.")
-        rows = [(file, ledger.rejected_rows(conn, file.id, rejects)) for file in details.files]
+        rows = [(file, records.rejected_rows(conn, file.id, rejects)) for file in details.files]
     if not as_json:
         typer.echo(report_jobs.details_text(details, rows))
         return
@@ -162,10 +162,10 @@ def cancel(
 
 def _change(what: str, number: int, config: Path, *, as_json: bool) -> None:
     from mailferry import report_jobs
-    from mailferry.mailbox import ledger
+    from mailferry.mailbox.ledger import records
 
     with _ledger(config) as conn:
-        job = (ledger.retry if what == "retry" else ledger.cancel)(conn, number)
+        job = (records.retry if what == "retry" else records.cancel)(conn, number)
     if as_json:
         typer.echo(report_jobs.dumped(job=report_jobs.job_plain(job)))
     else:
@@ -227,7 +227,7 @@ def run_load(feed: MailboxFeed, *, as_json: bool) -> int:
     import threading
 
     from mailferry import report_jobs
-    from mailferry.mailbox import loader
+    from mailferry.mailbox import run_once
 
     stop = threading.Event()
     with ending(stop) as received:
@@ -236,19 +236,19 @@ def run_load(feed: MailboxFeed, *, as_json: bool) -> int:
         typer.echo(report_jobs.run_json(run) if as_json else report_jobs.run_text(run))
     if received:
         return 128 + received[0]
-    assert isinstance(run, loader.Run)
+    assert isinstance(run, run_once.Run)
     return run.exit_status
 
 
 def _run(feed: MailboxFeed, stop: threading.Event) -> Run | None:
     """None where the work had to be broken off."""
     from mailferry import logs
-    from mailferry.mailbox import loader
-    from mailferry.mailbox.process import Interrupted
+    from mailferry.mailbox import run_once
+    from mailferry.mailbox.load import Interrupted
 
     try:
         with logs.bound(feed=feed.name):
-            return loader.run(feed, stop=stop)
+            return run_once.run(feed, stop=stop)
     except Interrupted:
         typer.echo("broken off; the next run goes on from there", err=True)
         return None
@@ -260,7 +260,7 @@ def ending(stop: threading.Event) -> Iterator[list[int]]:
 
     Gives the signals received.
     """
-    from mailferry.mailbox.process import Interrupted
+    from mailferry.mailbox.load import Interrupted
 
     received: list[int] = []
 

@@ -18,17 +18,18 @@ from typing import IO, TYPE_CHECKING
 
 from mailferry.config.spreadsheet import Limits
 from mailferry.errors import Reject, Retry
-from mailferry.mailbox.headers import clean, contains, fold
-from mailferry.mailbox.model import Passed, StoredFile
-from mailferry.mailbox.sniff import MIB, PlainZip, kind_of, spreadsheets_in_zip
-from mailferry.mailbox.transfer import PIECE
+from mailferry.mailbox.source.headers import clean, contains, fold
+from mailferry.mailbox.source.message import Passed, StoredFile
+from mailferry.mailbox.source.transfer_encoding import PIECE
+from mailferry.mailbox.workbook.formats import MIB, PlainZip, kind_of, spreadsheets_in_zip
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from mailferry.config.mailbox import MailboxSettings
-    from mailferry.mailbox.model import Kind, Mailbox, MessageRef, Part, Summary
-    from mailferry.mailbox.sniff import Entry
+    from mailferry.mailbox.source.message import Mailbox, MessageRef, Part, Summary
+    from mailferry.mailbox.workbook.formats import Entry
+    from mailferry.mailbox.workbook.values import Kind
 
 _EXTENSIONS = (".xlsx", ".xlsm", ".xltx", ".xltm", ".xlsb", ".xls", ".xlt", ".ods")
 _TYPES = (

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from mailferry.config.mailbox import MarkBy
 from mailferry.errors import MailferryError, Reject
 from mailferry.mailbox.attachments import choose, store
-from mailferry.mailbox.work import open_mailbox
+from mailferry.mailbox.context import open_mailbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
     from mailferry.config.mailbox_feed import MailboxFeed
-    from mailferry.mailbox.model import Mailbox, MessageRef
+    from mailferry.mailbox.source.message import Mailbox, MessageRef
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
-    from mailferry.mailbox.model import RejectedRow
+    from mailferry.mailbox.workbook.values import RejectedRow
 
 #: Begins the names of folders in `pending` that hold what the reading child works with.
 READING = ".reading-"

@@ -12,11 +12,11 @@ from psycopg import sql
 
 from mailferry import database
 from mailferry.errors import MailferryError, Retry
-from mailferry.mailbox import table
+from mailferry.mailbox.context import open_mailbox
 from mailferry.mailbox.folders import Folders
-from mailferry.mailbox.model import Column
-from mailferry.mailbox.rows import clean_name
-from mailferry.mailbox.work import open_mailbox
+from mailferry.mailbox.target import table
+from mailferry.mailbox.workbook.contract import clean_name
+from mailferry.mailbox.workbook.values import Column
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:

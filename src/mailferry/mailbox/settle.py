@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 
 from mailferry.config.mailbox import MarkBy
 from mailferry.errors import MailferryError, Retry
-from mailferry.mailbox import ledger
+from mailferry.mailbox.context import open_mailbox, say
 from mailferry.mailbox.folders import REJECTS, write_rejects
-from mailferry.mailbox.jobs import FileState, JobState
-from mailferry.mailbox.model import Outcome
-from mailferry.mailbox.work import open_mailbox, say
+from mailferry.mailbox.ledger import records
+from mailferry.mailbox.ledger.jobs import FileState, JobState
+from mailferry.mailbox.source.message import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mailferry.database import Connection
-    from mailferry.mailbox.jobs import File, Job
-    from mailferry.mailbox.model import Mailbox, MessageRef
-    from mailferry.mailbox.work import Work
+    from mailferry.mailbox.context import Work
+    from mailferry.mailbox.ledger.jobs import File, Job
+    from mailferry.mailbox.source.message import Mailbox, MessageRef
 
 #: The CSV holds no more rows than this; the table has them all.
 _MOST_REJECTS = 100_000
@@ -44,7 +44,7 @@ def settle_rest(work: Work, ago: dt.timedelta = dt.timedelta(0)) -> list[str]:
     Only jobs that ended so long `ago`: of younger ones a living runner may be about to do it.
     """
     with work.transaction() as conn:
-        jobs = ledger.unmarked(conn, work.feed.name, ago)
+        jobs = records.unmarked(conn, work.feed.name, ago)
     troubles = []
     for job in jobs:
         try:
@@ -112,7 +112,7 @@ def moved_away(work: Work, job: Job) -> Iterator[tuple[Mailbox, MessageRef] | No
 def put_away_left_behind(work: Work, job_id: int) -> None:
     """Put away the files of a job that was settled on another host, as far as they are on this one. Raises Retry."""
     with work.transaction() as conn:
-        details = ledger.show(conn, job_id)
+        details = records.show(conn, job_id)
     if details:
         moved = _put_away_all(work, details.job)
         with work.transaction() as conn:
@@ -122,18 +122,18 @@ def put_away_left_behind(work: Work, job_id: int) -> None:
 def _note(work: Work, job: Job, moved: Mapping[int, Path]) -> None:
     with work.transaction() as conn:
         _note_moved(conn, moved)
-        ledger.marked(conn, job, _outcome(job))
+        records.marked(conn, job, _outcome(job))
 
 
 def _note_moved(conn: Connection, moved: Mapping[int, Path]) -> None:
     for file_id, path in moved.items():
-        ledger.moved(conn, file_id, str(path))
+        records.moved(conn, file_id, str(path))
 
 
 def _put_away_all(work: Work, job: Job) -> dict[int, Path]:
     """Where the files of a job are now; those that are not on this host are left out."""
     with work.single() as conn:
-        files = ledger.files_of(conn, job.id)
+        files = records.files_of(conn, job.id)
     return {file.id: now_at for file in files if file.path and (now_at := _put_away(work, file))}
 
 
@@ -149,7 +149,7 @@ def _put_away(work: Work, file: File) -> Path | None:
     say(logging.INFO, "%s: moved to %s", file.name, now_at.parent)
     if file.counts.rejected:
         with work.transaction() as conn:
-            rows = ledger.rejected_rows(conn, file.id, _MOST_REJECTS)
+            rows = records.rejected_rows(conn, file.id, _MOST_REJECTS)
         where = write_rejects(now_at, rows)
         say(logging.INFO, "%s: rejected rows are listed in %s", file.name, where)
     else:

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 
 from mailferry import database, logs
 from mailferry.errors import MailferryError, Stop
-from mailferry.mailbox import arrivals, ledger
-from mailferry.mailbox.gather import gather
-from mailferry.mailbox.imap_session import Dropped
-from mailferry.mailbox.jobs import OutOfReach
-from mailferry.mailbox.process import as_it_is, attempt
+from mailferry.mailbox.context import say
+from mailferry.mailbox.intake import gather
+from mailferry.mailbox.ledger import arrivals, records
+from mailferry.mailbox.ledger.jobs import OutOfReach
+from mailferry.mailbox.load import as_it_is, attempt
 from mailferry.mailbox.settle import settle, settle_rest
-from mailferry.mailbox.work import say
+from mailferry.mailbox.source.imap_connection import Dropped
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from mailferry.mailbox.jobs import Job
-    from mailferry.mailbox.stations import Stations
-    from mailferry.mailbox.work import Work
+    from mailferry.mailbox.context import Work
+    from mailferry.mailbox.ledger.jobs import Job
+    from mailferry.mailbox.pool import Stations
 
 #: Seconds to wait for a job that is due and was in somebody's hands this moment.
 _MOMENT = 0.1
@@ -97,7 +97,7 @@ def load_next(stations: Stations, target: str, feeds: Collection[str]) -> Step:
         try:
             job = attempt(work, held)
         except Stop as error:
-            wait = ledger.AFTER_STOP.total_seconds()
+            wait = records.AFTER_STOP.total_seconds()
             return Step(turn=Turn.BLOCKED, job=as_it_is(work, held.job), wait=wait, why=mask(str(error)))
         if job is None:
             return Step(turn=Turn.WORKED, job=as_it_is(work, held.job))

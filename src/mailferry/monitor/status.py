@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from mailferry import database
 from mailferry.errors import MailferryError
-from mailferry.mailbox import ledger
+from mailferry.mailbox.ledger import records
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mailferry.config.event_feed import EventFeed
     from mailferry.config.service import Configuration
     from mailferry.database import Connection
-    from mailferry.mailbox.jobs import Statistics
+    from mailferry.mailbox.ledger.jobs import Statistics
 
 #: Seconds past its time from which a feed that has not run counts as neglected.
 OVERDUE = 300.0
@@ -124,7 +124,7 @@ def _ask(conn: Connection, status: Status, now: datetime) -> None:
             status.queue.setdefault(name, {})[state] = count
     for feed in status.feeds:
         if feed.kind == "mailbox":
-            feed.statistics = ledger.statistics(conn, now, feed.name)
+            feed.statistics = records.statistics(conn, now, feed.name)
 
 
 def _fill(feed: FeedStatus, row: dict[str, Any], now: datetime) -> None:

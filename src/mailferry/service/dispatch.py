@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mailferry import database
 from mailferry.clock import local_zone
-from mailferry.mailbox import arrivals
+from mailferry.mailbox.ledger import arrivals
 
 if TYPE_CHECKING:
     from mailferry.database import Pool

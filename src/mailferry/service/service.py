@@ -135,7 +135,7 @@ class Service:
     async def _work(self, stack: contextlib.AsyncExitStack, where: dict[str, Any]) -> None:
         """Open everything, work, and close it again in `CLOSING` seconds, whatever hangs. Raises Retry."""
         from mailferry.events.source import Connections
-        from mailferry.mailbox.stations import Stations
+        from mailferry.mailbox.pool import Stations
 
         configuration = self._configuration
         plan = Plan(configuration=configuration, host=host_name(configuration))

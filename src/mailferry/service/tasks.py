@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from mailferry.database import Pool
     from mailferry.events.source import Connections
-    from mailferry.mailbox.jobs import Job
-    from mailferry.mailbox.stations import Stations
+    from mailferry.mailbox.ledger.jobs import Job
+    from mailferry.mailbox.pool import Stations
     from mailferry.service.plan import Plan
     from mailferry.service.store import Begun, Store
 
@@ -194,7 +194,7 @@ class Tasks:
 
     async def tidy(self) -> None:
         """The folders of this host's mailbox feeds, whoever polls them: retention, and what crashes have left."""
-        from mailferry.mailbox.tidy import tidy
+        from mailferry.mailbox.cleanup import tidy
 
         def put_in_order(name: str) -> None:
             with self._stations.lend(name) as work:

@@ -11,8 +11,8 @@ from mailferry import logs
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
-    from mailferry.mailbox.stations import Stations
-    from mailferry.mailbox.watch import Watcher
+    from mailferry.mailbox.pool import Stations
+    from mailferry.mailbox.source.watch import Watcher
     from mailferry.service.plan import Plan
     from mailferry.service.store import Store
     from mailferry.service.tasks import Tasks
@@ -52,7 +52,7 @@ class Watches:
         await asyncio.gather(*(self._drop(name) for name in list(self._watchers)))
 
     def _start(self, name: str) -> Watcher:
-        from mailferry.mailbox.watch import watcher
+        from mailferry.mailbox.source.watch import watcher
 
         feed = self._plan.mailboxes[name]
         started = watcher(feed.mailbox, lambda: self._tasks.news(name), tokens=self._stations.tokens(name))

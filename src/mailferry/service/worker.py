@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from procrastinate.jobs import Job
     from procrastinate.worker import Worker
 
-    from mailferry.mailbox.stations import Stations
+    from mailferry.mailbox.pool import Stations
     from mailferry.service.dispatch import Dispatcher
     from mailferry.service.lines import Lines
     from mailferry.service.notify import Notifier

@@ -1,4 +1,4 @@
--- What a run asks and tells the ledger about messages and their files; see mailbox/arrivals.py.
+-- What a run asks and tells the ledger about messages and their files; see mailbox/ledger/arrivals.py.
 
 -- name: known
 SELECT uid FROM mailferry.jobs

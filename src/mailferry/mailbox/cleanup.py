@@ -1,0 +1,50 @@
+"""Keeping a feed's folders in order: what no job needs goes at once, the rest after its time."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from typing import TYPE_CHECKING
+
+from mailferry.mailbox.context import say
+from mailferry.mailbox.ledger import arrivals, records
+from mailferry.mailbox.settle import put_away_left_behind
+
+if TYPE_CHECKING:
+    from mailferry.mailbox.context import Work
+
+
+def tidy(work: Work) -> None:
+    """For a process among others: every host does it now and then for all its feeds, whoever polls them. Raises Retry."""
+    sweep(work, alone=False)
+    expire(work)
+
+
+def sweep(work: Work, *, alone: bool) -> None:
+    """What lies in `pending` and is not needed there. `alone`: no other process works in these folders. Raises Retry."""
+    if waiting := work.folders.waiting(alone=alone):
+        with work.transaction() as conn:
+            jobs = arrivals.left_behind(conn, waiting)
+        for job_id in jobs:
+            put_away_left_behind(work, job_id)
+    with work.transaction() as conn:
+        work.folders.sweep(lambda paths: arrivals.recorded(conn, paths), alone=alone)
+
+
+def expire(work: Work) -> None:
+    """Retention of files and of rejected rows."""
+    days, now = work.feed.retention_days, work.clock()
+    if not days:
+        return
+    files = work.folders.expire(days, now)
+    with work.transaction() as conn:
+        rows = records.forget(conn, work.feed.name, now - dt.timedelta(days=days))
+    if files or rows:
+        say(
+            logging.INFO,
+            "%s: %d files and %d rejected rows over %d days old deleted",
+            work.feed.name,
+            files,
+            rows,
+            days,
+        )

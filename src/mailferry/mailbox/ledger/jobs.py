@@ -1,0 +1,159 @@
+"""The values of the ledger: jobs, their files, and what became of each. All times are aware."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Self
+
+from mailferry.errors import Retry
+from mailferry.mailbox.source.message import MessageRef
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from mailferry.mailbox.source.message import Passed
+    from mailferry.mailbox.workbook.values import Counts, Kind
+
+
+class JobState(StrEnum):
+    PENDING = "pending"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class FileState(StrEnum):
+    PENDING = "pending"
+    LOADED = "loaded"
+    DUPLICATE = "duplicate"
+    REJECTED = "rejected"  # it will never load
+    FAILED = "failed"  # what kept it from loading did not pass in time
+
+
+class OutOfReach(Retry):
+    """The mailbox cannot be opened at the moment; whatever needs it has to wait."""
+
+
+class ClaimLost(Retry):
+    """Another runner has taken this job over, or somebody has cancelled it; nothing of this attempt may be committed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """One message of one feed. All times are aware."""
+
+    id: int
+    feed: str
+    ref: MessageRef
+    header_sha256: str
+    message_id: str
+    subject: str
+    sender: str
+    received: datetime
+    #: The table's name as the feed's configuration has it.
+    target: str
+    state: JobState
+    #: Attempts begun, the one in progress included.
+    attempts: int
+    next_attempt_at: datetime
+    #: `host:pid` or the like of whoever claimed it last.
+    runner: str | None
+    recorded_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    #: When the message was marked in the mailbox.
+    marked_at: datetime | None
+    #: As what it was last marked: "completed" or "failed"; it stays so while the job is done again.
+    marked_as: str | None
+    #: "retry", "reject" or "stop", with the text of the last error.
+    error_kind: str | None
+    error: str | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """From a row of `mailferry.jobs`."""
+        ref = MessageRef(**{key: row[key] for key in ("account", "folder", "uidvalidity", "uid")})
+        rest = {key: row[key] for key in cls.__dataclass_fields__ if key not in {"ref", "state"}}
+        return cls(ref=ref, state=JobState(row["state"]), **rest)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was done, well or not, so that its message is to be marked."""
+        return self.state in (JobState.COMPLETED, JobState.FAILED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class File:
+    """One spreadsheet of a job."""
+
+    id: int
+    job_id: int
+    section: str
+    member: str
+    name: str
+    path: str
+    kind: Kind
+    size: int
+    sha256: str
+    content_sha256: str | None
+    state: FileState
+    #: `schema.table` as found; None before it is finished.
+    target: str | None
+    duplicate_of: int | None
+    counts: Counts
+    error: str | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """The right to work on a job, until the lease runs out or somebody else claims it."""
+
+    job: Job
+    #: The fencing token: whoever holds an older one can commit nothing.
+    fence: int
+
+    @property
+    def fencing(self) -> dict[str, int]:
+        """Job and token, for a statement that asks for both."""
+        return {"id": self.job.id, "fence": self.fence}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Details:
+    """All about one job."""
+
+    job: Job
+    files: tuple[File, ...]
+    passed: tuple[Passed, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tally:
+    """Finished jobs of a span of time, and their rows."""
+
+    completed: int
+    failed: int
+    files: int
+    #: Files rejected or failed.
+    errors: int
+    rows_read: int
+    inserted: int
+    updated: int
+    unchanged: int
+    rejected: int
+    #: Mean time from the start of the last attempt to the end, or None without any job.
+    seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statistics:
+    """`week` begins on Monday; both begin at midnight of the time zone asked for."""
+
+    today: Tally
+    week: Tally
+    #: Number of jobs by state, of all time.
+    states: dict[JobState, int] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Where messages are: IMAP and Maildir. Find, fetch, mark; MIME structure; watching."""

@@ -1,0 +1,307 @@
+"""A mailbox in a Maildir folder: one file a message, flags in its name (https://cr.yp.to/proto/maildir.html).
+
+Other programs (an IMAP server, a mail reader) may rename files at any time, so a message is known by its unique name
+alone, and looked up again when it is no longer where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from mailferry.config.mailbox import MarkBy
+from mailferry.errors import Retry, Stop
+from mailferry.mailbox.source.headers import contains, parse_headers
+from mailferry.mailbox.source.message import MessageRef, Outcome, Part, Summary
+from mailferry.mailbox.source.mime import from_message, header_block, leaves
+from mailferry.mailbox.source.transfer_encoding import PIECE, decoded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mailferry.config.mailbox import MailboxSettings
+
+#: `unique:2,FLAGS`; where file names cannot hold a colon, programs write another character.
+_INFO = re.compile(r"^(?P<unique>[^:!;]+)(?P<separator>[:!;])2,(?P<flags>[A-Za-z]*)$")
+_SUBFOLDERS = ("new", "cur", "tmp")
+#: A file that is renamed under our hands is looked for this often.
+_TRIES = 5
+
+
+class MaildirMailbox:
+    """An open Maildir, or one of its sub-folders."""
+
+    def __init__(self, settings: MailboxSettings, *, look_only: bool = False) -> None:
+        """Open; Stop when it is no Maildir or cannot be written where marks are wanted. `look_only`: `mark` does nothing."""
+        assert settings.path is not None
+        self._settings = settings
+        self._look_only = look_only or settings.mark is MarkBy.LEAVE
+        self._root = settings.path.absolute()
+        own = settings.folder.upper() == "INBOX"
+        self._folder = "" if own else settings.folder
+        self._path = self._root if own else _subfolder(self._root, settings.folder)
+        self._known: dict[str, Path] = {}
+        self._check()
+
+    # --- the protocol
+
+    def find(self) -> Sequence[MessageRef]:
+        """Messages that match and are not marked yet, oldest first (file time, then name); only their headers are read."""
+        found: list[tuple[float, str]] = []
+        for unique, path, flags in self._listed():
+            if self._is_marked(flags):
+                continue
+            if (message := _open(path)) is None:
+                continue
+            with message:
+                headers = parse_headers(header_block(message)[0])
+                if contains(headers.subject, self._settings.subject_filter) and contains(
+                    headers.sender, self._settings.sender_filter
+                ):
+                    found.append((message.modified, unique))
+        return [
+            MessageRef(account=str(self._root), folder=self._folder, uidvalidity=0, uid=unique)
+            for _, unique in sorted(found)
+        ]
+
+    def summary(self, ref: MessageRef) -> Summary | None:
+        """Headers and structure; None when it is gone. Reject for a structure without end."""
+        for path in self._places(ref):
+            if (message := _open(path)) is None:
+                continue
+            with message:
+                headers = parse_headers(header_block(message)[0])
+                return Summary(
+                    ref=ref,
+                    subject=headers.subject,
+                    sender=headers.sender,
+                    message_id=headers.message_id,
+                    received=datetime.fromtimestamp(message.modified, UTC),
+                    size=len(message),
+                    parts=tuple(part for part, _ in leaves(from_message(message))),
+                )
+        return None
+
+    def raw_header(self, ref: MessageRef) -> bytes:
+        """The header block, up to 1 MiB of it. Retry when the message is gone."""
+        for path in self._places(ref):
+            if (message := _open(path)) is None:
+                continue
+            with message:
+                return header_block(message)[0]
+        raise Retry(f"message {ref.uid} is no longer in {self._path}")
+
+    def fetch(self, ref: MessageRef, part: Part) -> Iterator[bytes]:
+        """Decoded content in pieces, read from the file as they are asked for."""
+        return decoded(self._pieces(ref, part), part.encoding)
+
+    def mark(self, ref: MessageRef, outcome: Outcome) -> None:
+        """Mark as configured, by renaming; of a message that is gone nothing is left to mark. Retry when that fails."""
+        if self._look_only:
+            return
+        for path in self._places(ref):
+            target = self._marked(path, ref.uid, outcome)
+            if target == path:
+                return
+            try:
+                path.rename(target)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise Retry(f"message {ref.uid} in {self._path} cannot be marked: {error.strerror}") from None
+            _sync_folder(target.parent)
+            self._known[ref.uid] = target
+            return
+
+    def close(self) -> None:
+        self._known.clear()
+
+    # --- files
+
+    def _check(self) -> None:
+        if not ((self._path / "new").is_dir() and (self._path / "cur").is_dir()):
+            raise Stop(f"{self._path} is no Maildir: it has no folders new and cur; check path and folder")
+        if not os.access(self._path / "new", os.R_OK | os.X_OK):
+            raise Stop(f"{self._path} cannot be read by this user")
+        if self._look_only:
+            return
+        if not all(os.access(self._path / name, os.W_OK) for name in ("new", "cur")):
+            raise Stop(
+                f"messages in {self._path} cannot be marked: no right to write; give it, or set mark = leave"
+            )
+        if self._settings.mark is MarkBy.MOVE:
+            for name in self._settings.marks:
+                _make_subfolder(_subfolder(self._root, name))
+
+    def _listed(self) -> Iterator[tuple[str, Path, str]]:
+        """Unique name, path and flags of every message; what is in `tmp` is not delivered yet."""
+        for subfolder in ("new", "cur"):
+            try:
+                entries = os.scandir(self._path / subfolder)
+            except OSError as error:
+                raise Retry(f"{self._path / subfolder} cannot be listed: {error.strerror}") from None
+            with entries:
+                for entry in entries:
+                    if not entry.name.startswith(".") and entry.is_file():
+                        unique, flags = _split(entry.name)
+                        yield unique, Path(entry.path), flags
+
+    def _is_marked(self, flags: str) -> bool:
+        if "T" in flags:
+            return True
+        if self._settings.mark is MarkBy.SEEN:
+            return "S" in flags
+        return self._settings.mark is MarkBy.KEYWORD and any(k in flags for k in self._settings.marks)
+
+    def _places(self, ref: MessageRef) -> Iterator[Path]:
+        """Where the message is, asked again as long as it is renamed meanwhile; nothing once it is gone."""
+        for _ in range(_TRIES):
+            path = self._known.get(ref.uid)
+            if path is None or not path.exists():
+                self._known = {unique: path for unique, path, _ in self._listed()}
+                path = self._known.get(ref.uid)
+            if path is None:
+                return
+            yield path
+
+    def _pieces(self, ref: MessageRef, part: Part) -> Iterator[bytes]:
+        for path in self._places(ref):
+            if (message := _open(path)) is None:
+                continue
+            with message:
+                start, end = self._span(message, ref, part)
+                for at in range(start, end, PIECE):
+                    yield message[at : min(at + PIECE, end)]
+            return
+        raise Retry(f"message {ref.uid} is no longer in {self._path}")
+
+    def _span(self, message: _Message, ref: MessageRef, part: Part) -> tuple[int, int]:
+        for found, node in leaves(from_message(message)):
+            if found.section == part.section and node.span is not None:
+                return node.span
+        raise Retry(f"message {ref.uid} in {self._path} has changed: part {part.section} is no longer there")
+
+    def _marked(self, path: Path, unique: str, outcome: Outcome) -> Path:
+        """Where the file belongs once it is marked."""
+        mark, (completed, failed) = self._settings.mark, self._settings.marks
+        done = outcome is Outcome.COMPLETED
+        if mark is MarkBy.MOVE:
+            return _subfolder(self._root, completed if done else failed) / path.parent.name / path.name
+        flags = set(_split(path.name)[1])
+        if mark is MarkBy.SEEN and done:
+            flags.add("S")
+        elif mark is MarkBy.KEYWORD:
+            flags = (flags - {completed, failed}) | {completed if done else failed}
+        else:
+            return path
+        # flags stand in ASCII order, and a message that has any is no longer new
+        return self._path / "cur" / f"{unique}{_separator(path.name)}2,{''.join(sorted(flags))}"
+
+
+def _split(name: str) -> tuple[str, str]:
+    found = _INFO.match(name)
+    return (found["unique"], found["flags"]) if found else (name, "")
+
+
+def _separator(name: str) -> str:
+    found = _INFO.match(name)
+    if found:
+        return found["separator"]
+    return "!" if os.name == "nt" else ":"
+
+
+def _subfolder(root: Path, name: str) -> Path:
+    """Maildir++: a sub-folder is a sibling of `new`, its levels joined by dots."""
+    joined = name.replace("/", ".")
+    if os.sep in joined or "\\" in joined or joined.startswith(".") or ".." in joined:
+        raise Stop(f"{name!r} cannot be the name of a Maildir folder")
+    return root / f".{joined}"
+
+
+def _make_subfolder(path: Path) -> None:
+    try:
+        for name in _SUBFOLDERS:
+            (path / name).mkdir(parents=True, exist_ok=True)
+        (path / "maildirfolder").touch()
+    except OSError as error:
+        raise Stop(f"the Maildir folder {path} cannot be made: {error.strerror}") from None
+
+
+class _Message:
+    """A message file that is read where it is asked for (`structure.Buffer`).
+
+    Not mapped: a mapped file that another program cuts short kills the process (SIGBUS).
+    """
+
+    _WINDOW = 1024 * 1024
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("rb", buffering=0)
+        stat = os.fstat(self._file.fileno())
+        self._size = stat.st_size
+        #: Unix seconds.
+        self.modified = stat.st_mtime
+        self._window, self._window_at = b"", 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: slice, /) -> bytes:
+        start, stop, _ = index.indices(self._size)
+        if not self._window_at <= start <= stop <= self._window_at + len(self._window):
+            if stop - start > self._WINDOW:
+                return self._read(start, stop - start)
+            self._window, self._window_at = self._read(start, self._WINDOW), start
+        return self._window[start - self._window_at : stop - self._window_at]
+
+    def find(self, sub: bytes, start: int, end: int, /) -> int:
+        """Where `sub` first lies wholly within [start, end), or -1."""
+        end = min(end, self._size)
+        while start + len(sub) <= end:
+            if not self._window_at <= start <= self._window_at + len(self._window) - len(sub):
+                self._window, self._window_at = self._read(start, self._WINDOW), start
+                if len(self._window) < len(sub):
+                    return -1
+            found = self._window.find(sub, start - self._window_at, end - self._window_at)
+            if found >= 0:
+                return self._window_at + found
+            start = self._window_at + len(self._window) - len(sub) + 1
+        return -1
+
+    def _read(self, start: int, size: int) -> bytes:
+        try:
+            self._file.seek(start)
+            return self._file.read(size)
+        except OSError as error:
+            raise Retry(f"{self._path} cannot be read: {error.strerror}") from None
+
+
+def _open(path: Path) -> _Message | None:
+    """None when the message is gone from there."""
+    try:
+        return _Message(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Retry(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _sync_folder(path: Path) -> None:
+    """Make a rename last; where folders cannot be opened (Windows) the system sees to it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,124 @@
+"""Messages, their parts and the files taken from them; the one interface that both kinds of mailbox have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from mailferry.mailbox.workbook.values import Kind
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MessageRef:
+    """Which message: what the ledger keeps, and enough to find the message again."""
+
+    #: `user@host` of an IMAP account, or the Maildir's absolute path.
+    account: str
+    #: The folder as people write it (not modified UTF-7); "" for a Maildir's own.
+    folder: str
+    #: RFC 3501 2.3.1.1; 0 for a Maildir, whose unique names never come again.
+    uidvalidity: int
+    #: The IMAP UID in decimal, or the Maildir unique name (no flags).
+    uid: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One leaf of a message's MIME tree, as BODYSTRUCTURE or the headers describe it; nothing is fetched yet."""
+
+    #: IMAP section number: "1", "2.1"; parts inside a forwarded message (message/rfc822) go on counting below it.
+    section: str
+    #: `type/subtype`, lower case.
+    mime: str
+    #: Content-Transfer-Encoding, lower case; "" where none is given.
+    encoding: str
+    #: Decoded file name (RFC 2047, RFC 2231, either header), or "" where there is none. Not yet safe as a path.
+    name: str
+    #: "attachment", "inline" or "".
+    disposition: str
+    #: Encoded size in bytes as the server states it, or None where it does not.
+    size: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """What is known of a message before any of its parts is fetched."""
+
+    ref: MessageRef
+    #: Decoded headers, control characters removed; "" where missing.
+    subject: str
+    sender: str
+    message_id: str
+    #: When the mailbox received it (INTERNALDATE, or the file's time), aware.
+    received: datetime
+    #: Whole size in bytes.
+    size: int
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        if self.received.tzinfo is None:
+            msg = "Summary.received must be aware"
+            raise ValueError(msg)
+
+
+class Outcome(StrEnum):
+    """What became of a message, for marking it."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class Mailbox(Protocol):
+    """A mailbox that is open. Errors: Retry for what may pass, Stop for sign-in and missing folders.
+
+    Nothing here marks a message but `mark`; looking and fetching leave every flag as it was.
+    """
+
+    def find(self) -> Sequence[MessageRef]:
+        """Messages that match the server-side filter and are not marked yet, oldest first."""
+
+    def summary(self, ref: MessageRef) -> Summary | None:
+        """Headers and structure of one message; None when it is gone."""
+
+    def raw_header(self, ref: MessageRef) -> bytes:
+        """The header block as it stands, for the content hash that survives a changed UIDVALIDITY."""
+
+    def fetch(self, ref: MessageRef, part: Part) -> Iterator[bytes]:
+        """The part's decoded content in pieces of at most 256 KiB; the whole is never in memory."""
+
+    def mark(self, ref: MessageRef, outcome: Outcome) -> None:
+        """Mark as the configuration says: a flag, a keyword, a move, or nothing. Marking twice is harmless."""
+
+    def close(self) -> None:
+        """Sign out; never raises."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredFile:
+    """A spreadsheet taken out of a message and durably in `pending/`."""
+
+    path: Path
+    #: Name as shown to people, made safe; of an archive's member: the member's name.
+    name: str
+    #: Which part it came from, and the member's name where that part was an archive.
+    section: str
+    member: str
+    kind: Kind
+    size: int
+    #: SHA-256 of the bytes, hex.
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passed:
+    """A part that was not taken, and why."""
+
+    section: str
+    name: str
+    reason: str

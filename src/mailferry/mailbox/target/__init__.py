@@ -1,0 +1,1 @@
+"""The table that rows go to, and the upsert."""

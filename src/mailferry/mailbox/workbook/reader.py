@@ -1,0 +1,346 @@
+"""Spreadsheets to rows in a child process that has limits and no secrets; this is the parent's side.
+
+    with Reader(Limits()) as reader:
+        with reader.open(path, kind, contract) as sheet:
+            ...create or extend the table by sheet.columns and sheet.new...
+            for chunk in sheet.chunks:
+                copy.write(chunk)
+            sheet.report, sheet.rejects()
+
+One child serves many files, one after the other. It is replaced after a file that brought it down or was left half read,
+after one that made it large, and after `Limits.files`. A Reader belongs to one thread.
+
+A broken or hostile file raises Reject from `open` or while chunks are read; its text is the reason, without the file's name.
+What was copied until then has to be rolled back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
+
+import orjson
+
+from mailferry.config.spreadsheet import Limits
+from mailferry.disk import told
+from mailferry.errors import MailferryError, Reject, Retry, Stop
+from mailferry.mailbox.workbook.formats import MIB
+from mailferry.mailbox.workbook.values import Column, RejectedRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mailferry.mailbox.workbook.contract import RowContract
+    from mailferry.mailbox.workbook.values import Kind
+
+#: A child that has grown by a file to this share of its memory limit does not get another.
+_LARGE = 0.4
+#: Seconds between two looks whether a child has taken too long.
+_GLANCE = 0.2
+#: Variables that a program may need to start at all; no other gets into the child.
+_ENVIRONMENT = ("LD_LIBRARY_PATH", "SYSTEMROOT")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What a file held. Superseded rows are among those read; SQL tells them apart."""
+
+    #: Rows that were not blank: those handed over and those rejected.
+    read: int
+    rejected: int
+    #: Rejected rows that had no place in the file of rejects.
+    rejects_unwritten: int
+    blank: int
+    #: SHA-256, hex, of columns, rows in order and rejects; the same for the same content in another file or format.
+    content_hash: str
+    #: For each sheet that is loaded: what was added to its rows' numbers to get `_row`.
+    offsets: tuple[int, ...]
+    warnings: tuple[str, ...]
+
+
+class Sheet:
+    """A spreadsheet that is being read. `columns` and the like are known at once, `report` once the chunks have ended."""
+
+    def __init__(self, child: _Child, head: dict[str, Any], rejects: Path) -> None:
+        self._child = child
+        self._rejects = rejects
+        self._report: Report | None = None
+        #: Sheets that are loaded, in order.
+        self.sheets: tuple[str, ...] = tuple(head["sheets"])
+        #: 1-based, of the first of them.
+        self.header_row: int = head["header_row"]
+        #: What the chunks hold after `_row` (bigint).
+        self.columns = tuple(Column(**column) for column in head["columns"])
+        #: Those of `columns` that the table does not have; to be added, or the table to be made of.
+        self.new = tuple(Column(**column) for column in head["new"])
+        #: Headers that were ignored, as written.
+        self.unknown: tuple[str, ...] = tuple(head["unknown"])
+        #: Columns of the table that the sheet does not have.
+        self.missing: tuple[str, ...] = tuple(head["missing"])
+        self._warnings: list[str] = head["warnings"]
+
+    @property
+    def chunks(self) -> Iterator[bytes]:
+        """CSV for COPY in pieces of at most 256 KiB, which end anywhere. Raises Reject or Retry."""
+        while not self.finished:
+            letter, content = self._child.answer()
+            if letter == b"C":
+                yield content
+                continue
+            end = orjson.loads(content)
+            end["warnings"] = (*self._warnings, *end["warnings"])
+            end["offsets"] = tuple(end["offsets"])
+            self._report = Report(**end)
+
+    @property
+    def report(self) -> Report:
+        """The counts; there once all chunks have been read."""
+        if self._report is None:
+            raise RuntimeError("a sheet's report is there only after its chunks")
+        return self._report
+
+    @property
+    def finished(self) -> bool:
+        """Whether all chunks have been read."""
+        return self._report is not None
+
+    def place(self, row: int) -> tuple[str, int]:
+        """Sheet, and row as the spreadsheet program shows it, of a `_row`; there once all chunks have been read."""
+        found = max(at for at, offset in enumerate(self.report.offsets) if offset < row)
+        return self.sheets[found], row - self.report.offsets[found]
+
+    def rejects(self) -> Iterator[RejectedRow]:
+        """The rejected rows, in order, as far as they were written down; only while the sheet is open."""
+        with self._rejects.open("rb") as file:
+            for line in file:
+                yield RejectedRow(**orjson.loads(line))
+
+
+class Reader:
+    """Reads spreadsheets, one after the other, through a child that starts with the first and stays."""
+
+    def __init__(
+        self, limits: Limits | None = None, folder: Path | None = None, prefix: str = "mailferry-"
+    ) -> None:
+        """`folder` takes temporary folders whose names begin with `prefix`; without it the system's.
+
+        When the process is killed, one stays behind, with a link to the file that was read and its rejected rows.
+        """
+        self._limits = limits or Limits()
+        self._folder = folder
+        self._prefix = prefix
+        self._child: _Child | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child."""
+        if self._child:
+            self._child.close()
+            self._child = None
+
+    def kill(self) -> None:
+        """From any thread: end the child, so that whoever waits for it gets a Retry."""
+        if child := self._child:
+            child.kill()
+
+    @contextlib.contextmanager
+    def open(self, path: Path, kind: Kind, contract: RowContract) -> Iterator[Sheet]:
+        """Start reading a file. Raises Reject with the reason, Retry for passing faults, Stop when no child starts."""
+        with contextlib.ExitStack() as stack:
+            with told("prepare the reading of", path):
+                folder = stack.enter_context(
+                    tempfile.TemporaryDirectory(
+                        prefix=self._prefix, dir=self._folder, ignore_cleanup_errors=True
+                    )
+                )
+                rejects = Path(folder, "rejects.jsonl")
+                # The library goes by the name's ending, and a name may say anything; what the bytes said counts.
+                named = Path(folder, f"book.{kind}")
+                named.symlink_to(path.absolute())
+            child = self._ready_child()
+            try:
+                child.ask(
+                    {"path": str(named), "kind": kind, "rejects": str(rejects), "contract": asdict(contract)}
+                )
+                letter, content = child.answer()
+                if letter != b"H":
+                    raise RuntimeError(f"the reading child answered {letter!r}")
+                sheet = Sheet(child, orjson.loads(content), rejects)
+                yield sheet
+            except BaseException:
+                if not child.idle:
+                    self.close()
+                raise
+            if not sheet.finished:
+                self.close()
+
+    def _ready_child(self) -> _Child:
+        if self._child and self._child.worn:
+            self.close()
+        if self._child is None:
+            self._child = _Child(self._limits, self._folder)
+        return self._child
+
+
+class _Child:
+    """The process, its pipes and its end."""
+
+    def __init__(self, limits: Limits, folder: Path | None) -> None:
+        self._limits = limits
+        self._stderr = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the child, closed with it
+        self._left = limits.wall_seconds
+        self._files = 0
+        self._timed_out = False
+        #: By the monotonic clock; None while no answer is waited for.
+        self._deadline: float | None = None
+        self._deadline_lock = threading.Lock()
+        self._closed = threading.Event()
+        #: Whether it waits for a request.
+        self.idle = False
+        arguments = [
+            sys.executable,
+            "-I",
+            "-m",
+            "mailferry.mailbox.workbook.child",
+            orjson.dumps(limits).decode(),
+        ]
+        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        try:
+            self._process = subprocess.Popen(
+                arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=environment
+            )
+        except OSError as error:
+            self._stderr.close()
+            raise Retry(f"the reading process cannot be started: {error}") from None
+        _widen(_pipe(self._process.stdout))
+        try:
+            # One for all answers: to start one for each costs more than a small file's rows.
+            threading.Thread(target=self._watch, name="reading child", daemon=True).start()
+            self.answer()
+        except Reject as error:
+            self.close()
+            raise Stop(f"the reading process does not start: {error}") from None
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def worn(self) -> bool:
+        """Whether the next file is better read by a new child."""
+        if self._timed_out or self._files >= self._limits.files or self._process.poll() is not None:
+            return True
+        try:
+            pages = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[0]
+        except OSError:  # no such file system here, or gone this moment
+            return False
+        return int(pages) * os.sysconf("SC_PAGE_SIZE") > self._limits.memory * _LARGE
+
+    def ask(self, request: dict[str, Any]) -> None:
+        """Send a request; its answers have the whole wall time before them."""
+        self._left = self._limits.wall_seconds
+        self._files += 1
+        self.idle = False
+        pipe = _pipe(self._process.stdin)
+        try:
+            pipe.write(orjson.dumps(request, option=orjson.OPT_APPEND_NEWLINE))
+            pipe.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+
+    def answer(self) -> tuple[bytes, bytes]:
+        """The next frame. Raises what the child says of the file, or what its end means."""
+        started = time.monotonic()
+        self._wait_until(started + self._left)
+        try:
+            pipe = _pipe(self._process.stdout)
+            head = pipe.read(5)
+            letter, length = struct.unpack(">cI", head) if len(head) == 5 else (b"", 0)
+            content = pipe.read(length)
+        finally:
+            self._wait_until(None)
+        self._left -= time.monotonic() - started
+        if not letter or len(content) < length:
+            raise self._ended()
+        self.idle = letter in b"REX"
+        if letter == b"X":
+            fault = orjson.loads(content)
+            raise (Retry if fault["class"] == "Retry" else Reject)(fault["reason"])
+        return letter, content
+
+    def _wait_until(self, deadline: float | None) -> None:
+        with self._deadline_lock:
+            self._deadline = deadline
+
+    def _watch(self) -> None:
+        while not self._closed.wait(_GLANCE):
+            # With the lock, or it might end the child just after its answer, and blame the next file.
+            with self._deadline_lock:
+                if self._deadline is not None and time.monotonic() > self._deadline:
+                    self._timed_out = True
+                    self._process.kill()
+                    return
+
+    def _ended(self) -> MailferryError:
+        """Why the child is no more. Whatever a file can bring about is a Reject."""
+        status = self._process.wait()
+        self._stderr.seek(0)
+        said = self._stderr.read(100_000).decode(errors="replace").strip()
+        limits = self._limits
+        if self._timed_out:
+            return Reject(f"reading it took longer than the limit of {limits.wall_seconds:g} seconds")
+        if status == -signal.SIGXCPU:
+            return Reject(f"reading it took more than the limit of {limits.cpu_seconds} processor seconds")
+        if "memory allocation" in said or "MemoryError" in said or "capacity overflow" in said:
+            return Reject(
+                f"reading it needs more memory than the limit of {limits.memory / MIB:,.0f} MB"
+                " (too much data, or a cell far away from all others)"
+            )
+        if status in {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}:
+            return Retry(f"the reading process was ended from outside ({signal.Signals(-status).name})")
+        how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+        last = said.splitlines()[-1][:300] if said else "it said nothing"
+        return Reject(f"reading it brought the reading process down {how} ({last})")
+
+    def kill(self) -> None:
+        """End the process, and leave it to its owner to find out."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """End the process and wait for it."""
+        self._closed.set()
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):
+                _pipe(pipe).close()
+        self._stderr.close()
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None  # Popen was asked for it
+    return pipe
+
+
+def _widen(pipe: IO[bytes]) -> None:
+    """Room for several frames, so that on a busy machine the child need not wait for the database at every one."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # over the user's limit; it works as it is
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, MIB)

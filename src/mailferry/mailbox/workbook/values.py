@@ -1,0 +1,52 @@
+"""What a workbook holds, as it travels from the file to the table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """A spreadsheet's format, told by its first bytes."""
+
+    XLSX = "xlsx"  # .xlsx and .xlsm: a zip of XML parts
+    XLSB = "xlsb"
+    XLS = "xls"  # OLE2 compound file, BIFF
+    ODS = "ods"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """A column of the target table as the row contract needs it."""
+
+    name: str
+    #: PostgreSQL type as `format_type()` writes it: "bigint", "numeric(10,2)", "character varying(50)", ...
+    type: str
+    nullable: bool = True
+    has_default: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RejectedRow:
+    """A row that was not loaded, and the first reason why."""
+
+    sheet: str
+    #: 1-based, as the spreadsheet program shows it.
+    row: int
+    column: str
+    value: str
+    reason: str
+
+
+@dataclass(kw_only=True, slots=True)
+class Counts:
+    """What became of one file's rows."""
+
+    read: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    #: Rows that an equal key further down the same file replaced.
+    superseded: int = 0
+    warnings: list[str] = field(default_factory=list)

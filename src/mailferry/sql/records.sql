@@ -1,0 +1,186 @@
+-- The ledger's statements; see mailbox/ledger/records.py for what each promises.
+
+-- name: find
+-- Two copies of a message have the same header: each job is bound to one of them. A header without date and number may
+-- come again with other files, but not with the same time of arrival.
+WITH exact AS (
+    SELECT * FROM mailferry.jobs
+    WHERE feed = %(feed)s AND account = %(account)s AND folder = %(folder)s
+      AND uidvalidity = %(uidvalidity)s AND uid = %(uid)s
+), rebound AS (
+    UPDATE mailferry.jobs SET uidvalidity = %(uidvalidity)s, uid = %(uid)s
+    WHERE NOT EXISTS (SELECT FROM exact) AND id = (
+        SELECT id FROM mailferry.jobs
+        WHERE feed = %(feed)s AND account = %(account)s AND folder = %(folder)s
+          AND header_sha256 = %(header_sha256)s AND received = %(received)s AND uidvalidity <> %(uidvalidity)s
+        ORDER BY id LIMIT 1 FOR UPDATE
+    )
+    RETURNING *
+)
+SELECT * FROM exact UNION ALL SELECT * FROM rebound
+
+-- name: insert_job
+INSERT INTO mailferry.jobs (feed, account, folder, uidvalidity, uid, header_sha256, message_id, subject, sender, received, target)
+VALUES (%(feed)s, %(account)s, %(folder)s, %(uidvalidity)s, %(uid)s, %(header_sha256)s, %(message_id)s, %(subject)s,
+        %(sender)s, %(received)s, %(target)s)
+ON CONFLICT (feed, account, folder, uidvalidity, uid) DO NOTHING
+RETURNING *
+
+-- name: insert_file
+-- A second fetch may have gone to another path. No row is returned where other bytes stand under the same name.
+INSERT INTO mailferry.files (job_id, section, member, name, path, kind, size, sha256)
+VALUES (%(job_id)s, %(section)s, %(member)s, %(name)s, %(path)s, %(kind)s, %(size)s, %(sha256)s)
+ON CONFLICT (job_id, section, member) DO UPDATE
+SET path = CASE WHEN files.state = 'pending' THEN excluded.path ELSE files.path END
+WHERE files.sha256 = excluded.sha256
+
+-- name: insert_passed
+INSERT INTO mailferry.passed_parts (job_id, ordinal, section, name, reason)
+VALUES (%(job_id)s, %(ordinal)s, %(section)s, %(name)s, %(reason)s)
+ON CONFLICT (job_id, ordinal) DO NOTHING
+
+-- name: duplicate
+-- The last load of the same bytes or content, unless another file has changed the table since; or any load of
+-- the same bytes from a copy of the message, as that would bring back what is older.
+SELECT f.id FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
+WHERE f.state = 'loaded' AND f.target = %(target)s AND f.generation = %(generation)s
+  AND (f.sha256 = %(sha256)s OR f.content_sha256 = %(content_sha256)s)
+  AND (
+      NOT EXISTS (
+          SELECT 1 FROM mailferry.files AS later
+          WHERE later.target = f.target AND later.load_no > f.load_no AND later.changed
+            AND later.sha256 <> f.sha256 AND later.content_sha256 IS DISTINCT FROM f.content_sha256
+      )
+      OR j.header_sha256 = %(header_sha256)s AND f.sha256 = %(sha256)s
+  )
+ORDER BY f.load_no DESC LIMIT 1
+
+-- name: finish_file
+-- The job's row stays locked, so that nobody takes the job over before the commit.
+UPDATE mailferry.files
+SET state = %(state)s, target = %(target)s, generation = %(generation)s, duplicate_of = %(duplicate_of)s,
+    content_sha256 = %(content_sha256)s, rows_read = %(read)s, inserted = %(inserted)s, updated = %(updated)s,
+    unchanged = %(unchanged)s, rejected = %(rejected)s, superseded = %(superseded)s, warnings = %(warnings)s,
+    error = %(error)s, finished_at = clock_timestamp(),
+    changed = changed OR %(state)s = 'loaded' AND %(inserted)s + %(updated)s > 0,
+    load_no = CASE WHEN %(state)s = 'loaded' THEN nextval('mailferry.load_no') ELSE load_no END
+WHERE id = %(file_id)s AND state = 'pending' AND job_id = (
+    SELECT id FROM mailferry.jobs WHERE id = %(id)s AND fence = %(fence)s AND state = 'in_progress' FOR UPDATE
+)
+
+-- name: finish_job
+UPDATE mailferry.jobs AS j
+SET state = CASE WHEN c.files > 0 AND c.good = 0 THEN 'failed' ELSE 'completed' END,
+    error_kind = CASE WHEN c.errors IS NOT NULL THEN 'reject' END, error = c.errors,
+    lease_until = NULL, finished_at = clock_timestamp(), marked_at = NULL
+FROM (
+    SELECT count(*) AS files, count(*) FILTER (WHERE state = 'pending') AS pending,
+           count(*) FILTER (WHERE state IN ('loaded', 'duplicate')) AS good,
+           string_agg(name || ': ' || error, E'\n' ORDER BY id) FILTER (WHERE state IN ('rejected', 'failed')) AS errors
+    FROM mailferry.files WHERE job_id = %(id)s
+) AS c
+WHERE j.id = %(id)s AND j.fence = %(fence)s AND j.state = 'in_progress' AND c.pending = 0
+RETURNING j.*
+
+-- name: again_later
+UPDATE mailferry.jobs
+SET state = 'pending', next_attempt_at = clock_timestamp() + %(delay)s, attempts = %(attempts)s, lease_until = NULL,
+    error_kind = %(error_kind)s, error = %(error)s
+WHERE id = %(id)s
+RETURNING *
+
+-- name: give_up_files
+UPDATE mailferry.files SET state = %(state)s, error = %(error)s, finished_at = clock_timestamp()
+WHERE job_id = %(id)s AND state = 'pending'
+
+-- name: give_up
+UPDATE mailferry.jobs
+SET state = CASE WHEN EXISTS (SELECT 1 FROM mailferry.files WHERE job_id = %(id)s AND state IN ('loaded', 'duplicate'))
+                 THEN 'completed' ELSE 'failed' END,
+    error_kind = %(error_kind)s, error = %(error)s, lease_until = NULL, finished_at = clock_timestamp(), marked_at = NULL
+WHERE id = %(id)s
+RETURNING *
+
+-- name: cancel
+UPDATE mailferry.jobs
+SET state = 'cancelled', fence = fence + 1, lease_until = NULL, finished_at = clock_timestamp()
+WHERE id = %(id)s AND state IN ('pending', 'in_progress')
+RETURNING *
+
+-- name: retry
+UPDATE mailferry.jobs AS j
+SET state = 'pending', attempts = 0, next_attempt_at = clock_timestamp(), finished_at = NULL, marked_at = NULL,
+    error_kind = NULL, error = NULL
+WHERE j.id = %(id)s
+  AND (j.state IN ('failed', 'cancelled', 'pending')
+       OR j.state = 'completed' AND EXISTS (
+           SELECT 1 FROM mailferry.files
+           WHERE job_id = j.id AND (state IN ('rejected', 'failed') OR state = 'loaded' AND rejected > 0)))
+RETURNING *
+
+-- name: retry_files
+UPDATE mailferry.files SET state = 'pending', error = NULL, finished_at = NULL
+WHERE job_id = %(id)s AND (state IN ('rejected', 'failed') OR state = 'loaded' AND rejected > 0)
+
+-- name: forget_rejected_of_job
+DELETE FROM mailferry.rejected_rows AS r USING mailferry.files AS f
+WHERE r.file_id = f.id AND f.job_id = %(id)s AND f.state = 'pending'
+
+-- name: forget_rejected
+DELETE FROM mailferry.rejected_rows AS r USING mailferry.files AS f, mailferry.jobs AS j
+WHERE r.file_id = f.id AND j.id = f.job_id AND j.feed = %(feed)s AND f.finished_at < %(before)s
+
+-- name: mark
+-- Only for the end that was marked: by now somebody may have had the job done again.
+UPDATE mailferry.jobs SET marked_at = clock_timestamp(), marked_as = %(marked_as)s
+WHERE id = %(id)s AND state IN ('completed', 'failed') AND finished_at = %(finished_at)s AND marked_at IS NULL
+
+-- name: unmarked
+SELECT * FROM mailferry.jobs
+WHERE feed = %(feed)s AND marked_at IS NULL AND state IN ('completed', 'failed')
+  AND finished_at <= clock_timestamp() - %(ago)s::interval
+ORDER BY received, id
+
+-- name: job
+SELECT * FROM mailferry.jobs WHERE id = %(id)s
+
+-- name: jobs
+SELECT * FROM mailferry.jobs
+WHERE (%(feed)s::text IS NULL OR feed = %(feed)s) AND (%(state)s::text IS NULL OR state = %(state)s)
+  AND (%(since)s::timestamptz IS NULL OR recorded_at >= %(since)s)
+  AND (%(text)s::text IS NULL OR strpos(lower(concat_ws(E'\n', subject, sender, message_id)), lower(%(text)s)) > 0)
+ORDER BY received DESC, id DESC LIMIT %(limit)s
+
+-- name: files
+SELECT id, job_id, section, member, name, path, kind, size, sha256, content_sha256, state, target, duplicate_of,
+       rows_read AS "read", inserted, updated, unchanged, rejected, superseded, warnings, error, finished_at
+FROM mailferry.files WHERE job_id = ANY(%(ids)s) ORDER BY job_id, id
+
+-- name: passed
+SELECT section, name, reason FROM mailferry.passed_parts WHERE job_id = %(id)s ORDER BY ordinal
+
+-- name: rejected
+SELECT sheet, "row", "column", value, reason FROM mailferry.rejected_rows WHERE file_id = %(file_id)s ORDER BY id LIMIT %(limit)s
+
+-- name: statistics
+SELECT count(*) FILTER (WHERE j.state = 'completed') AS completed,
+       count(*) FILTER (WHERE j.state = 'failed') AS failed,
+       coalesce(sum(f.files), 0)::bigint AS files,
+       coalesce(sum(f.errors), 0)::bigint AS errors,
+       coalesce(sum(f."read"), 0)::bigint AS rows_read,
+       coalesce(sum(f.inserted), 0)::bigint AS inserted,
+       coalesce(sum(f.updated), 0)::bigint AS updated,
+       coalesce(sum(f.unchanged), 0)::bigint AS unchanged,
+       coalesce(sum(f.rejected), 0)::bigint AS rejected,
+       extract(epoch FROM avg(j.finished_at - j.started_at))::float8 AS seconds
+FROM mailferry.jobs AS j
+CROSS JOIN LATERAL (
+    SELECT count(*) AS files, count(*) FILTER (WHERE state IN ('rejected', 'failed')) AS errors,
+           sum(rows_read) AS "read", sum(inserted) AS inserted, sum(updated) AS updated, sum(unchanged) AS unchanged,
+           sum(rejected) AS rejected
+    FROM mailferry.files WHERE job_id = j.id
+) AS f
+WHERE j.finished_at >= %(since)s AND j.state IN ('completed', 'failed') AND (%(feed)s::text IS NULL OR j.feed = %(feed)s)
+
+-- name: states
+SELECT state, count(*) FROM mailferry.jobs WHERE (%(feed)s::text IS NULL OR feed = %(feed)s) GROUP BY state
