@@ -614,15 +614,9 @@ def test_only_one_runner_has_a_feed_and_a_lost_connection_gives_it_back(
 ) -> None:
     with database.connect(database_settings) as pool:
         with (
-<<<<<<< Updated upstream
-            claims.only_runner(pool, "f") as first,
-            claims.only_runner(pool, "f", patience=0) as second,
-            claims.only_runner(pool, "g") as elsewhere,
-=======
             leases.only_runner(pool, "f") as first,
-            leases.only_runner(pool, "f") as second,
+            leases.only_runner(pool, "f", patience=0) as second,
             leases.only_runner(pool, "g") as elsewhere,
->>>>>>> Stashed changes
         ):
             assert (first, second, elsewhere) == (True, False, True)
         with leases.only_runner(pool, "f") as again:
@@ -644,7 +638,7 @@ def test_a_run_waits_for_the_session_of_one_that_was_killed(database_settings: D
     asked = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_try_advisory_lock%'"
 
     def run(pool: database.Pool) -> bool:
-        with claims.only_runner(pool, "f", patience=60) as alone:
+        with leases.only_runner(pool, "f", patience=60) as alone:
             return alone
 
     with (
