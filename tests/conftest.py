@@ -6,4 +6,4 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-pytest_plugins = ["fixtures_postgres", "fixtures_dovecot", "fixtures_logs"]
+pytest_plugins = ["fixtures_postgres", "fixtures_dovecot", "fixtures_logs", "fixtures_watch"]

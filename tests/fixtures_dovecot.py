@@ -13,20 +13,22 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import imapclient  # type: ignore[import-untyped]  # has no py.typed
 import pytest
+from support_link import Link
+from support_wait import wait_for
 
 from mailferry.config.mailbox import MailboxSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 PASSWORD = "s3cret-of-the-tests"
 #: Another one that opens every account, and that LOGIN cannot carry.
@@ -147,6 +149,25 @@ class Dovecot:
     def ca_file(self) -> Path:
         return self.base / "ca.pem"
 
+    def start(self) -> subprocess.Popen[bytes]:
+        """The master process, once it answers."""
+        process = subprocess.Popen([_program(), "-F", "-c", str(self.base / "dovecot.conf")])
+        wait_for(self._log, lambda: process.poll() is not None or self._answers(), patience=20)
+        assert process.poll() is None, self._log()
+        return process
+
+    def _answers(self) -> bool:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self.imap), timeout=5) as opened,
+        ):
+            return opened.recv(100).startswith(b"* OK")
+        return False
+
+    def _log(self) -> str:
+        log = self.base / "log"
+        return f"Dovecot: {log.read_text() if log.exists() else 'no log'}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
@@ -259,7 +280,7 @@ def make_certificates(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _introspection(tokens: dict[str, str]) -> Iterator[int]:
-    """RFC 7662 in short: whose token is it? Gives the port."""
+    """RFC 7662 in short: whose token is it? Yields the port."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -285,23 +306,20 @@ def _introspection(tokens: dict[str, str]) -> Iterator[int]:
             thread.join()
 
 
-@pytest.fixture(scope="session")
-def dovecot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dovecot]:
+@contextlib.contextmanager
+def own_dovecot() -> Iterator[Dovecot]:
+    """A server's folder and ports; nothing runs yet."""
     # Dovecot's sockets need a short path that its own users may enter
-    short = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path_factory.getbasetemp()
-    base = short / f"mailferry-dovecot-{os.getpid()}"
-    base.mkdir(mode=0o755)
+    shared = Path("/dev/shm")
+    base = Path(
+        tempfile.mkdtemp(prefix="mailferry-dovecot-", dir=shared if os.access(shared, os.W_OK) else None)
+    )
+    base.chmod(0o755)
     try:
-        found = Dovecot(base=base, imap=free_port(), imaps=free_port())
-        with _introspection(found.tokens) as introspection:
-            _configure(found, introspection)
-            process = subprocess.Popen([_program(), "-F", "-c", str(base / "dovecot.conf")])
-            try:
-                _wait_for(found, process)
-                yield found
-            finally:
-                process.terminate()
-                process.wait(timeout=20)
+        made = Dovecot(base=base, imap=free_port(), imaps=free_port())
+        with _introspection(made.tokens) as introspection:
+            _configure(made, introspection)
+            yield made
     finally:
         shutil.rmtree(base)
 
@@ -310,6 +328,17 @@ def _program() -> str:
     found = shutil.which("dovecot", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     assert found, "Dovecot is missing: install it with apt-get install dovecot-imapd"
     return found
+
+
+@pytest.fixture(scope="session")
+def dovecot() -> Iterator[Dovecot]:
+    with own_dovecot() as made:
+        process = made.start()
+        try:
+            yield made
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
 
 
 def _configure(dovecot: Dovecot, introspection: int) -> None:
@@ -343,20 +372,6 @@ def _configure(dovecot: Dovecot, introspection: int) -> None:
     (base / "dovecot.conf").write_text(Template(text).substitute(values))
 
 
-def _wait_for(dovecot: Dovecot, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 20
-    while process.poll() is None and time.monotonic() < deadline:
-        with (
-            contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", dovecot.imap), timeout=5) as opened,
-        ):
-            if opened.recv(100).startswith(b"* OK"):
-                return
-        time.sleep(0.02)
-    log = dovecot.base / "log"
-    pytest.fail(f"Dovecot did not start: {log.read_text() if log.exists() else 'no log'}")
-
-
 _numbers = itertools.count(1)
 
 
@@ -365,67 +380,10 @@ def account(dovecot: Dovecot) -> Account:
     return Account(dovecot=dovecot, user=f"user{next(_numbers)}@example.com")
 
 
-class Proxy:
-    """Stands between a client and a server; every piece from the server goes through `answer`.
-
-    `answer` gives the bytes to pass on, or None to cut the connection.
-    """
-
-    def __init__(self, port: int, answer: Callable[[bytes], bytes | None] = lambda piece: piece) -> None:
-        self._target = port
-        self.answer = answer
-        #: Bytes that went to the client.
-        self.bytes = 0
-        self.connections = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listener.getsockname()[1])
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._sockets: list[socket.socket] = []
-
-    def __enter__(self) -> Self:
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for opened in (self._listener, *self._sockets):
-            with contextlib.suppress(OSError):
-                opened.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(timeout=10)
-        for opened in (self._listener, *self._sockets):
-            opened.close()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                self.connections += 1
-                server = socket.create_connection(("127.0.0.1", self._target))
-                self._sockets += [client, server]
-                for source, target, change in ((client, server, None), (server, client, self._changed)):
-                    thread = threading.Thread(target=self._relay, args=(source, target, change), daemon=True)
-                    self._threads.append(thread)
-                    thread.start()
-
-    def _changed(self, piece: bytes) -> bytes | None:
-        changed = self.answer(piece)
-        self.bytes += len(changed or b"")
-        return changed
-
-    def _relay(
-        self, source: socket.socket, target: socket.socket, change: Callable[[bytes], bytes | None] | None
-    ) -> None:
-        with contextlib.suppress(OSError):
-            while piece := source.recv(65536):
-                passed = change(piece) if change else piece
-                if passed is None:
-                    break
-                target.sendall(passed)
-        for opened in (source, target):
-            with contextlib.suppress(OSError):
-                opened.shutdown(socket.SHUT_RDWR)
-
-
 def without_starttls(piece: bytes) -> bytes:
-    """An `answer` for a Proxy: a server without encryption. Greeting and capabilities come in one piece each."""
+    """An `answer` for a Link: a server without encryption. Greeting and capabilities come in one piece each."""
     return piece.replace(b" STARTTLS", b"")
+
+
+#: The name that some tests still use.
+Proxy = Link

@@ -10,7 +10,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from support_events import INCOMING, OUTGOING, QUARANTINE
-from support_service import Table, events, feed_row, head, hosts, mailbox, query, restart, toml, wait_for
+from support_service import Table, events, feed_row, head, hosts, mailbox, query, restart, toml
+from support_wait import wait_for
 
 from mailferry.events.record import event_time
 from mailferry.testing.population import Population, Traits

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import os
-import re
-import socket
 import subprocess
 import sys
-import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from support_mail import Maildir, mail, workbook
@@ -21,7 +17,7 @@ from support_mail import Maildir, mail, workbook
 from mailferry import database
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from mailferry.config.database import DatabaseSettings
 
@@ -251,112 +247,3 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
         _, error = process.communicate(timeout=90)
     assert "Traceback" not in error, error
     return process.returncode, error
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """A moment of a run, told by what it says to the database."""
-
-    #: The client's statement, as a pattern.
-    statement: str
-    #: The commit of its transaction is meant.
-    commit: bool = False
-    #: Not before the server has it, but when it has answered, and the client has not heard it.
-    after: bool = False
-
-    def __str__(self) -> str:
-        return f"{'after' if self.after else 'before'} {'the commit of ' * self.commit}{self.statement}"
-
-
-class Wire:
-    """Stands between `mailferry` and PostgreSQL, and calls `react` at a step."""
-
-    def __init__(self, settings: DatabaseSettings) -> None:
-        self._server = f"{settings.host}/.s.PGSQL.{settings.port}"
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._sockets: list[socket.socket] = []
-        self._step: Step | None = None
-        self._react: Callable[[], object] = bool
-        self.port = int(self._listener.getsockname()[1])
-
-    def __enter__(self) -> Self:
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for opened in (self._listener, *self._sockets):
-            with contextlib.suppress(OSError):
-                opened.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(timeout=10)
-        for opened in (self._listener, *self._sockets):
-            opened.close()
-
-    def at(self, step: Step | None, react: Callable[[], object] = bool) -> None:
-        """Call `react` at the next such step, once."""
-        self._step, self._react = step, react
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.socket(socket.AF_UNIX)
-                server.connect(self._server)
-                self._sockets += [client, server]
-                relay = _Relay(self, client, server)
-                for target in (relay.up, relay.down):
-                    self._threads.append(threading.Thread(target=target, daemon=True))
-                    self._threads[-1].start()
-
-    def take(self) -> Callable[[], object]:
-        self._step = None
-        return self._react
-
-    @property
-    def step(self) -> Step | None:
-        return self._step
-
-
-class _Relay:
-    """One connection."""
-
-    def __init__(self, wire: Wire, client: socket.socket, server: socket.socket) -> None:
-        self._wire = wire
-        self._client, self._server = client, server
-        self._seen = False
-        self._held: Callable[[], object] | None = None
-
-    def up(self) -> None:
-        with contextlib.suppress(OSError):
-            while piece := self._client.recv(262_144):
-                step = self._wire.step
-                if step and self._is_at(step, piece):
-                    react = self._wire.take()
-                    if not step.after:
-                        react()
-                        break
-                    self._held = react
-                self._server.sendall(piece)
-        self._close()
-
-    def down(self) -> None:
-        with contextlib.suppress(OSError):
-            while piece := self._server.recv(262_144):
-                if self._held:
-                    self._held()
-                    break
-                self._client.sendall(piece)
-        self._close()
-
-    def _is_at(self, step: Step, piece: bytes) -> bool:
-        said = re.search(step.statement.encode(), piece) is not None
-        if not step.commit:
-            return said
-        self._seen = self._seen or said
-        return self._seen and b"COMMIT\0" in piece
-
-    def _close(self) -> None:
-        for opened in (self._client, self._server):
-            with contextlib.suppress(OSError):
-                opened.shutdown(socket.SHUT_RDWR)

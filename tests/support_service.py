@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -10,138 +9,27 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import psycopg
-import pytest
 from fixtures_dovecot import PASSWORD
 from fixtures_postgres import FAST
 from support_events import KEY
+from support_link import Link
 from support_mail import mail, workbook
+from support_wait import PATIENCE, wait_for
 
 from mailferry import database, private_postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from fixtures_dovecot import Account
 
     from mailferry.config.database import DatabaseSettings
     from mailferry.testing.population import Feed
-
-#: Seconds after which what has not come is taken to never come; no figure that anything is measured by.
-PATIENCE = 90.0
-
-
-def wait_for(what: str | Callable[[], str], found: Callable[[], Any], *, patience: float = PATIENCE) -> Any:
-    """The first true value of `found`, or a failure that says what was waited for."""
-    until = time.monotonic() + patience
-    while True:
-        value = found()
-        if value:
-            return value
-        if time.monotonic() > until:
-            pytest.fail(f"not in {patience:g} s: {what if isinstance(what, str) else what()}")
-        time.sleep(0.05)
-
-
-class Link:
-    """A line to a server: passes, is cut (connections end, new ones are refused), or swallows everything.
-
-    To PostgreSQL where settings are given, else to a port of this machine.
-    """
-
-    def __init__(self, server: DatabaseSettings | int) -> None:
-        self._server = server
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._open: set[asyncio.StreamWriter] = set()
-        self._passing = asyncio.Event()
-        self._refusing = False
-        self.port = 0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self.port = self._call(self._listen())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._call(self._close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def cut(self) -> None:
-        """End all connections, and refuse new ones."""
-        self._refusing = True
-        self._call(self._drop())
-
-    def swallow(self) -> None:
-        """Keep all connections open, and let nothing through: a cable that was pulled."""
-        self._call(self._set(passing=False))
-
-    def mend(self) -> None:
-        """All well again; what was swallowed meanwhile arrives late."""
-        self._refusing = False
-        self._call(self._set(passing=True))
-
-    def _call(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=20)
-
-    async def _listen(self) -> int:
-        self._passing.set()
-        self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        return int(self._listener.sockets[0].getsockname()[1])
-
-    async def _set(self, *, passing: bool) -> None:
-        (self._passing.set if passing else self._passing.clear)()
-
-    async def _drop(self) -> None:
-        for writer in list(self._open):
-            writer.transport.abort()
-
-    async def _close(self) -> None:
-        self._listener.close()
-        self._passing.set()
-        # Those that are just being made end as well.
-        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
-            await self._drop()
-            await asyncio.wait(tasks, timeout=0.1)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._refusing:
-            writer.transport.abort()
-            return
-        try:
-            far_reader, far_writer = await self._connect()
-        except OSError:
-            writer.transport.abort()  # the server is down
-            return
-        self._open |= {writer, far_writer}
-        try:
-            await asyncio.gather(self._pass(reader, far_writer), self._pass(far_reader, writer))
-        finally:
-            self._open -= {writer, far_writer}
-            for one in (writer, far_writer):
-                one.transport.abort()
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        server = self._server
-        if isinstance(server, int):
-            return await asyncio.open_connection("127.0.0.1", server)
-        return await asyncio.open_unix_connection(f"{server.host}/.s.PGSQL.{server.port}")
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while piece := await reader.read(65536):
-                await self._passing.wait()
-                writer.write(piece)
-                await writer.drain()
-        with contextlib.suppress(OSError):
-            writer.write_eof()
 
 
 class Manager:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from mailferry.events.collector import Collector
 from mailferry.events.source import Connections
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mailferry.config.database import DatabaseSettings
     from mailferry.config.event_feed import EventFeed
@@ -139,14 +138,6 @@ async def _taking_over(feeds: Sequence[EventFeed], pool: Pool, clock: Clock) -> 
         return [await one.run() for one in runs]
     finally:
         await connections.close()
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    """Look until it is so."""
-    deadline = time.monotonic() + 60
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def _main() -> None:

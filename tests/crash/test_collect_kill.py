@@ -11,7 +11,7 @@ import random
 import re
 import shutil
 import subprocess
-import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,6 +26,7 @@ from support_events import (
     runner,
     under_strace,
 )
+from support_wait import wait_for
 
 from mailferry.events import checkpoint
 from mailferry.testing.population import Feed, Traits
@@ -201,11 +202,13 @@ def test_kill_at_random_moments(tmp_path: Path, seed: int) -> None:
         def answered() -> int:
             return sum(dict(site.provider.stats.requests).values())
 
+        def come(process: subprocess.Popen[bytes], moment: int) -> bool:
+            return process.poll() is not None or answered() >= moment
+
         while kills < 8:
             moment = answered() + draw.randrange(1, 120)
             with subprocess.Popen(runner(site, commit_events=15), env=environment()) as process:
-                while process.poll() is None and answered() < moment:
-                    time.sleep(0.001)
+                wait_for("its moment", partial(come, process, moment), every=0.001)
                 process.kill()
                 killed = process.wait() == KILLED
             if not killed:  # it was through before its moment came

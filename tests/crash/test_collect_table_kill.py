@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import subprocess
-import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from support_events import OUTGOING, SIGN_INS, START, environment
-from support_load import Step, Wire
-from support_table import a_table_site, wait_until
+from support_link import Step, Wire
+from support_table import a_table_site
+from support_wait import wait_for
 
 from mailferry.events import writer
 from mailferry.testing.population import Traits
@@ -123,13 +124,15 @@ def test_kill_at_random_moments(tmp_path: Path, database_settings: DatabaseSetti
         def answered() -> int:
             return sum(dict(site.provider.stats.requests).values())
 
+        def come(process: subprocess.Popen[bytes], moment: int) -> bool:
+            return process.poll() is not None or answered() >= moment
+
         while kills < 12:
             moment = answered() + draw.randrange(1, 150)
             with subprocess.Popen(
                 site.runner(commit_events=15, take_over=True), env=environment()
             ) as process:
-                while process.poll() is None and answered() < moment:
-                    time.sleep(0.001)
+                wait_for("its moment", partial(come, process, moment), every=0.001)
                 process.kill()
                 killed = process.wait() == KILLED
             if not killed:  # it was through before its moment came
@@ -139,6 +142,9 @@ def test_kill_at_random_moments(tmp_path: Path, database_settings: DatabaseSetti
                 continue
             kills += 1
         # Without taking over: the server has noticed by itself, or soon does, that nobody is there any more.
-        wait_until(lambda: all(result.status == "completed" for result in site.collect().results.values()))
+        wait_for(
+            "the end of the dead run's sessions",
+            lambda: all(result.status == "completed" for result in site.collect().results.values()),
+        )
         for feed in feeds:
             site.assert_exactly_once(feed)

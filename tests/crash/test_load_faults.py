@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import psutil
 import psycopg
 import pytest
-from fixtures_dovecot import PASSWORD, Proxy, without_starttls
+from fixtures_dovecot import PASSWORD, without_starttls
 from fixtures_postgres import FAST
+from support_link import Link
 from support_load import Site, ended
 from support_mail import feed_of
+from support_wait import wait_for
 
 from mailferry import database, private_postgres
 from mailferry.config.database import DatabaseSettings
@@ -50,9 +51,7 @@ def held_up(site: Site) -> Iterator[Callable[[], int]]:
 
         def wait() -> int:
             # By connections of their own: a transaction sees activity as it was when it first looked.
-            while not (rows := site.query(_WAITING)):
-                time.sleep(0.02)
-            return int(rows[0][0])
+            return int(wait_for("a load that stands", lambda: site.query(_WAITING))[0][0])
 
         yield wait
 
@@ -172,7 +171,7 @@ def test_a_mailbox_that_drops_in_the_middle_of_a_fetch(site: Site, account: Acco
             return None
         return without_starttls(piece)
 
-    with Proxy(account.dovecot.imap, answer) as proxy:
+    with Link(account.dovecot.imap, answer) as proxy:
         over_imap(site, account, proxy.port)
         status, error = site.load()
     assert (status, cuts) == (0, []), error

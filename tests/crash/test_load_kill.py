@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from support_load import KILLED, Site, Step, Wire, ended
+from support_link import Step, Wire
+from support_load import KILLED, Site, ended
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,6 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import psutil
@@ -17,6 +16,7 @@ import psycopg
 import pytest
 from support_load import KILLED, Site
 from support_mail import feed_of
+from support_wait import wait_for
 
 from mailferry import database
 from mailferry.mailbox.cleanup import tidy
@@ -126,9 +126,9 @@ def held_up(site: Site) -> Iterator[tuple[Callable[[], None], Callable[[], None]
         seen: set[int] = set()
 
         def wait() -> None:
-            while not (new := {pid for (pid,) in site.query(_STANDING)} - seen):
-                time.sleep(0.02)
-            seen.update(new)
+            seen.update(
+                wait_for("another load that stands", lambda: {pid for (pid,) in site.query(_STANDING)} - seen)
+            )
 
         yield wait, conn.rollback
 
@@ -183,5 +183,5 @@ def test_the_job_of_a_worker_that_is_no_more_heard_of_is_done_by_another(site: S
 
 
 def until_said(site: Site, name: str, text: str) -> None:
-    while text not in (site.folder / f"{name}.log").read_text():
-        time.sleep(0.02)
+    log = site.folder / f"{name}.log"
+    wait_for(lambda: f"{text!r} in {log.read_text()}", lambda: text in log.read_text())

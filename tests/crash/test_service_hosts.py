@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from support_events import INCOMING
 from support_fleet import a_fleet
-from support_service import Table, events, feed_row, head, hosts, mailbox, query, restart, toml, wait_for
+from support_service import Table, events, feed_row, head, hosts, mailbox, query, restart, toml
+from support_wait import wait_for
 
 from mailferry import database
 from mailferry.testing.population import Population, Traits

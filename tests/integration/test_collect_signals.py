@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 from support_events import INCOMING, OUTGOING, RECENT, SIGN_INS, a_site, command, environment, suffix
+from support_wait import wait_for
 
 from mailferry.events import checkpoint
 from mailferry.testing.population import Traits
@@ -39,9 +40,8 @@ def interrupted(site: Site, number: int, when: Callable[[], bool]) -> tuple[int,
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     ) as process:
-        while not when():
-            assert process.poll() is None, "ended before the signal"
-            time.sleep(0.001)
+        wait_for("the moment of the signal", lambda: when() or process.poll() is not None, every=0.001)
+        assert process.poll() is None, "ended before the signal"
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
         return process.returncode, out, err

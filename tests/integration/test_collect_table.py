@@ -23,7 +23,8 @@ from support_events import (
     finished,
     suffix,
 )
-from support_table import a_table_site, wait_until
+from support_table import a_table_site
+from support_wait import wait_for
 from test_collect_exactly_once import LIST_TROUBLES, ODD, PLAIN
 
 from mailferry import database
@@ -220,7 +221,7 @@ def test_of_two_runs_at_once_the_second_is_skipped_and_one_that_takes_over_ends_
         with subprocess.Popen(
             site.runner(commit_events=5), env=environment(), stderr=subprocess.PIPE
         ) as first:
-            wait_until(lambda: held(site))
+            wait_for("the first run's first commit", lambda: held(site))
             second = site.collect()
             assert (second.of(OUTGOING).status, second.status) == ("skipped", 0)
             third = site.collect(take_over=True)
@@ -240,7 +241,7 @@ def test_a_frozen_runner_is_taken_over_and_commits_nothing_when_it_comes_back(
         with subprocess.Popen(
             site.runner(commit_events=5), env=environment(), stderr=subprocess.PIPE
         ) as frozen:
-            wait_until(lambda: len(site.lines(OUTGOING)) > 20)
+            wait_for("its first lines", lambda: len(site.lines(OUTGOING)) > 20)
             frozen.send_signal(signal.SIGSTOP)
             ended = site.collect(take_over=True)
             assert ended.status == 0, ended

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support_load import Site
-from support_service import wait_for
+from support_wait import wait_for
 
 from mailferry.events.metrics import Metrics
 

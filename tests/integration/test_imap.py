@@ -11,10 +11,12 @@ import textwrap
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from fixtures_dovecot import OTHER_PASSWORD, PASSWORD, Proxy, make_certificates, without_starttls
+from fixtures_dovecot import OTHER_PASSWORD, PASSWORD, make_certificates, without_starttls
+from support_imap import DONE, HELLO, OAUTH, ScriptedImap, Tokens, through
+from support_link import Link
 
 from mailferry.errors import Reject, Retry, Stop
 from mailferry.mailbox.attachments import store
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from fixtures_dovecot import Account
 
 MAILS = sorted((Path(__file__).parent.parent / "data" / "mails").glob("*.eml"))
-HELLO = b"Subject: Track and Trace\r\nFrom: Depot <depot@example.com>\r\n\r\nhello\r\n"
 
 
 def _subject(text: str) -> bytes:
@@ -50,11 +51,6 @@ def open_mailbox(account: Account) -> Iterator[Any]:
         mailbox.close()
 
 
-def _through(proxy: Proxy) -> dict[str, Any]:
-    """Settings to go through a proxy: unencrypted, so that it can look in."""
-    return {"port": proxy.port, "ssl": False, "host": "127.0.0.1"}
-
-
 # --- connecting and signing in
 
 
@@ -66,8 +62,8 @@ def test_tls_and_starttls_lead_into_the_mailbox(account: Account, open_mailbox: 
 
 def test_without_encryption_only_loopback_is_spoken_to(account: Account, open_mailbox: Any) -> None:
     account.deliver(HELLO)
-    with Proxy(account.dovecot.imap, without_starttls) as proxy:
-        assert len(open_mailbox(**_through(proxy)).find()) == 1
+    with Link(account.dovecot.imap, without_starttls) as proxy:
+        assert len(open_mailbox(**through(proxy)).find()) == 1
     assert [is_loopback(address) for address in ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1")] == [
         True
     ] * 4
@@ -112,30 +108,14 @@ def test_a_password_beyond_ascii_signs_in(
     assert not {OTHER_PASSWORD, PASSWORD} & set(re.split(r"[\s'\"\\]+", caplog.text))
 
 
-class _Tokens:
-    """Gives prepared tokens, one after the other as they are refused."""
-
-    def __init__(self, *tokens: str) -> None:
-        self._tokens = list(tokens)
-
-    def token(self) -> str:
-        return self._tokens[0]
-
-    def forget(self) -> None:
-        self._tokens = self._tokens[1:] or self._tokens
-
-
-_OAUTH = {"client_id": "c", "client_secret": "s", "token_endpoint": "https://id.example.com/"}
-
-
 @pytest.mark.parametrize("auth", ["xoauth2", "oauthbearer"])
 def test_oauth_signs_in_with_a_token_and_renews_one_that_is_refused(
     account: Account, open_mailbox: Any, auth: str
 ) -> None:
     account.deliver(HELLO)
     account.dovecot.tokens[f"good-{account.user}"] = account.user
-    tokens = _Tokens("revoked", f"good-{account.user}")
-    assert len(open_mailbox(tokens=tokens, auth=auth, oauth=_OAUTH).find()) == 1
+    tokens = Tokens("revoked", f"good-{account.user}")
+    assert len(open_mailbox(tokens=tokens, auth=auth, oauth=OAUTH).find()) == 1
 
 
 @pytest.mark.parametrize("auth", ["xoauth2", "oauthbearer"])
@@ -144,7 +124,7 @@ def test_a_refused_token_stops_without_showing_it(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with pytest.raises(Stop, match=r"refused the sign-in.*IMAP.AccessAsUser.All") as caught:
-        open_mailbox(tokens=_Tokens("bad-secret-token"), auth=auth, oauth=_OAUTH)
+        open_mailbox(tokens=Tokens("bad-secret-token"), auth=auth, oauth=OAUTH)
     assert "bad-secret-token" not in str(caught.value) + caplog.text
 
 
@@ -214,8 +194,8 @@ def test_a_server_that_refuses_the_charset_is_searched_without_it(
             return tag + b" NO [BADCHARSET (US-ASCII)] not here\r\n"
         return piece
 
-    with Proxy(account.dovecot.imap, answer) as proxy:
-        found = open_mailbox(**_through(proxy), subject_filter="İrsaliye").find()
+    with Link(account.dovecot.imap, answer) as proxy:
+        found = open_mailbox(**through(proxy), subject_filter="İrsaliye").find()
     assert refused
     assert [ref.uid for ref in found] == ["1", "2"]
 
@@ -236,8 +216,8 @@ def test_a_poll_of_10000_messages_reads_only_the_20_that_match(account: Account,
         account.put(f"{number}.r.host", HELLO, seen=True)
     for number in range(20):
         account.put(f"{number}.u.host", HELLO + b"z" * 5000)
-    with Proxy(account.dovecot.imap, without_starttls) as proxy:
-        mailbox = open_mailbox(**_through(proxy))
+    with Link(account.dovecot.imap, without_starttls) as proxy:
+        mailbox = open_mailbox(**through(proxy))
         before = proxy.bytes
         assert len(mailbox.find()) == 20
         assert proxy.bytes - before < 20 * 300 + 2000
@@ -358,8 +338,8 @@ def test_a_message_is_moved_with_and_without_the_move_command(
     def answer(piece: bytes) -> bytes:
         return without_starttls(piece).replace(missing, b"")
 
-    with Proxy(account.dovecot.imap, answer) as proxy:
-        mailbox = open_mailbox(**_through(proxy), mark="move", mark_failed="Kötü")
+    with Link(account.dovecot.imap, answer) as proxy:
+        mailbox = open_mailbox(**through(proxy), mark="move", mark_failed="Kötü")
         first, second = mailbox.find()
         mailbox.mark(first, Outcome.COMPLETED)
         mailbox.mark(second, Outcome.FAILED)
@@ -375,8 +355,8 @@ def test_a_folder_whose_flags_cannot_be_set_stops_before_anything_is_read(
     def answer(piece: bytes) -> bytes:
         return re.sub(rb"PERMANENTFLAGS \(.*?\)", b"PERMANENTFLAGS ()", without_starttls(piece))
 
-    with Proxy(account.dovecot.imap, answer) as proxy, pytest.raises(Stop, match="set mark ="):
-        open_mailbox(**_through(proxy), mark=mark)
+    with Link(account.dovecot.imap, answer) as proxy, pytest.raises(Stop, match="set mark ="):
+        open_mailbox(**through(proxy), mark=mark)
 
 
 # --- troubles on the way
@@ -414,8 +394,8 @@ def test_a_connection_lost_in_the_middle_of_a_part_is_made_anew_and_the_fetch_go
 ) -> None:
     account.deliver(_large(2_000_000))
     cut = _CutAfter(700_000, times=1)
-    with Proxy(account.dovecot.imap, cut) as proxy:
-        mailbox = open_mailbox(**_through(proxy))
+    with Link(account.dovecot.imap, cut) as proxy:
+        mailbox = open_mailbox(**through(proxy))
         (ref,) = mailbox.find()
         part = mailbox.summary(ref).parts[1]
         cut.armed = True
@@ -429,8 +409,8 @@ def test_a_connection_lost_again_and_again_is_a_passing_fault_and_leaves_no_file
 ) -> None:
     account.deliver(_large(2_000_000))
     cut = _CutAfter(400_000, times=9)
-    with Proxy(account.dovecot.imap, cut) as proxy:
-        mailbox = open_mailbox(**_through(proxy))
+    with Link(account.dovecot.imap, cut) as proxy:
+        mailbox = open_mailbox(**through(proxy))
         (ref,) = mailbox.find()
         part = mailbox.summary(ref).parts[1]
         cut.armed = True
@@ -442,8 +422,8 @@ def test_a_connection_lost_again_and_again_is_a_passing_fault_and_leaves_no_file
 def test_a_connection_lost_between_two_calls_is_made_anew(account: Account, open_mailbox: Any) -> None:
     account.deliver(HELLO)
     cut = _CutAfter(0, times=1)
-    with Proxy(account.dovecot.imap, cut) as proxy:
-        mailbox = open_mailbox(**_through(proxy))
+    with Link(account.dovecot.imap, cut) as proxy:
+        mailbox = open_mailbox(**through(proxy))
         (ref,) = mailbox.find()
         cut.armed = True
         mailbox.mark(ref, Outcome.COMPLETED)
@@ -454,63 +434,29 @@ def test_a_server_that_answers_nothing_any_more_is_a_passing_fault(
     account: Account, open_mailbox: Any
 ) -> None:
     silent = threading.Event()
-    with Proxy(
+    with Link(
         account.dovecot.imap, lambda piece: b"" if silent.is_set() else without_starttls(piece)
     ) as proxy:
-        mailbox = open_mailbox(**_through(proxy), read_timeout=0.5, connect_timeout=0.5)
+        mailbox = open_mailbox(**through(proxy), read_timeout=0.5, connect_timeout=0.5)
         silent.set()
         with pytest.raises(Retry, match="no answer in time"):
             mailbox.find()
 
 
-class _Scripted:
-    """An IMAP server that never runs out of one part, or announces an absurd size; real servers do neither."""
+def _server(announced: int | None = None, structure: bytes = b"NIL") -> ScriptedImap:
+    """A server that never runs out of one part, or announces an absurd size."""
 
-    def __init__(self, announced: int | None = None, structure: bytes = b"NIL") -> None:
-        self._announced = announced
-        self._structure = structure
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._serve)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(timeout=10)
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                opened, _ = self._listener.accept()
-            except OSError:
-                return
-            with opened, opened.makefile("rwb") as stream:
-                stream.write(b"* OK ready\r\n")
-                stream.flush()
-                for line in stream:
-                    tag, *_ = line.split()
-                    stream.write(self._answer(line) + tag + b" OK done\r\n")
-                    stream.flush()
-
-    def _answer(self, line: bytes) -> bytes:
-        if b"CAPABILITY" in line:
-            return b"* CAPABILITY IMAP4rev1\r\n"
-        if b"SELECT" in line:
-            return b"* 1 EXISTS\r\n* OK [UIDVALIDITY 7] x\r\n"
+    def fetch(line: bytes) -> bytes:
         if b"BODYSTRUCTURE" in line:
-            return (
-                b"* 1 FETCH (UID 1 RFC822.SIZE 9 BODY[HEADER]<0> {0}\r\n BODYSTRUCTURE %b)\r\n"
-                % self._structure
-            )
+            described = b"BODY[HEADER]<0> {0}\r\n BODYSTRUCTURE " + structure
+            return b"* 1 FETCH (UID 1 RFC822.SIZE 9 %b)\r\n" % described + DONE
         if found := re.search(rb"BODY.PEEK\[2\]<(\d+)\.(\d+)>", line):
-            size = self._announced or int(found[2])
+            size = announced or int(found[2])
             body = (b"PK\x03\x04" + b"x" * int(found[2]))[: int(found[2])]
-            return b"* 1 FETCH (UID 1 BODY[2]<%b> {%d}\r\n%b)\r\n" % (found[1], size, body)
-        return b""
+            return b"* 1 FETCH (UID 1 BODY[2]<%b> {%d}\r\n%b)\r\n" % (found[1], size, body) + DONE
+        return DONE
+
+    return ScriptedImap({b"UID": fetch})
 
 
 _REF = MessageRef(account="a", folder="INBOX", uidvalidity=7, uid="1")
@@ -520,8 +466,8 @@ _ENDLESS = Part(section="2", mime="application/octet-stream", encoding="", name=
 def test_a_part_that_never_ends_is_stopped_by_the_size_cap(
     open_mailbox: Any, account: Account, tmp_path: Path
 ) -> None:
-    with _Scripted() as server:
-        mailbox = open_mailbox(port=server.port, ssl=False, host="127.0.0.1")
+    with _server() as server:
+        mailbox = open_mailbox(**through(server))
         settings = account.settings(max_file_bytes=3_000_000)
         stored = store(mailbox, _REF, _ENDLESS, tmp_path, settings)
         mailbox.close()
@@ -530,8 +476,8 @@ def test_a_part_that_never_ends_is_stopped_by_the_size_cap(
 
 
 def test_an_absurd_size_is_refused_before_it_is_read(open_mailbox: Any) -> None:
-    with _Scripted(announced=MAX_LITERAL * 1000) as server:
-        mailbox = open_mailbox(port=server.port, ssl=False, host="127.0.0.1")
+    with _server(announced=MAX_LITERAL * 1000) as server:
+        mailbox = open_mailbox(**through(server))
         with pytest.raises(Retry, match=f"announced {MAX_LITERAL * 1000} bytes"):
             list(mailbox.fetch(_REF, _ENDLESS))
         mailbox.close()
@@ -550,8 +496,8 @@ def test_an_absurd_size_is_refused_before_it_is_read(open_mailbox: Any) -> None:
 def test_a_description_beyond_reading_rejects_that_message_and_no_other(
     open_mailbox: Any, structure: bytes
 ) -> None:
-    with _Scripted(structure=structure) as server:
-        mailbox = open_mailbox(port=server.port, ssl=False, host="127.0.0.1")
+    with _server(structure=structure) as server:
+        mailbox = open_mailbox(**through(server))
         with pytest.raises(Reject):
             mailbox.summary(_REF)
         assert next(mailbox.fetch(_REF, _ENDLESS)).startswith(b"PK")
@@ -559,8 +505,8 @@ def test_a_description_beyond_reading_rejects_that_message_and_no_other(
 
 
 def test_a_message_without_a_date_is_described_all_the_same(open_mailbox: Any) -> None:
-    with _Scripted(structure=b'("text" "plain" NIL NIL NIL "7bit" 3 1)') as server:
-        mailbox = open_mailbox(port=server.port, ssl=False, host="127.0.0.1")
+    with _server(structure=b'("text" "plain" NIL NIL NIL "7bit" 3 1)') as server:
+        mailbox = open_mailbox(**through(server))
         assert mailbox.summary(_REF).received == datetime.fromtimestamp(0, UTC)
         mailbox.close()
 

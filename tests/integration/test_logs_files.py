@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support_events import INCOMING, KEY
 from support_mail import Maildir, mail, workbook
-from support_service import PATIENCE, Table, events, feed_row, head, hosts, mailbox, toml, wait_for
+from support_service import Table, events, feed_row, head, hosts, mailbox, toml
+from support_wait import PATIENCE, wait_for
 
 from mailferry import logs
 from mailferry.testing.population import Population, Traits

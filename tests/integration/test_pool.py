@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from support_mail import Maildir, feed_of, mail, workbook
+from support_wait import wait_for
 
 from mailferry import database
 from mailferry.config.database import DatabaseSettings
@@ -37,8 +37,8 @@ def test_a_connection_that_the_server_has_ended_while_nobody_used_it_is_not_lent
         watcher = connect()
         watcher.autocommit = True
         watcher.execute("SELECT pg_terminate_backend(%s)", (ended,))
-        while watcher.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", (ended,)).fetchone():
-            time.sleep(0.01)
+        left = "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
+        wait_for("its end", lambda: watcher.execute(left, (ended,)).fetchone() is None)
         with database.transaction(pool) as conn:
             assert conn.execute("SELECT pg_backend_pid() <> %s", (ended,)).fetchone() == (True,)
 
@@ -81,7 +81,4 @@ def test_the_smallest_pool_that_can_be_set_lets_a_run_renew_its_claim_while_it_l
         with kept(work, held), work.transaction() as conn:
             leases.hold(conn, held)
             renewed = "SELECT 1 FROM mailferry.jobs WHERE lease_until > started_at + interval '1.1 s'"
-            deadline = time.monotonic() + 15
-            while not watcher.execute(renewed).fetchone():
-                assert time.monotonic() < deadline, "the claim was not renewed"
-                time.sleep(0.05)
+            wait_for("the renewed claim", lambda: watcher.execute(renewed).fetchone())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from support_wait import wait_for
 
 from mailferry.errors import ConfigError, Stop
 from mailferry.testing.provider import (
@@ -125,9 +126,8 @@ def a_mail(start: int = START) -> Event:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what the provider's counters say; pytest's time-out ends what never comes."""
-    while not condition():  # noqa: ASYNC110 - counters have no event to wait for
-        await asyncio.sleep(0.001)
+    """Wait for what the provider's counters say."""
+    await asyncio.to_thread(wait_for, "the provider's counters", condition)
 
 
 @pytest.mark.parametrize("inclusive", [True, False])

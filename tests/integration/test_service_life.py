@@ -16,19 +16,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 from support_events import INCOMING, OUTGOING
-from support_service import (
-    Host,
-    Link,
-    Table,
-    events,
-    feed_row,
-    head,
-    hosts,
-    mailbox,
-    query,
-    toml,
-    wait_for,
-)
+from support_link import Link
+from support_service import Host, Table, events, feed_row, head, hosts, mailbox, query, toml
+from support_wait import wait_for
 
 from mailferry import database
 from mailferry.events.record import event_time

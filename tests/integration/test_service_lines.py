@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from support_service import Link, wait_for
+from support_link import Link
+from support_wait import wait_for
 
 from mailferry.service.lines import Lines
 
@@ -54,8 +55,7 @@ def test_a_task_that_waits_for_a_silent_database_is_told(
         assert end(lines) == 0
         link.swallow()
         asking = asyncio.ensure_future(conn.execute("SELECT 1"))
-        while not end(lines) and not asking.done():  # noqa: ASYNC110 - nothing tells when the wait has begun
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(wait_for, "the end of the wait", lambda: end(lines) or asking.done())
         with pytest.raises(psycopg.OperationalError):
             await asyncio.wait_for(asking, 60)
         await conn.close()

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support_events import HOLD, INCOMING, OUTGOING
-from support_service import Link, Table, events, feed_row, head, hosts, mailbox, query, toml, wait_for
+from support_link import Link
+from support_service import Table, events, feed_row, head, hosts, mailbox, query, toml
+from support_wait import wait_for
 
 from mailferry.testing.population import Population, Traits
 from mailferry.testing.provider import Settings, serve

@@ -1,0 +1,37 @@
+"""The one way to wait for what another thread or process does."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_Found = TypeVar("_Found")
+
+#: Seconds after which what has not come is taken to never come; no figure that anything is measured by.
+PATIENCE = 90.0
+
+
+def wait_for(
+    what: str | Callable[[], str],
+    found: Callable[[], _Found | Literal[False] | None],
+    *,
+    patience: float = PATIENCE,
+    every: float = 0.05,
+) -> _Found:
+    """The first true value of `found`, or a failure that says what was waited for.
+
+    Looks often at first, and every `every` seconds in the end.
+    """
+    until = time.monotonic() + patience
+    pause = 0.001
+    while not (value := found()):
+        if time.monotonic() > until:
+            pytest.fail(f"not in {patience:g} s: {what if isinstance(what, str) else what()}")
+        time.sleep(pause)
+        pause = min(2 * pause, every)
+    return value
