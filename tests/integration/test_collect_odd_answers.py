@@ -39,6 +39,17 @@ def test_an_error_object_that_comes_with_200_is_never_written_as_the_event(
         assert site.provider.stats.troubles.total() > 5
 
 
+def test_a_503_that_asks_to_wait_is_waited_for_and_is_no_failed_try(tmp_path: Path) -> None:
+    troubles = Troubles(maintenance_503=1)
+    settings = Settings(list_troubles=troubles, max_failures_per_url=1)
+    with a_site(tmp_path, {SIGN_INS: PLAIN}, settings) as site:
+        site.configure(list_retries=0, split_interval=700)
+        started = time.monotonic()
+        assert site.collect().status == 0
+        assert time.monotonic() - started >= 1
+        site.assert_exactly_once(SIGN_INS)
+
+
 def test_an_error_object_that_stays_leaves_the_list_record_in_its_place(tmp_path: Path) -> None:
     settings = Settings(
         detail_troubles=Troubles(error_object_200=0.2), max_failures_per_url=1000, page_cap=1000

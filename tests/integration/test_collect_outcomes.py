@@ -102,11 +102,11 @@ def test_quarantine_past_its_seven_days_is_a_gap_with_both_ends(tmp_path: Path) 
             gaps = beat["last_gaps"]
             assert {gap["kind"] for gap in gaps} == {"expired"}
             assert gaps[0]["start"] == "2025-06-15T15:00:00+00:00"
-            assert gaps[-1]["end"] == "2025-06-19T15:00:00+00:00"
+            assert gaps[-1]["end"] == "2025-06-18T15:00:00+00:00"
             told = [line["error"] for line in site.errors(feed)]
-            assert any("2025-06-15 15:00:00 UTC to 2025-06-19 15:00:00 UTC" in text for text in told)
+            assert any("2025-06-15 15:00:00 UTC to 2025-06-18 15:00:00 UTC" in text for text in told)
             reached = [
-                json.loads(event.value) for event in site.provider.truth(feed, now - 6 * DAY, now - 30)
+                json.loads(event.value) for event in site.provider.truth(feed, now - 7 * DAY, now - 30)
             ]
             assert reached
             assert [json.loads(line) for line in site.lines(feed)] == reached

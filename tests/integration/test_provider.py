@@ -324,6 +324,7 @@ PLAIN_TROUBLES: dict[Trouble, tuple[int, Callable[[bytes, bytes], bool]]] = {
     Trouble.ERROR_500: (500, lambda good, body: json.loads(body)["status"] == 500),
     Trouble.BAD_GATEWAY: (502, lambda good, body: b"<html>" in body),
     Trouble.UNAVAILABLE_503: (503, lambda good, body: json.loads(body)["status"] == 503),
+    Trouble.MAINTENANCE_503: (503, lambda good, body: json.loads(body)["status"] == 503),
     Trouble.CUT_JSON: (200, lambda good, body: len(body) < len(good) and good.startswith(body)),
     Trouble.HTML_200: (200, lambda good, body: b"<html>" in body),
     Trouble.EMPTY_200: (200, lambda good, body: body == b""),

@@ -191,6 +191,29 @@ def test_a_log_directory_that_cannot_be_written_is_a_fault_of_the_configuration(
     assert not site.provider.stats.requests
 
 
+@pytest.mark.parametrize("fault", ["placeholder", "folder"])
+@pytest.mark.parametrize("program", [MODULE, command("collect")], ids=["uzmanposta", "mailferry"])
+def test_a_section_with_faults_is_reported_and_stops_no_other(
+    site: Site, program: list[str], fault: str
+) -> None:
+    site.configure()
+    bad = {
+        "placeholder": "api_key = YOUR_API_KEY",
+        "folder": f"api_key = {KEY}\nlog_directory = uzmanposta.ini/logs",
+    }
+    text = site.config.read_text()
+    site.config.write_text(f"{text}\n[MailLogger:bad]\n{bad[fault]}\ndomain = bad.example.com\n")
+    done = finished([*program, "--config", str(site.config), "--all"])
+    assert done.returncode == 2
+    assert "bad: error" in done.stdout
+    assert ("api_key" if fault == "placeholder" else "log_directory: cannot write in") in done.stdout
+    for feed in (OUTGOING, SIGN_INS):
+        site.assert_exactly_once(feed)
+    alone = finished([*program, "--config", str(site.config), "--section", "bad"])
+    assert alone.returncode == 2
+    assert "[MailLogger:bad]" in alone.stderr or "[bad]" in alone.stderr
+
+
 @pytest.mark.parametrize("program", [MODULE, command("collect")], ids=["uzmanposta", "mailferry"])
 def test_a_configuration_that_is_not_there_is_told(tmp_path: Path, program: list[str]) -> None:
     # A backslash and an n in a name are no end of a line.

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailferry.events import order
-from mailferry.events.windows import Batch, Gap, Range, plan, read
+from mailferry.events.windows import Batch, Gap, Pages, Range, plan, read
 
 if TYPE_CHECKING:
     from mailferry.events.order import Entry
@@ -36,8 +36,8 @@ class Listing:
         return order.entries(page, keyed=True)
 
 
-def batches(listing: Listing, window: Range) -> list[Batch]:
-    reading = read(window, listing.cap)
+def batches(listing: Listing, window: Range, pages: Pages | None = None) -> list[Batch]:
+    reading = read(window, pages or Pages(listing.cap))
     found: list[Batch] = []
     answer: Any = None
     try:
@@ -51,13 +51,16 @@ def batches(listing: Listing, window: Range) -> list[Batch]:
         return found
 
 
-def collected(listing: Listing, start: int, end: int, step: int) -> tuple[list[int], list[Gap]]:
+def collected(
+    listing: Listing, start: int, end: int, step: int, pages: Pages | None = None
+) -> tuple[list[int], list[Gap]]:
     """What a collector would write of the span, and the gaps."""
+    pages = pages or Pages(listing.cap)
     seen: set[str] = set()
     times: list[int] = []
     gaps: list[Gap] = []
     for window in plan(start, end, step):
-        for batch in batches(listing, window):
+        for batch in batches(listing, window, pages):
             gaps += batch.gaps
             for event in order.oldest_first(batch.answer, batch.range.start):
                 if event.key not in seen:
@@ -122,6 +125,57 @@ def test_a_window_of_very_many_pages_is_taken_in_pieces_oldest_first() -> None:
     assert got == times
     assert not gaps
     assert held <= 100
+
+
+@settings(max_examples=200)
+@given(
+    times=st.lists(st.integers(0, 300), max_size=400),
+    cap=st.sampled_from([10, 20, 25, 50, 64, 100]),
+    step=st.integers(1, 300),
+    inclusive=st.booleans(),
+    shuffled=st.booleans(),
+)
+def test_pages_that_are_smaller_than_configured_lose_nothing(
+    times: list[int], cap: int, step: int, inclusive: bool, shuffled: bool
+) -> None:
+    # A second that fills a page by itself cannot be told from one that is whole.
+    times = [
+        time for number, time in enumerate(sorted(times)) if sorted(times)[:number].count(time) < cap // 2
+    ]
+    listing = Listing(times, cap=cap, inclusive=inclusive, shuffled=shuffled)
+    got, gaps = collected(listing, 0, 301, step, Pages(1000))
+    assert got == sorted(times)
+    assert not gaps
+
+
+def test_a_page_that_gets_smaller_in_the_middle_of_a_run_is_noticed_and_one_that_grows_again_too() -> None:
+    times = [second for second in range(3000) for _ in range(10)]
+    listing = Listing(times, cap=1000, inclusive=True)
+    pages = Pages(1000)
+    got: list[int] = []
+    for window, cap in zip(
+        plan(0, 3000, 300), [1000, 500, 500, 200, 200, 200, 1000, 1000, 250, 250], strict=True
+    ):
+        listing.cap = cap
+        some, gaps = collected(listing, *window, 300, pages)
+        assert not gaps
+        assert pages.limit == cap
+        got += [time for time in some if time < window.end]
+    assert got == times
+
+
+@given(times=st.lists(st.integers(0, 300), max_size=60))
+def test_answers_that_are_whole_cost_few_requests_more(times: list[int]) -> None:
+    listing = Listing(times, cap=1000, inclusive=True)
+    collected(listing, 0, 300, 10)
+    assert len(listing.asked) <= 30 + 7
+
+
+def test_one_second_that_is_exactly_a_round_page_by_itself_is_a_gap() -> None:
+    listing = Listing([60] * 500, cap=200, inclusive=True)
+    got, gaps = collected(listing, 0, 300, 300, Pages(1000))
+    assert gaps == [Gap(kind="saturated", start=60, end=61)]
+    assert len(got) == 200
 
 
 @given(start=st.integers(0, 10**10), length=st.integers(0, 10**5), step=st.integers(1, 10**4))

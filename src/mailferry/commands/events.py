@@ -74,7 +74,11 @@ def run_collect(
     from mailferry.events.collector import Result
 
     _set_up_logs(file.service)
-    run.prepare(feeds, file.path)
+    faults = {name.partition(":")[2] or "default": found for name, found in file.faults.items() if every}
+    faults |= run.prepare(feeds, file.path)
+    feeds = [feed for feed in feeds if feed.section not in faults]
+    if not feeds:
+        raise ConfigError([fault for found in faults.values() for fault in found])
     with _pool(file, feeds, workers) as pool:
         ready = [
             feed for feed in feeds if feed.destination == "files" or not isinstance(pool, MailferryError)
@@ -92,6 +96,10 @@ def run_collect(
         Result(section=feed.section, status="error", error=str(pool), table=feed.table)
         for feed in feeds
         if feed not in ready
+    ]
+    results += [
+        Result(section=section, status="error", error="; ".join(found), misconfigured=True)
+        for section, found in faults.items()
     ]
     status = run.exit_status(results)
     typer.echo(report.as_json(results, status) if as_json else report.as_text(results))

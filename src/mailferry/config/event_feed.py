@@ -29,6 +29,9 @@ CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {
     "authentication": ("https://yenipanel-api.uzmanposta.com/api/v2/logs/authentication", ("auth",)),
 }
 
+#: Days that the provider keeps events.
+KEEPS_DAYS = {"mail": 15, "quarantine": 7, "authentication": 15}
+
 #: The provider never answers with more records than this, and never for more than 14 days at once.
 PAGE_LIMIT = 1000
 RANGE_LIMIT = 14 * 86_400
@@ -136,6 +139,8 @@ class EventFeed(BaseModel):
     lock_file_path: Path
     heartbeat_file: Path
 
+    #: Days that the provider keeps events: what is older is a gap. 0: unknown; None: by category.
+    keeps_days: Seconds | None = None
     #: Seconds asked for at once: the smaller of the two counts.
     split_interval: Count = 300
     max_time_gap: Count = 3600
@@ -282,6 +287,12 @@ class EventFeed(BaseModel):
     def audit_delays(self) -> tuple[int, ...]:
         """Seconds after which time is listed again, ascending; none where audits are off."""
         return delays_of(self.audit)
+
+    @property
+    def keeps(self) -> int:
+        """Seconds that the provider keeps events; 0 where that is not known."""
+        days = KEEPS_DAYS[self.category] if self.keeps_days is None else self.keeps_days
+        return days * 86_400
 
     @property
     def page_limit(self) -> int:

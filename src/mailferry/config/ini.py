@@ -51,10 +51,10 @@ class EventFeeds:
     service: ServiceSettings | None = None
 
     def choose(self, section: str | None, *, every: bool) -> list[EventFeed]:
-        """The feeds to run: all, the named one, or the only one.
+        """The feeds to run: all that have no faults, the named one, or the only one.
 
         Raises:
-            ConfigError: nothing fits, more than one does, or what fits has faults (all of them are told).
+            ConfigError: nothing fits, more than one does, or what fits has faults (with all of them).
         """
         names = list(self.feeds)
         if section is not None:
@@ -77,13 +77,16 @@ class EventFeeds:
         faults = [*self.faults.get("", ())]
         for name in names:
             faults += self.faults.get(name, ())
+        sound = [feed for name in names if (feed := self.feeds[name]) is not None]
+        if sound and every and "" not in self.faults:
+            return sound  # those with faults must not keep them waiting
         if not names and not faults:
             faults = [
                 f"{self.path}: no event feed in it; add [{PREFIX}:<name>] (in a mailferry.toml [events.<name>]) with api_key and domain"
             ]
         if faults:
             raise ConfigError(faults)
-        return [feed for name in names if (feed := self.feeds[name]) is not None]
+        return sound
 
 
 def read(path: Path, environ: Mapping[str, str] | None = None) -> EventFeeds:

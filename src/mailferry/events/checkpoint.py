@@ -68,7 +68,7 @@ class Checkpoint:
 
     progress: Progress
     intent: Intent | None = None
-    #: Taken over from a file with an integer alone: what is in the data files already is not known yet.
+    #: An integer alone, or a position that a person has set back: what the data files hold already is not known yet.
     inherited: bool = False
 
 
@@ -94,15 +94,17 @@ def load(path: Path) -> Checkpoint | None:
         state = orjson.loads(second)
         if state["version"] <= VERSION:
             intent = state.get("intent")
+            progress = Progress.from_json(position, state)
             return Checkpoint(
-                progress=Progress.from_json(position, state),
+                progress=progress,
                 intent=None if intent is None else Intent.from_json(intent),
+                inherited=position < progress.floor,
             )
     except (ValueError, KeyError, TypeError, AttributeError):
         shown = json.dumps(data[:40].decode("utf-8", "replace"))
         raise Stop(
             f"the checkpoint {path} is damaged (it begins with {shown}) and was left as it is; put back a copy, or write "
-            "the Unix time from which to collect into it, or move it away to begin at start_time"
+            "the Unix time from which to collect into it, or move it away to go on where the data files end"
         ) from None
     raise Stop(
         f"the checkpoint {path} was written by a newer mailferry (format {state['version']}); upgrade this one"

@@ -22,8 +22,8 @@ from mailferry.events import audit, heartbeat
 from mailferry.events.destination import Line, in_thread
 from mailferry.events.metrics import Metrics
 from mailferry.events.order import Seen
-from mailferry.events.progress import Progress
-from mailferry.events.reader import QUARANTINE_REACH, Done, Reader, cancel, stopped
+from mailferry.events.progress import Progress, falls_behind
+from mailferry.events.reader import Done, Reader, cancel, stopped
 from mailferry.events.source import Source, Unreachable
 from mailferry.events.writer import Writer
 
@@ -59,6 +59,8 @@ class Result:
     unreachable: bool = False
     #: A person has to act before it can go on.
     blocked: bool = False
+    #: It was not run, as its configuration has faults.
+    misconfigured: bool = False
     #: Unix seconds, or None where the feed has not begun yet.
     position: int | None = None
     #: How far that is behind the clock.
@@ -177,6 +179,8 @@ class Collector:
         result.files = self._destination.written
         if result.error:
             self._journal.error(result.error, level=logging.ERROR)
+        if vouched and (warning := falls_behind(vouched.position, self._clock(), self._feed.keeps)):
+            self._journal.error(warning, level=logging.WARNING)
         state = f"{result.status}: {self._metrics.events:,} events"
         if self._metrics.late:
             state += f", {self._metrics.late} of them late"
@@ -246,7 +250,8 @@ class Collector:
         """List again what is due for it, until nothing is, or until it is time to let the next run go on."""
         feed = self._feed
         days = min(feed.log_retention_days or audit.REACH, audit.REACH)
-        reach = min(days * 86_400, QUARANTINE_REACH if feed.category == "quarantine" else days * 86_400)
+        # A day's margin, as the provider's clock is not ours.
+        reach = min(days * 86_400, feed.keeps - 86_400 if feed.keeps else days * 86_400)
         until = time.monotonic() + audit.LONGEST
         while not self._stop.is_set() and time.monotonic() < until:
             now = int(self._clock())
@@ -382,7 +387,7 @@ class Collector:
         for gap in await writer.covered(done):
             self._result.new_gaps += 1
             reason = {
-                "saturated": f"it holds more than the {self._feed.page_limit} records that the provider gives at once",
+                "saturated": f"it holds more than the {done.limit} records that the provider gives at once",
                 "expired": "the provider no longer has events of that time",
             }[gap.kind]
             self._journal.error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections import Counter
@@ -14,12 +15,13 @@ from mailferry import disk
 from mailferry.errors import Retry
 from mailferry.events import checkpoint, order, stored
 from mailferry.events import record as records
-from mailferry.events.checkpoint import Announced, Intent
+from mailferry.events.checkpoint import Announced, Checkpoint, Intent
 from mailferry.events.destination import Committed, Held, Recovered
 from mailferry.events.folder import files_of
 from mailferry.events.heartbeat import Heartbeat
 from mailferry.events.journal import FileJournal, Journal
 from mailferry.events.order import Seen
+from mailferry.events.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from mailferry.config.event_feed import EventFeed
     from mailferry.events.destination import Line
     from mailferry.events.metrics import Metrics
-    from mailferry.events.progress import Progress
 
 
 class HourlyFiles:
@@ -85,15 +86,15 @@ class HourlyFiles:
 
     def open(self) -> tuple[Progress | None, Recovered]:
         """Where to go on (None: this feed has never run), after repairing what a crash has left."""
-        found = checkpoint.load(self._feed.position_file)
+        found = checkpoint.load(self._feed.position_file) or self._without_checkpoint()
         if found is None:
             return None, Recovered()
         recovered = Recovered()
-        if found.inherited:
-            recovered = self._inherit(found.progress)
-        elif found.intent:
+        if found.intent:
             recovered = self._settle(found.progress, found.intent)
             checkpoint.save(self._feed.position_file, found.progress)
+        if found.inherited:
+            recovered = self._inherit(found.progress)
         self.vouched = _copy(found.progress)
         return found.progress, recovered
 
@@ -203,8 +204,26 @@ class HourlyFiles:
         progress.events += adopted
         return Recovered(adopted, cut)
 
+    def _without_checkpoint(self) -> Checkpoint | None:
+        """Where the files end, if there are any: what they hold must not be written twice."""
+        latest = int(self._clock())
+        for found in reversed(files_of(self.folder, self._format)):
+            times = filter(None, map(records.event_time, _records(found.path, 0)))
+            position = max((time for time in times if time <= latest), default=None)
+            if position is None:
+                continue
+            start = self._feed.start_time
+            if start is not None and start > position:
+                return None
+            self.journal.message(
+                f"there is no checkpoint {self._feed.position_file}, but there are files: going on where they end",
+                logging.WARNING,
+            )
+            return Checkpoint(progress=Progress(position=position, floor=position), inherited=True)
+        return None
+
     def _inherit(self, progress: Progress) -> Recovered:
-        """Learn from the older script's files what they hold of the time that is going to be read again."""
+        """Learn from the files what they hold of the time that is going to be read again."""
         since = progress.floor = max(0, progress.position - self._feed.look_back)
         written = files_of(self.folder, self._format)
         records_since = (

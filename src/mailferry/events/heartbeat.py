@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from mailferry import __version__, disk
+from mailferry.events.progress import falls_behind
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Heartbeat:
             ]
             if progress
             else [],
+            "warning": falls_behind(progress.position, now, feed.keeps) or None if progress else None,
             "error": mask(error) or None,
             "metrics": self._metrics.to_json(),
         }

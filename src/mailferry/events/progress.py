@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mailferry.events.coverage import Coverage
@@ -11,6 +11,17 @@ from mailferry.events.windows import Gap
 
 #: Gaps kept on record; the count of all goes on.
 GAPS_KEPT = 100
+
+
+def falls_behind(position: float, now: float, keeps: int) -> str:
+    """A warning where the provider, which keeps events for `keeps` seconds (0: not known), may soon have lost what is open."""
+    behind = now - position
+    if not keeps or behind <= keeps / 2:
+        return ""
+    return (
+        f"{behind / 86_400:.1f} days behind, and the provider keeps events for {keeps // 86_400} days only: what is not "
+        "collected by then is lost"
+    )
 
 
 @dataclass(kw_only=True)
@@ -38,10 +49,17 @@ class Progress:
 
     def add_gap(self, gap: Gap) -> bool:
         """Put a gap on record; False where it already was, as look-back finds it again."""
-        if gap in self.gaps:
+        if any(
+            known.kind == gap.kind and known.start <= gap.start and gap.end <= known.end
+            for known in self.gaps
+        ):
             return False
-        self.gaps = [*self.gaps, gap][-GAPS_KEPT:]
-        self.gap_count += 1
+        last = self.gaps[-1] if self.gaps else None
+        if last and last.kind == gap.kind == "expired" and last.start <= gap.start <= last.end:
+            self.gaps = [*self.gaps[:-1], replace(last, end=gap.end)]
+        else:
+            self.gaps = [*self.gaps, gap][-GAPS_KEPT:]
+            self.gap_count += 1
         return True
 
     def to_json(self) -> dict[str, Any]:

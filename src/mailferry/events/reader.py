@@ -12,13 +12,14 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mailferry.config.event_feed import RANGE_LIMIT
 from mailferry.errors import Retry, Stop
 from mailferry.events import order, windows
 from mailferry.events import record as records
 from mailferry.events.destination import Line
 from mailferry.events.order import Seen
 from mailferry.events.source import Expired, Postponed, Unreachable
-from mailferry.events.windows import Batch, Gap, Range
+from mailferry.events.windows import Batch, Gap, Pages, Range
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 DETAILS_CHUNK = 64
 PLAIN_CHUNK = 1024
 CHUNKS_AHEAD = 8
-#: Quarantine reaches back 7 days; a day's margin, as the provider's clock is not ours.
-QUARANTINE_REACH = 6 * 86_400
 _DAY = 86_400
+#: Of a range that begins too early for the provider, so many seconds are given up first, then twice as many.
+_FINE = 60
 
 
 class Chunk(NamedTuple):
@@ -49,10 +50,12 @@ class Done(NamedTuple):
     """All events of a batch were passed on: its range is covered."""
 
     batch: Batch
-    #: Identities that were listed once more.
+    #: Identities that were listed again.
     repeated: Sequence[str]
     #: When each of its events is filed, Unix seconds; an event that the answer has twice counts once.
-    times: Sequence[int] = ()
+    times: Sequence[int]
+    #: Records that made a page full.
+    limit: int
 
 
 #: What the writer gets: events, covered ranges, the error that ended the reading at its place, or None for the end.
@@ -82,6 +85,9 @@ class Reader:
         self._metrics = metrics
         self._journal = journal
         self._clock = clock
+        self._pages = Pages(feed.page_limit)
+        #: An event that old was listed: the provider still keeps all that came after it.
+        self._kept = not feed.keeps or feed.category == "quarantine"
         self.items: asyncio.Queue[Item] = asyncio.Queue(CHUNKS_AHEAD)
         self._step = feed.step
 
@@ -138,32 +144,80 @@ class Reader:
     async def _batches(self, begin: int, end: int, position: int) -> AsyncGenerator[Batch, None]:
         start = begin
         while start < end:
-            now = int(self._clock())
-            if self._feed.category == "quarantine" and start < now - QUARANTINE_REACH:
-                window = Range(start, min(end, now - QUARANTINE_REACH))
-                yield _expired(window, position)
+            kept_from = int(self._clock()) - self._feed.keeps
+            if self._feed.category == "quarantine" and self._feed.keeps and start < kept_from:
+                gone = Range(start, min(end, kept_from))  # the provider would refuse it
+            elif not self._kept and start < kept_from + _DAY:
+                gone = await self._no_longer_kept(start, min(end, kept_from + _DAY))
             else:
-                window = Range(start, min(start + self._step, end))
-                try:
-                    async for batch in self._window(window):
-                        yield replace(batch, asked_at=now)
-                except Expired:
-                    if window.start > now - QUARANTINE_REACH + _DAY:
-                        raise  # recent time cannot be out of reach: something else is wrong
-                    yield _expired(window, position)
+                gone = Range(start, start)
+            if gone.end > start:
+                yield _expired(gone, position)
+                start = gone.end
+                continue
+            window = Range(start, min(start + self._step, end))
+            async for batch in self._as_far_as_kept(window, position):
+                yield batch
             start = window.end
 
+    async def _no_longer_kept(self, start: int, end: int) -> Range:
+        """How much of that old time the provider has lost: all before the first event that it still has.
+
+        Where it has events from before `start`, it has lost nothing: it deletes the oldest first.
+        """
+        lost = Range(start, start)
+        if not await self._list(Range(start - _DAY, start)):
+            asked = Range(start, min(end, start + RANGE_LIMIT))
+            answer = await self._list(asked)
+            while self._pages.full(len(answer)) and asked.end - start > self._feed.step:
+                asked = Range(start, (start + asked.end) // 2)
+                answer = await self._list(asked)
+            times = [entry.time for entry in answer if entry.time is not None]
+            if not answer:
+                return asked
+            lost = Range(start, max(start, min(times, default=start)))
+        self._kept = True
+        return lost
+
+    async def _as_far_as_kept(
+        self, window: Range, position: int, seconds: int = _FINE
+    ) -> AsyncGenerator[Batch, None]:
+        """The batches of a window, of which the provider may refuse the beginning as too old."""
+        try:
+            now = int(self._clock())
+            async for batch in self._window(window):
+                yield replace(batch, asked_at=now)
+        except Expired:
+            if window.start > self._clock() - (self._feed.keeps or 7 * _DAY) + 2 * _DAY:
+                raise  # recent time cannot be out of reach: something else is wrong
+            lost = Range(window.start, min(window.end, window.start + seconds))
+            yield _expired(lost, position)
+            if lost.end < window.end:
+                rest = Range(lost.end, window.end)
+                async for batch in self._as_far_as_kept(rest, position, 2 * seconds):
+                    yield batch
+
     async def _window(self, window: Range) -> AsyncGenerator[Batch, None]:
-        reading = windows.read(window, self._feed.page_limit)
+        reading = windows.read(window, self._pages)
         answer: list[order.Entry] = []
         with contextlib.suppress(StopIteration):
             step = next(reading)
             while True:
+                limit = self._pages.limit
                 if isinstance(step, Range):
-                    answer = order.entries(await self._source.list(step), keyed=self._feed.has_detail)
+                    answer = await self._list(step)
                 else:
                     yield step
                 step = reading.send(answer)
+                if self._pages.limit < limit:
+                    self._journal.error(
+                        f"an answer of exactly {self._pages.limit:,} records had more behind it: the provider gives no more at "
+                        f"once, not {limit:,}; such answers are now taken for full pages",
+                        level=logging.WARNING,
+                    )
+
+    async def _list(self, asked: Range) -> list[order.Entry]:
+        return order.entries(await self._source.list(asked), keyed=self._feed.has_detail)
 
     # --- events
 
@@ -190,7 +244,7 @@ class Reader:
             if lines:
                 await self.items.put(Chunk(batch.range, lines))
             lines = []
-            await self.items.put(Done(batch, repeated, list(times.values())))
+            await self.items.put(Done(batch, repeated, list(times.values()), self._pages.limit))
         finally:
             await cancel(lines)
 

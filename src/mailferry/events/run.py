@@ -14,7 +14,6 @@ import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mailferry import logs
-from mailferry.errors import ConfigError
 from mailferry.events.collector import Collector, Result
 from mailferry.events.source import Connections
 from mailferry.secrets import hide
@@ -40,13 +39,12 @@ class Exit:
     GAP = 4
 
 
-def prepare(feeds: Sequence[EventFeed], config: Path) -> None:
+def prepare(feeds: Sequence[EventFeed], config: Path) -> dict[str, list[str]]:
     """Make the folders that the feeds need; one that writes into a table needs none.
 
-    Raises:
-        ConfigError: with every folder that cannot be made or written.
+    Returns by section what cannot be made or written; such a section cannot be run, the others can.
     """
-    faults: dict[str, None] = {}
+    faults: dict[str, list[str]] = {}
     for feed in feeds:
         hide(feed.api_key.get_secret_value(), feed.masked_key)
         if feed.destination == "table":
@@ -66,11 +64,10 @@ def prepare(feeds: Sequence[EventFeed], config: Path) -> None:
             except OSError as error:
                 why = error.strerror or type(error).__name__
                 remedy = "give the user that runs mailferry a folder it may write"
-                faults[
+                faults.setdefault(feed.section, []).append(
                     f"{config}: [{feed.section}] {option}: cannot write in {folder} ({why.lower()}); {remedy}"
-                ] = None
-    if faults:
-        raise ConfigError(list(faults))
+                )
+    return faults
 
 
 async def collect(
@@ -131,6 +128,8 @@ def blocking(main: Coroutine[Any, Any, _T]) -> _T:
 
 def exit_status(results: Sequence[Result]) -> int:
     """What the run as a whole came to."""
+    if any(result.misconfigured for result in results):
+        return Exit.USAGE
     failed = [result for result in results if result.status == "error"]
     if failed:
         tried = [result for result in results if result.status != "skipped"]

@@ -86,7 +86,7 @@ class EventTable:
         self.vouched: Progress | None = None
         self.written: list[str] = []
         self.journal = Journal(feed)
-        self.checkpoint = f"position (and floor) of feed {feed.section} in mailferry.event_progress"
+        self.checkpoint = f"position of feed {feed.section} in mailferry.event_progress"
 
     def acquire(self) -> bool:
         """Take a connection, and on it the feed's lock; False where another session has that."""
@@ -133,7 +133,10 @@ class EventTable:
             return None, Recovered()
         progress = Progress(
             position=row["position"],
-            floor=row["floor"],
+            # A position that a person has set back lies before what `seen` knows; what the table holds comes once all the same.
+            floor=row["floor"]
+            if row["floor"] <= row["position"]
+            else max(0, row["position"] - feed.look_back),
             seen=Seen(dict(self._ends)),
             gaps=[Gap(**gap) for gap in row["gaps"]],
             gap_count=row["gap_count"],

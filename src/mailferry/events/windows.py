@@ -1,7 +1,7 @@
 """Which range to ask for next, so that every event up to a moment has been listed. Pure: ranges out, answers in.
 
 The provider has no cursor and no total. An answer that is shorter than a page is whole; a full page is only its
-range's newest part. As pages are newest first, a full page reaches down to its oldest second: the rest of the range
+range's newest part. How long a page is has to be learned: the provider may give less than we were told. As pages are newest first, a full page reaches down to its oldest second: the rest of the range
 is asked for up to and including that second. Where a page cannot be trusted to be in order, its range is halved.
 
 Whether `endtime` is inclusive is not known: every range is asked so that all seconds *before* its end are listed
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from mailferry.events.order import Entry
 
+#: From here on, records that all lie within one second are taken for a page, if they are so round a number.
+_BURST = 100
 #: Pages of one window that may be held in memory while its oldest part is still being asked for.
 HELD_PAGES = 16
 
@@ -35,7 +37,7 @@ class Range(NamedTuple):
 class Gap:
     """Time in which events may exist that could not be had. Recorded, never passed by in silence."""
 
-    #: "saturated": one second holds more than a page; "expired": older than the provider keeps.
+    #: "saturated": one second holds more than a page; "expired": the provider no longer has it.
     kind: str
     #: Unix seconds; `end` is the first second that is not part of the gap.
     start: int
@@ -53,6 +55,43 @@ class Batch:
     asked_at: int | None = None
 
 
+class Pages:
+    """How many records make a page full: the configured number, or fewer where an answer showed that."""
+
+    def __init__(self, limit: int) -> None:
+        self._configured = self.limit = limit
+        #: Small sizes at which an answer was found to be whole.
+        self._whole: set[int] = set()
+
+    def full(self, size: int) -> bool:
+        """Whether an answer of so many records may be cut."""
+        if size > self.limit:
+            self.limit = self._configured  # the provider gives more again
+        return size >= self.limit
+
+    def doubtful(self, size: int) -> bool:
+        """Whether an answer that is not full is of so round a size that it may be a page after all."""
+        return _round(size) and size < self.limit and size not in self._whole
+
+    def learn(self, answer: Sequence[Entry], older: Sequence[Entry]) -> None:
+        """Compare an answer of doubtful size with the answer to its older part alone."""
+        size = len(answer)
+        keys = {entry.key for entry in answer}
+        # All of one second: then the older part is the same answer, and says nothing.
+        unclear = size >= _BURST and len(older) == size
+        if unclear or any(entry.key not in keys for entry in older):
+            self.limit = size
+        elif size < _BURST:
+            self._whole.add(size)
+
+
+def _round(size: int) -> bool:
+    """Whether APIs have pages of this size."""
+    if size < 50:
+        return size in {10, 20, 25}
+    return size % 50 == 0 or size & (size - 1) == 0
+
+
 def plan(start: int, end: int, step: int) -> Iterator[Range]:
     """Neighbouring windows of `step` seconds from `start` to `end`; they share their border second."""
     while start < end:
@@ -60,7 +99,7 @@ def plan(start: int, end: int, step: int) -> Iterator[Range]:
         start += step
 
 
-def read(window: Range, page_limit: int) -> Generator[Range | Batch, Sequence[Entry], None]:
+def read(window: Range, pages: Pages) -> Generator[Range | Batch, Sequence[Entry], None]:
     """Read one window, oldest batch first.
 
     Yields a Range to be asked for, and is sent its answer; or a Batch that is complete (what is sent back for it is ignored).
@@ -72,13 +111,22 @@ def read(window: Range, page_limit: int) -> Generator[Range | Batch, Sequence[En
             yield asked
             continue
         answer = yield asked
-        if len(answer) < page_limit:
+        if pages.doubtful(len(answer)):
+            pages.learn(answer, (yield _older(asked, answer)))
+        if not pages.full(len(answer)):
             yield Batch(range=asked, answer=answer)
         elif asked.end - asked.start <= 1:
             only = yield Range(asked.start, asked.start)
-            yield _one_second(asked, answer, only, page_limit)
+            yield _one_second(asked, answer, only, pages.limit)
         else:
             todo += _split(asked, answer)
+
+
+def _older(asked: Range, answer: Sequence[Entry]) -> Range:
+    """The part of a range that holds what an answer may have left out; its older half where no time says more."""
+    times = [entry.time for entry in answer if entry.time is not None]
+    oldest = min(times, default=(asked.start + asked.end) // 2)
+    return Range(asked.start, max(asked.start, min(oldest + 1, asked.end)))
 
 
 def _split(asked: Range, answer: Sequence[Entry]) -> list[Range | Batch]:

@@ -98,6 +98,7 @@ def look(configuration: Configuration, now: datetime) -> Status:
     for feed in configuration.events:
         if feed.destination == "files":
             _read_checkpoint(feed, by_name[feed.section], now)
+        _warn(feed, by_name[feed.section], now)
     return status
 
 
@@ -171,6 +172,16 @@ def _read_checkpoint(feed: EventFeed, status: FeedStatus, now: datetime) -> None
     if found:
         progress = found.progress
         _reached(status, progress.position, progress.gap_count, progress.late, now)
+
+
+def _warn(feed: EventFeed, status: FeedStatus, now: datetime) -> None:
+    """Time that the provider may soon have lost."""
+    from mailferry.events.progress import falls_behind
+
+    if status.position:
+        warning = falls_behind(status.position.timestamp(), now.timestamp(), feed.keeps)
+        if warning:
+            status.error, status.unhealthy = "; ".join(filter(None, (status.error, warning))), True
 
 
 # For people and for programs

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from mailferry import logs
-from mailferry.errors import ConfigError, MailferryError, Retry
+from mailferry.errors import MailferryError, Retry
 from mailferry.secrets import mask
 from mailferry.service.queue import EVENTS, LOAD, MAIL, feed_lock, queue_name, table_lock
 from mailferry.service.store import Ended
@@ -268,10 +268,8 @@ class Tasks:
 
         feed = self._plan.events[name]
         if name not in self._prepared:
-            try:
-                prepare([feed], self._plan.source)
-            except ConfigError as error:
-                return Ended(status="blocked", error="; ".join(error.faults))
+            if faults := prepare([feed], self._plan.source):
+                return Ended(status="blocked", error="; ".join(faults[feed.section]))
             self._prepared.add(name)
         result = await Collector(
             feed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -82,10 +83,10 @@ class ListQuestion:
 class Api:
     """The API over a population. `now` is the provider's Unix time, which decides what is visible."""
 
-    def __init__(self, population: Population, *, page_cap: int, endtime_inclusive: bool) -> None:
+    def __init__(self, population: Population, *, keeps_days: float | None, endtime_inclusive: bool) -> None:
         """Read `endtime` in one of its two possible ways; `starttime` is inclusive in both."""
         self._population = population
-        self._page_cap = page_cap
+        self._keeps_days = keeps_days
         self._behind_end = 1 if endtime_inclusive else 0
         self._domains: dict[str, set[str]] = {}
         for feed in population.feeds:
@@ -118,15 +119,13 @@ class Api:
             feed=Feed(api_key=key, domain=domain, category=category, type=kind), starttime=start, endtime=end
         )
 
-    def page(self, question: ListQuestion, now: float) -> list[Event]:
-        """Give the newest events of the range, newest first, at most a page."""
+    def page(self, question: ListQuestion, now: float, cap: int) -> list[Event]:
+        """Return the newest events of the range that are still kept, newest first, at most `cap`."""
         feeds = self._population.matching(question.feed)
-        end = question.endtime + self._behind_end
-        return (
-            self._population.page(feeds, question.starttime, end, now=now, cap=self._page_cap)
-            if feeds
-            else []
-        )
+        start, end = question.starttime, question.endtime + self._behind_end
+        if self._keeps_days is not None and question.feed.category != "quarantine":
+            start = max(start, math.ceil(now - self._keeps_days * 86_400))
+        return self._population.page(feeds, start, end, now=now, cap=cap) if feeds and start < end else []
 
     def detail(self, key: str, queue_id: str, query: Mapping[str, str], now: float) -> tuple[Event, bytes]:
         """Give a mail event and its detail. Refusal 400 without a time, 404 where it is not there (yet, or ever)."""

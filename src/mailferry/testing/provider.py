@@ -73,8 +73,10 @@ class Settings:
 
     #: TCP port on 127.0.0.1; 0 takes a free one.
     port: int = 0
-    #: Records that a list holds at most.
-    page_cap: int = 1000
+    #: Records that a list holds at most; or that by the number of the list request, which counts from 0.
+    page_cap: int | Callable[[int], int] = 1000
+    #: Days that mail and authentication are kept: lists of older time are empty. None keeps them for ever.
+    keeps_days: float | None = None
     #: Whether a list holds the second `endtime` itself. Which is right is not documented: be right under both.
     endtime_inclusive: bool = True
     #: Seconds of real time that every answer takes, refusals by throttling excepted.
@@ -90,7 +92,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not (
             0 <= self.port <= 65_535
-            and self.page_cap >= 1
+            and (callable(self.page_cap) or self.page_cap >= 1)
             and self.latency >= 0
             and self.max_failures_per_url >= 0
         ):
@@ -176,7 +178,7 @@ class Provider:
         self._clock = clock
         # A population's cache is for one thread: the server has its own.
         own = Population(population.feeds, seed=population.seed)
-        self._api = Api(own, page_cap=settings.page_cap, endtime_inclusive=settings.endtime_inclusive)
+        self._api = Api(own, keeps_days=settings.keeps_days, endtime_inclusive=settings.endtime_inclusive)
         seed, failures = population.seed, settings.max_failures_per_url
         self._list_fate = Fate(settings.list_troubles, seed=seed, max_failures=failures)
         self._detail_fate = Fate(settings.detail_troubles, seed=seed, max_failures=failures)
@@ -280,12 +282,13 @@ class Provider:
         now = self._clock()
         question = self._api.question(category, key, request.query, now)
         trouble = self._list_fate.draw(f"{key} {request.path_qs}")
+        cap = self.settings.page_cap
+        events = self._api.page(question, now, cap(len(self.stats.lists)) if callable(cap) else cap)
         if trouble is None:
-            events = self._api.page(question, now)
             self.stats.lists.append(ListCall(question, len(events)))
             return self._good(request, page_body(events))
         self.stats.lists.append(ListCall(question, None))
-        return await self._spoil(request, trouble, page_body(self._api.page(question, now)))
+        return await self._spoil(request, trouble, page_body(events))
 
     async def _answer_detail(self, request: web.BaseRequest, key: str) -> web.StreamResponse:
         queue_id = request.path[len(DETAILS) :]
@@ -313,6 +316,9 @@ class Provider:
                 return _response(502, _PAGE, _HTML)
             case Trouble.UNAVAILABLE_503:
                 return _response(503, error_body(503, "Temporarily unavailable"))
+            case Trouble.MAINTENANCE_503:
+                body = error_body(503, "Down for maintenance")
+                return _response(503, body, headers={"Retry-After": "1"})
             case Trouble.CUT_JSON:
                 return _response(200, half)
             case Trouble.HTML_200:

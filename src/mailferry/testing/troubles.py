@@ -17,6 +17,8 @@ class Trouble(StrEnum):
     #: 502 with HTML, as a proxy sends it.
     BAD_GATEWAY = "bad_gateway"
     UNAVAILABLE_503 = "unavailable_503"
+    #: 503 with `Retry-After: 1`.
+    MAINTENANCE_503 = "maintenance_503"
     #: The connection is reset before a byte of an answer.
     RESET_BEFORE = "reset_before"
     #: Headers with 200 and half of the body, then a reset.
@@ -38,6 +40,8 @@ class Trouble(StrEnum):
     WRONG_DETAIL = "wrong_detail"
 
 
+#: What costs a client time-outs and pauses.
+SLOW = frozenset({Trouble.HANG, Trouble.MAINTENANCE_503})
 DETAILS_ONLY = frozenset({Trouble.NOT_THERE_YET, Trouble.WRONG_DETAIL})
 
 
@@ -48,6 +52,7 @@ class Troubles:
     error_500: float = 0.0
     bad_gateway: float = 0.0
     unavailable_503: float = 0.0
+    maintenance_503: float = 0.0
     reset_before: float = 0.0
     reset_midway: float = 0.0
     hang: float = 0.0
@@ -66,8 +71,8 @@ class Troubles:
 
     @classmethod
     def spread(cls, share: float, *, details: bool) -> Troubles:
-        """Spread a share evenly over all troubles that a list or a detail can have, but `hang`: it costs time-outs."""
-        left_out = {Trouble.HANG} if details else {Trouble.HANG, *DETAILS_ONLY}
+        """Spread a share evenly over all troubles that a list or a detail can have, but those that cost seconds."""
+        left_out = SLOW if details else SLOW | DETAILS_ONLY
         names = [trouble for trouble in Trouble if trouble not in left_out]
         return cls(**{name.value: share / len(names) for name in names})
 
