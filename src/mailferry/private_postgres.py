@@ -4,6 +4,7 @@ The folder holds `data` (the cluster), `run` (the socket), `server.log` and two 
 `run` and root gets at the socket, and there is no TCP: the folder's permissions are the password.
 
 Root may not run PostgreSQL, so for root the programs run as the user whose folder it is in, or `postgres`, or `nobody`.
+That user could put a link in root's way, so below the folder root does nothing by a path: it asks a program of that user.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ ROLE = "postgres"
 PATIENCE = 60
 #: sun_path holds 108 bytes with the final NUL; the socket's own name is `/.s.PGSQL.5432`.
 _LONGEST_SOCKET_FOLDER = 107 - len("/.s.PGSQL.5432")
-
 _CONF = """\
 # Written anew at every start; settings of your own belong into local.conf beside this file.
 listen_addresses = ''
@@ -141,17 +141,31 @@ class _Server:
     def _lock(self, name: str) -> int:
         """The file to lock, which the server's user can open as well when root was here first."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        handle = os.open(self.folder / name, flags, 0o600)
-        if self._account.ids:
-            os.fchown(handle, self._account.uid, self._account.gid)
+        try:
+            with self._opened() as folder:
+                handle = os.open(name, flags, 0o600, dir_fd=folder)
+            if self._account.ids and os.fstat(handle).st_nlink == 1:
+                os.fchown(handle, self._account.uid, self._account.gid)
+        except OSError as error:
+            raise Stop(f"Cannot use {self.folder / name} for the private PostgreSQL: {error}") from error
         return handle
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        """The folder; for root no link to one, as its user could turn that anywhere."""
+        handle = os.open(self.folder, os.O_DIRECTORY | (os.O_NOFOLLOW if self._account.ids else 0))
+        try:
+            yield handle
+        finally:
+            os.close(handle)
 
     def _make_folders(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if self._account.ids and self.folder.stat().st_uid != self._account.uid:
-                os.chown(self.folder, self._account.uid, self._account.gid)
-                self.folder.chmod(0o700)
+            with self._opened() as made:
+                if self._account.ids and os.fstat(made).st_uid == 0:
+                    os.fchown(made, self._account.uid, self._account.gid)
+                    os.fchmod(made, 0o700)
             reached = self._run(["test", "-w", str(self.folder)])
         except OSError as error:
             raise Stop(f"Cannot use {self.folder} for the private PostgreSQL: {error}") from error
@@ -208,10 +222,7 @@ class _Server:
             runtime = "" if self._account.ids else os.environ.get("XDG_RUNTIME_DIR", "")
             folder = Path(runtime or tempfile.gettempdir()) / f"mailferry-{digest}"
         try:
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir(0o700)
-                if self._account.ids:
-                    os.chown(folder, self._account.uid, self._account.gid)
+            self._run(["mkdir", "-m", "0700", str(folder)])
             found = folder.lstat()
         except OSError as error:
             raise Stop(f"Cannot make the socket's folder {folder}: {error}") from error
@@ -296,15 +307,11 @@ class _Server:
         lines = [_CONF, f"unix_socket_directories = {_quoted(str(self.socket_folder))}\n"]
         lines += [f"{name} = {_quoted(value)}\n" for name, value in self._settings.items()]
         lines.append("include_if_exists 'local.conf'\n")
-        (self.data / "postgresql.conf").write_text("".join(lines))
+        self._check(self._run(["tee", "data/postgresql.conf"], "".join(lines)), "configure")
 
     def _log_tail(self) -> str:
-        log = self.folder / "server.log"
-        try:
-            tail = log.read_bytes()[-2000:].decode(errors="replace").strip().splitlines()[-3:]
-        except OSError:
-            return ""
-        return f"{' / '.join(tail)} ({log})"
+        tail = self._run(["tail", "-n", "3", "server.log"]).stdout.strip()[-2000:]
+        return f"{' / '.join(tail.splitlines())} ({self.folder / 'server.log'})" if tail else ""
 
     def _pg_ctl(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         # Relative names: pg_ctl hands these to a shell, and the folder is where it stands.
@@ -319,7 +326,7 @@ class _Server:
                 f"Could not {verb} the private PostgreSQL in {self.folder}: {done.stderr.strip()[-500:]}"
             )
 
-    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+    def _run(self, command: list[str], text: str = "") -> subprocess.CompletedProcess[str]:
         """Run without our environment, so that no secret and no PG* variable gets there."""
         return subprocess.run(  # type: ignore[call-overload,no-any-return] # a mapping of user, group, extra_groups
             command,
@@ -328,7 +335,7 @@ class _Server:
             umask=0o077,
             text=True,
             errors="replace",
-            stdin=subprocess.DEVNULL,
+            input=text,
             capture_output=True,
             check=False,
             **self._account.ids,

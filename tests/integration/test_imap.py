@@ -236,9 +236,13 @@ def test_the_server_and_the_message_itself_tell_the_same(
     (ref,) = mailbox.find()
     summary = mailbox.summary(ref)
     expected = list(leaves(from_message(message)))
-    assert [(p.section, p.mime, p.name, p.disposition) for p in summary.parts] == [
-        (p.section, p.mime, p.name, p.disposition) for p, _ in expected
+    assert [(p.section, p.mime, p.disposition) for p in summary.parts] == [
+        (p.section, p.mime, p.disposition) for p, _ in expected
     ]
+    for part, (own, _) in zip(summary.parts, expected, strict=True):
+        # Dovecot 2.4 decodes RFC 2231 itself, and cuts a name at a NUL.
+        cut = part.name and own.name and own.name.startswith(part.name) and b"%00" in message
+        assert part.name == own.name or cut
     for part, (_, node) in zip(summary.parts, expected, strict=True):
         assert node.span
         content = b"".join(mailbox.fetch(ref, part))

@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from mailferry import database, postgres_programs, private_postgres
 from mailferry.config.database import DatabaseSettings
-from mailferry.errors import Stop
+from mailferry.errors import Retry, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,6 +178,29 @@ def test_what_root_makes_in_somebodys_folder_is_theirs(folder: Path) -> None:
     with private_postgres.running(folder):
         pass
     assert {path.lstat().st_uid for path in (folder, *folder.rglob("*"))} == {user.pw_uid}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
+@pytest.mark.parametrize("name", ["", "run", "start.lock", "data/postgresql.conf"])
+def test_a_link_that_the_servers_user_has_planted_leads_root_nowhere(folder: Path, name: str) -> None:
+    """A command that root types must not give the service's user what is root's."""
+    user = pwd.getpwnam("daemon")
+    os.chown(folder.parent, user.pw_uid, user.pw_gid)
+    closed = folder.parent.parent / f"{folder.parent.name}-closed"
+    if name:
+        with private_postgres.running(folder, settings=FAST):
+            pass
+        (folder / name).unlink() if (folder / name).is_file() else (folder / name).rmdir()
+    if "." in name:
+        closed.write_text("root's")
+    else:
+        closed.mkdir()
+    (folder / name).symlink_to(closed)
+    before = closed.stat()
+    with pytest.raises((Stop, Retry, OSError)), private_postgres.running(folder, settings=FAST):
+        pass
+    after = closed.stat()
+    assert (after.st_uid, after.st_mode, after.st_mtime_ns) == (0, before.st_mode, before.st_mtime_ns)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
