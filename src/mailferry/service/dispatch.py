@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from mailferry.service.store import Store
     from mailferry.service.tasks import Tasks
 
-#: Seconds between two looks, at most: somebody may have retried a job by hand.
+#: Seconds between two looks, at most: a user may have retried a job by hand.
 LONGEST = 2.0
 SHORTEST = 0.05
 
 
 class Dispatcher:
-    """Fills the queue. Every worker has one; what one has taken the others pass over."""
+    """Fills the queue. Every worker has one; a feed that one has locked, the others skip."""
 
     def __init__(self, store: Store, plan: Plan, tasks: Tasks, pool: Pool) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""What systemd is told: ready, what goes on, still alive; see sd_notify(3)."""
+"""Notifications to systemd: ready, status, still alive; see sd_notify(3)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Notifier:
         self._address = environ.get("NOTIFY_SOCKET", "")
         usec = environ.get("WATCHDOG_USEC", "")
         for_us = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-        #: Seconds within which a sign of life is expected; None where nobody waits for one.
+        #: Seconds within which a sign of life is expected; None where the unit has no watchdog.
         self.watchdog = int(usec) / 1e6 if usec.isdecimal() and int(usec) and for_us else None
         self._status = ""
-        #: Whether it was said since the start.
+        #: Whether `ready` was sent since the start.
         self.was_ready = False
 
     def ready(self, status: str) -> None:
@@ -39,7 +39,7 @@ class Notifier:
         self._send("WATCHDOG=1")
 
     def waiting(self, seconds: float, status: str) -> None:
-        """Not ready for a good reason: give it so many seconds more to start."""
+        """Not ready for a good reason: extend the start time-out by so many seconds."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}", status)
 
     def reloading(self) -> None:
@@ -62,4 +62,4 @@ class Notifier:
                 sender.setblocking(False)
                 sender.sendto(message.strip().encode(), address)
         except OSError:
-            return  # nobody listens any more, or is too slow; there is nobody to tell it to
+            return  # systemd does not read its socket; there is nowhere to report that

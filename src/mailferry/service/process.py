@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 #: Seconds from SIGTERM to the end of the process, whatever hangs.
 LAST = 9.5
-#: Threads for whatever blocks beside the jobs; made when they are needed.
+#: Threads for blocking calls beside the jobs; started when they are needed.
 THREADS = 64
 
 
 def run(paths: Sequence[Path], configuration: Configuration) -> int:
-    """Run the service until SIGTERM or SIGINT; gives the exit status. SIGHUP has the configuration read again.
+    """Run the service until SIGTERM or SIGINT; returns the exit status. SIGHUP reloads the configuration.
 
-    `paths` is where `configuration` was read from. Raises Stop where a person has to act before anything can be done.
+    `paths` is where `configuration` was read from. Raises Stop where a person has to act first.
     """
     if sys.platform == "win32":
         raise Stop(
@@ -52,7 +52,7 @@ def run(paths: Sequence[Path], configuration: Configuration) -> int:
         _leave(1)
     log.info("ended")
     if threading.active_count() > 1:
-        # What a thread is still at has been handed back; waiting for it could take for ever.
+        # The claims of threads that still work were released; waiting for those threads could take for ever.
         _leave(0)
     return 0
 
@@ -65,7 +65,7 @@ def _leave(status: int) -> NoReturn:
 
 
 def _leave_late() -> NoReturn:
-    log.warning("ended while something did not let go; others take it up when its lease is over")
+    log.warning("ended while a thread still worked; another worker takes its job when the lease has run out")
     _leave(0)
 
 
@@ -77,7 +77,7 @@ class _Process:
         self._worker = uuid.uuid4()
         self._ending = False
         self._reading: asyncio.Task[None] | None = None
-        #: Asked for once more while it was being read: the files may have changed behind the reading.
+        #: A reload was asked for while one was running: the files may have changed since they were read.
         self._asked_again = False
 
     def _made(self) -> Service:
@@ -86,7 +86,7 @@ class _Process:
     async def main(self) -> None:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="mailferry"))
-        loop.set_exception_handler(_told)
+        loop.set_exception_handler(_report)
         self._service = self._made()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, number)
@@ -100,7 +100,7 @@ class _Process:
     def _end(self, number: int) -> None:
         if self._ending:
             return
-        log.info("%s: ending what is under work", signal.Signals(number).name)
+        log.info("%s: ending the running tasks", signal.Signals(number).name)
         self._ending = True
         last = threading.Timer(LAST, _leave_late)
         last.daemon = True
@@ -121,7 +121,7 @@ class _Process:
             await self._take_new()
 
     async def _take_new(self) -> None:
-        """Read the configuration before anything is disturbed: a broken one is refused, and the old one stays."""
+        """Read the configuration before the running one is stopped: a broken one is refused, and the old one stays."""
         self._notifier.reloading()
         try:
             configuration = await asyncio.to_thread(service_config.read, self._paths)
@@ -142,14 +142,14 @@ class _Process:
         self._service.stop()
 
 
-def _told(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-    """What a task of the queue library failed of when nobody waited for it: the end of a job that could not be told.
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """Log the error of a task of the queue library that nothing awaited: a job's end that could not be recorded.
 
-    Such a job is found and taken away, see `worker.py`.
+    Such a job is found and reclaimed, see `worker.py`.
     """
     error = context.get("exception")
     if "asyncgen" in context:
-        return  # it was still waiting for the database when all ended
+        return  # it still waited for the database when the process ended
     if isinstance(error, Exception):
         log.warning("%s: %s", type(error).__name__, mask(str(error.__cause__ or error)))
     else:

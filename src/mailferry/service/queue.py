@@ -1,7 +1,7 @@
 """The queue: Procrastinate in our schema, its tables brought up to date, and the names of queues and locks.
 
-Nothing rests on the queue alone: it wakes workers and keeps two from the same feed or table at once. What is to be
-done stands in the feeds' table and in the ledger, and who may commit is decided there, by fencing tokens.
+Nothing depends on the queue alone: it wakes workers, and keeps two of them from working on one feed or table. What is
+due stands in the feeds' table and in the ledger, and who may commit is decided there, by fencing tokens.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import psycopg
 
     from mailferry.database import Connection
-    from mailferry.service.lines import Lines
+    from mailferry.service.connections import WatchedConnections
 
-#: Kinds of work, each with a queue and slots of its own, so that none waits behind another kind.
+#: Kinds of work. Each has its queue and its slots, so that none waits behind another kind.
 EVENTS, MAIL, LOAD = "events", "mail", "load"
-#: Seconds that a worker's heartbeat may be old before its jobs are somebody else's.
+#: Age of a worker's heartbeat, in seconds, after which its jobs are reclaimed.
 STALLED = 30.0
 HEARTBEAT = 10.0
 #: Seconds between two looks for jobs whose lock has become free; new jobs are announced at once.
@@ -69,17 +69,17 @@ def prepare(conn: Connection) -> None:
             )
 
 
-def make_app(where: dict[str, Any], slots: int, lines: Lines) -> procrastinate.App:
+def make_app(where: dict[str, Any], slots: int, watched: WatchedConnections) -> procrastinate.App:
     """The queue library's App on the database that `where` says; `slots` jobs may want a connection at once."""
     from procrastinate import App, PsycopgConnector
 
-    # They tell every job's start and end, and every try to connect, with tracebacks; we say it better.
+    # They log every job's start and end, and every try to connect, with tracebacks; our lines say it shorter.
     debug = logging.getLogger("mailferry").isEnabledFor(logging.DEBUG)
     logging.getLogger("procrastinate").setLevel(logging.NOTSET if debug else logging.CRITICAL)
     logging.getLogger("psycopg").setLevel(logging.NOTSET if debug else logging.ERROR)
     connector = PsycopgConnector(
         kwargs=where,
-        connection_class=lines.asynchronous,
+        connection_class=watched.asynchronous,
         configure=_configure,
         min_size=1,
         max_size=min(4 + slots, 12),

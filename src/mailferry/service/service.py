@@ -16,8 +16,8 @@ from mailferry import database
 from mailferry.errors import MailferryError, Retry
 from mailferry.secrets import mask
 from mailferry.service import queue
+from mailferry.service.connections import WatchedConnections
 from mailferry.service.dispatch import Dispatcher
-from mailferry.service.lines import Lines
 from mailferry.service.plan import Plan, host_name
 from mailferry.service.store import Store, runner_of
 from mailferry.service.tasks import Tasks
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 POLLS = 4
 #: Seconds that an answer of the database may take where it should come at once.
 ANSWER = 45.0
-#: Seconds for closing, and for telling the database that this worker is no more.
+#: Seconds for closing, and for recording in the database that this worker has ended.
 CLOSING, LEAVING = 1.5, 1.0
 
 
@@ -85,7 +85,7 @@ class Service:
                     if where is not None:
                         await self._work(stack, where)
             except Retry as error:
-                log.warning("%s; beginning anew", mask(str(error)))
+                log.warning("%s; starting again", mask(str(error)))
                 await self._unless_stopped(asyncio.sleep(1))
 
     async def refuse(self, error: str) -> None:
@@ -141,23 +141,23 @@ class Service:
         plan = Plan(configuration=configuration, host=host_name(configuration))
         settings = configuration.service
         slots = settings.max_concurrent_jobs + POLLS
-        # Twice as many as work at once: a thread may hang on in what was handed back long ago.
+        # Twice as many as work at once: a thread may still hang in a job that was released long ago.
         threads = ThreadPoolExecutor(2 * slots + 2, thread_name_prefix="mailferry job")
         stack.callback(threads.shutdown, wait=False)
         tables = any(feed.destination == "table" for feed in configuration.events)
         # A job has one connection that loads and one that renews its claim; a table feed's run has one.
         most = 2 * slots + (settings.max_concurrent_feeds if tables else 0)
-        lines = Lines(short=ANSWER, long=configuration.database.statement_timeout + ANSWER)
+        watched = WatchedConnections(short=ANSWER, long=configuration.database.statement_timeout + ANSWER)
         pooled = database.pooled(
-            where, configuration.database.model_copy(update={"pool_max": most}), lines.blocking
+            where, configuration.database.model_copy(update={"pool_max": most}), watched.blocking
         )
         pool = await asyncio.to_thread(pooled.__enter__)
-        app = queue.make_app(where, settings.max_concurrent_feeds, lines)
+        app = queue.make_app(where, settings.max_concurrent_feeds, watched)
         connections = Connections()
         stations = Stations(plan.mailboxes, pool, runner=runner_of(plan.host), stop=self._thread_stop)
         stack.push_async_callback(
             _close,
-            lines,
+            watched,
             asyncio.to_thread(stations.close),
             app.close_async(),
             connections.close(),
@@ -191,7 +191,7 @@ class Service:
             store,
             plan,
             tasks,
-            lines=lines,
+            watched=watched,
             dispatcher=Dispatcher(store, plan, tasks, pool),
             watches=Watches(store, plan, tasks, stations),
             stations=stations,
@@ -214,9 +214,9 @@ class Service:
                 await asyncio.wait_for(store.leave(for_good=self._for_good), LEAVING)
 
 
-async def _close(lines: Lines, *closing: Awaitable[Any]) -> None:
+async def _close(watched: WatchedConnections, *closing: Awaitable[Any]) -> None:
     """Close what is open, at once and side by side; what still waits on the database is cut off."""
-    lines.cut()
+    watched.close_waiting()
     tasks = [asyncio.ensure_future(one) for one in closing]
     _, pending = await asyncio.wait(tasks, timeout=CLOSING)
     for task in pending:
@@ -228,7 +228,7 @@ async def _close(lines: Lines, *closing: Awaitable[Any]) -> None:
 
 
 def acceptable(settings: DatabaseSettings) -> None:
-    """Raises Stop for a database that a person has to see to first; one that is away may come back."""
+    """Raises Stop for a database that that a person has to repair first; one that is unreachable may come back."""
     if settings.private:
         return
     with contextlib.suppress(Retry):

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 #: Runs in a row that may end together with their worker, or fail by a passing fault, and are made again at once.
 MOST_RETRIES = 3
-#: A feed for which a person has to act first is not run again sooner: a mailbox locks out who guesses passwords.
+#: A feed for which a person has to act first is not run again sooner: servers lock out accounts after wrong passwords.
 REST = timedelta(minutes=5)
-#: A worker that has not been heard of for so long does not count as alive.
+#: A worker whose heartbeat is older does not count as alive.
 ALIVE = timedelta(seconds=30)
 
 _Connection = psycopg.AsyncConnection[Any]
@@ -66,7 +66,7 @@ class Store:
         self._pool = pool
         self._worker = worker
         self._host = host
-        #: As the ledger has it, too.
+        #: The same name as in the ledger.
         self.runner = runner_of(host)
 
     @asynccontextmanager
@@ -79,14 +79,14 @@ class Store:
             raise translated(error) from error
 
     async def register(self, entries: Iterable[Entry], *, alone: bool = False) -> dict[str, str]:
-        """Put the configured feeds on record; gives the host that each is bound to, "" for any.
+        """Record the configured feeds; returns the host that each is bound to, "" for any.
 
         `alone`: no other machine shares the database, so whatever this one is called, its files are here.
         """
         hosts = {}
         now = datetime.now(local_zone())
         async with self.transaction() as conn:
-            # In one order, as two workers may be at it.
+            # In one order, as two workers may do this at once.
             for entry in sorted(entries, key=lambda entry: entry.name):
                 values = {
                     "name": entry.name,
@@ -124,14 +124,14 @@ class Store:
         return {lock for (lock,) in rows}
 
     async def begin(self, name: str, job: int) -> Begun | None:
-        """A run begins; None where the queue's job was taken away meanwhile."""
+        """A run begins; None where the queue's job was reclaimed meanwhile."""
         row = await self._one("begin", name=name, job=job, runner=self.runner)
         return Begun(run=row["run"], failures=row["failures"]) if row else None
 
     async def end(self, name: str, begun: Begun, ended: Ended) -> None:
         """A run has ended. After a passing fault the feed is due again in 1, 2 and 4 seconds, then by its schedule.
 
-        One that was stopped is due at once, for whoever goes on.
+        One that was stopped is due at once, for another worker to continue.
         """
         again = ended.status == "failed" and begun.failures < MOST_RETRIES
         again_in = timedelta(seconds=2**begun.failures) if again else None
@@ -148,13 +148,13 @@ class Store:
             late=ended.late,
         )
 
-    async def take_away(self, job: int, of: int | None, feed: str | None) -> str | None:
-        """Take a queue job from a worker `of` the queue that is gone, and its feed's run with it.
+    async def reclaim(self, job: int, of: int | None, feed: str | None) -> str | None:
+        """Reclaim a queue job of the dead worker `of`, and its feed's run with it.
 
-        Gives what was put on record, "" for nothing; None where another worker was faster.
+        Returns the error that was recorded, "" for none; None where another worker was faster.
         """
         async with self.transaction() as conn, conn.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(_sql("take_away"), {"job": job, "of": of})
+            await cursor.execute(_sql("reclaim"), {"job": job, "of": of})
             if not await cursor.fetchone():
                 return None
             if feed is None:
@@ -162,13 +162,13 @@ class Store:
             await cursor.execute(_sql("cut_off"), {"name": feed, "most": MOST_RETRIES})
             if row := await cursor.fetchone():
                 return str(row["error"])
-            # It had not begun, or has told its end.
-            await cursor.execute(_sql("hurry"), {"name": feed, "within": timedelta(0)})
+            # It had not begun, or its end is on record.
+            await cursor.execute(_sql("reschedule"), {"name": feed, "within": timedelta(0)})
             return ""
 
-    async def hurry(self, name: str, within: timedelta) -> None:
+    async def reschedule(self, name: str, within: timedelta) -> None:
         """The feed is due within that time."""
-        await self._do("hurry", name=name, within=within)
+        await self._do("reschedule", name=name, within=within)
 
     async def watch(self, names: Sequence[str], lease: timedelta) -> set[str]:
         """The mailboxes that this worker is to watch until `lease` is over."""
@@ -211,7 +211,7 @@ class Store:
                 await conn.execute(_sql("leave"), {"id": self._worker})
 
     async def forget_workers(self) -> None:
-        """Drop the rows of workers that ended long ago without a word."""
+        """Delete the rows of workers that were killed long ago."""
         await self._do("forget_workers")
 
     async def _one(self, query: str, /, **values: Any) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The tasks of the queue: collect an event feed, poll a mailbox, load a table's jobs. Each tells the feed's row how it ended."""
+"""The tasks of the queue: collect an event feed, poll a mailbox, load a table's jobs. Each records in the feed's row how it ended."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from mailferry.service.store import Begun, Store
 
 log = logging.getLogger(__name__)
-#: Seconds that one job loads from one table, before others that wait get their turn.
+#: Seconds that one queue job loads into one table before it goes to the end of the queue.
 TURN = 30.0
-#: What is recorded within so many seconds is queued once.
-GATHERED = 0.2
-#: A feed that this host does not know is left to those that do, for so long at least.
+#: Debounce interval, in seconds, between a recorded message and the job that loads it.
+DEBOUNCE = 0.2
+#: A feed that is not in this host's configuration is left to the other hosts for so long.
 LEFT = timedelta(seconds=5)
-#: When a mailbox is looked into again that was away when a message was to be marked.
+#: When a mailbox is polled again that was unreachable when a message was to be marked.
 UNMARKED = timedelta(minutes=1)
 
 
@@ -79,7 +79,7 @@ class Tasks:
         app.task(name="load", pass_context=True)(self.load)
 
     async def settle(self) -> None:
-        """Tell the database what it could not be told when it happened."""
+        """Record in the database what could not be recorded when it happened."""
         while self._owed:
             await self._owed[0]()
             self._owed.pop(0)
@@ -87,7 +87,7 @@ class Tasks:
     # --- into the queue
 
     async def defer_feed(self, name: str, conn: Any = None) -> None:
-        """Have a feed run soon; nothing where that is going to happen anyway."""
+        """Queue a run of a feed; does nothing where one is queued already."""
         kind, task = (EVENTS, "collect") if self._plan.entries[name].kind == "events" else (MAIL, "poll")
         host = self._plan.hosts[name]
         await self._defer(task, queue_name(kind, host), feed_lock(name, host), conn, feed=name)
@@ -98,7 +98,7 @@ class Tasks:
         await self._defer("load", queue_name(LOAD, host), table_lock(target, host), target=target)
 
     async def defer_loads(self, targets: Collection[str]) -> None:
-        """As `defer_load`; what waits already costs no more than one question in all."""
+        """As `defer_load`, for many tables: one query finds those that are queued already."""
         if not targets:
             return
         locks = {target: table_lock(target, self._plan.load_host(target)) for target in targets}
@@ -108,7 +108,7 @@ class Tasks:
                 await self.defer_load(target)
 
     def news(self, feed: str) -> None:
-        """Something has arrived in a mailbox; from any thread."""
+        """Mail has arrived; may be called from any thread."""
         self._soon(lambda: self._spawn(self.defer_feed(feed)))
 
     def _recorded(self, job: Job) -> None:
@@ -120,21 +120,21 @@ class Tasks:
             self._spawn(self._defer_wanted(target))
 
     async def _defer_wanted(self, target: str) -> None:
-        await asyncio.sleep(GATHERED)
+        await asyncio.sleep(DEBOUNCE)
         # From here on, what is recorded asks again.
         self._wanted.discard(target)
         await self.defer_load(target)
 
     def _soon(self, call: Callable[[], None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended; the next start finds what there is
+        with contextlib.suppress(RuntimeError):  # the loop has ended; the next start finds the mail
             self._loop.call_soon_threadsafe(call)
 
     def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(self._told(work))
+        task = asyncio.ensure_future(self._logged(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _told(self, work: Any) -> None:
+    async def _logged(self, work: Any) -> None:
         try:
             await work
         except MailferryError as error:
@@ -163,7 +163,7 @@ class Tasks:
             await self._run(context, feed, self._collect)
 
     async def poll(self, context: JobContext, feed: str) -> None:
-        """One look into a mailbox."""
+        """One poll of a mailbox."""
         with self._noted(context, f"poll {feed}", feed=feed):
             await self._run(context, feed, self._poll)
 
@@ -189,11 +189,11 @@ class Tasks:
             log.getChild("load").error("%s: %s", target, step.why)
         if step.turn is Turn.WORKED and step.why and step.job:
             # Its rows are in, its message is not marked: only a look into the mailbox does that now.
-            self._spawn(self._store.hurry(step.job.feed, UNMARKED))
+            self._spawn(self._store.reschedule(step.job.feed, UNMARKED))
         return step.turn is Turn.WORKED
 
     async def tidy(self) -> None:
-        """The folders of this host's mailbox feeds, whoever polls them: retention, and what crashes have left."""
+        """Clean up the folders of this host's mailbox feeds: retention, and what crashes have left."""
         from mailferry.mailbox.cleanup import tidy
 
         def put_in_order(name: str) -> None:
@@ -225,16 +225,16 @@ class Tasks:
         assert context.job.id is not None
         try:
             if name not in self._plan.entries or not self._plan.here(name):
-                log.warning("%s: not in the configuration of this host; left to the others", name)
-                await self._store.hurry(name, LEFT)
+                log.warning("%s: not in the configuration of this host; left to other hosts", name)
+                await self._store.reschedule(name, LEFT)
                 return
             begun = await self._store.begin(name, context.job.id)
         except MailferryError as error:
             log.warning("%s: could not begin: %s", name, mask(str(error)))
-            self._owed.append(lambda: self._store.hurry(name, timedelta(0)))
+            self._owed.append(lambda: self._store.reschedule(name, timedelta(0)))
             return
         if begun is None:
-            log.info("%s: its turn was over before it began", name)
+            log.info("%s: its job was reclaimed before it began", name)
             return
         try:
             ended = await work(name)
@@ -303,6 +303,6 @@ class Tasks:
         return Ended(status="failed" if troubles else "completed", error="; ".join(map(mask, troubles)))
 
     async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """With the ids of this task's lines."""
+        """With the ids of this task's log lines."""
         carried = contextvars.copy_context().run
         return await self._loop.run_in_executor(self._threads, carried, work, *arguments)

@@ -1,4 +1,4 @@
-"""Which mailboxes this worker watches: one worker a mailbox, as long as it is heard of."""
+"""Which mailboxes this worker watches: one worker a mailbox, by a lease."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from mailferry.service.tasks import Tasks
 
 log = logging.getLogger(__name__)
-#: A watcher whose worker has not been heard of for so long is replaced by another worker's.
+#: A watcher whose worker has not renewed its lease is replaced by another worker's.
 LEASE = timedelta(seconds=30)
 
 
 class Watches:
-    """This worker's watchers. They only wake the poll up; what they miss, the schedule finds."""
+    """This worker's watchers. They only trigger the poll; what they miss, the scheduled poll finds."""
 
     def __init__(self, store: Store, plan: Plan, tasks: Tasks, stations: Stations) -> None:
         self._store = store
@@ -34,7 +34,7 @@ class Watches:
         self._states: dict[str, str] = {}
 
     async def tick(self) -> None:
-        """Renew what is ours, take up what nobody watches, and tell how it goes."""
+        """Renew our leases, take over mailboxes without a watcher, and record each watcher's state."""
         names = self._plan.mailboxes_here()
         mine = await self._store.watch(names, LEASE) if names else set()
         for name in self._watchers.keys() - mine:
@@ -45,7 +45,7 @@ class Watches:
         for name, watcher in self._watchers.items():
             with logs.bound(feed=name):
                 watcher.tend()
-                await self._tell(name, watcher)
+                await self._record(name, watcher)
 
     async def close(self) -> None:
         """End all watchers."""
@@ -65,7 +65,7 @@ class Watches:
         self._states.pop(name, None)
         await asyncio.to_thread(watcher.stop)
 
-    async def _tell(self, name: str, watcher: Watcher) -> None:
+    async def _record(self, name: str, watcher: Watcher) -> None:
         health = watcher.health
         state, error = health.state.value, mask(health.error)
         if self._states.get(name) != state:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from procrastinate.worker import Worker
 
     from mailferry.mailbox.pool import Stations
+    from mailferry.service.connections import WatchedConnections
     from mailferry.service.dispatch import Dispatcher
-    from mailferry.service.lines import Lines
     from mailferry.service.notify import Notifier
     from mailferry.service.plan import Plan
     from mailferry.service.store import Store
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
     from mailferry.service.watches import Watches
 
 log = logging.getLogger(__name__)
-#: Seconds: for tasks to end by themselves after a stop, then for what is handed back. With what `service.py` needs to
-#: close, less than ten.
-GRACE, HAND_BACK = 4.5, 1.5
+#: Seconds for tasks to end by themselves after a stop, then for releasing the claims of the rest. With the time that
+#: `service.py` needs to close, less than ten.
+GRACE, RELEASE = 4.5, 1.5
 BEAT = 5.0
 HOUSEKEEPING = 5.0
 FOLDERS = 3600.0
 WATCH = 10.0
-#: Seconds between two looks at what systemd is told, once it was told that we are ready.
+#: Seconds between two status notifications to systemd, after the first one of being ready.
 STATUS = 2.0
 #: Seconds without a turn of the dispatcher after which this process does not count as alive; an answer of the database
 #: may take three quarters of it.
 PROGRESS = 60.0
-#: Seconds without the database after which all is opened anew: a private server may have to be started again.
+#: Seconds without the database after which everything is opened again: a private server may have to be started.
 LOST = 10.0
 
 
 class ServiceWorker:
-    """The loops of one process. Each goes on by itself; what fails in one is told, and tried again."""
+    """The loops of one process. Each runs by itself; an error in one is logged, and the loop goes on."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class ServiceWorker:
         plan: Plan,
         tasks: Tasks,
         *,
-        lines: Lines,
+        watched: WatchedConnections,
         dispatcher: Dispatcher,
         watches: Watches,
         stations: Stations,
@@ -70,7 +70,7 @@ class ServiceWorker:
         self._store = store
         self._plan = plan
         self._tasks = tasks
-        self._lines = lines
+        self._watched = watched
         self._dispatcher = dispatcher
         self._watches = watches
         self._stations = stations
@@ -80,7 +80,7 @@ class ServiceWorker:
         self._on_reload = on_reload
         self._on_lost = on_lost
         self._workers: list[Worker] = []
-        #: Numbers that the queue knew our workers by, the present ones' among them.
+        #: The queue's numbers of our workers, past and present.
         self._numbers: set[int] = set()
         self._turned = self._reached = time.monotonic()
         self._ready = False
@@ -90,14 +90,14 @@ class ServiceWorker:
         )
 
     async def run(self) -> None:
-        """Until `stop` is set, and all is ended or handed back."""
+        """Run until `stop` is set and every task has ended or was released."""
         loops = [
             self._again("dispatcher", self._dispatch),
             self._again("heartbeat", self._beat),
-            self._again("housekeeping", self._look_after_jobs),
+            self._again("housekeeping", self._reclaim_jobs),
             self._again("watches", self._watch),
-            self._again("status", self._tell_systemd),
-            self._again("connections", self._tend_lines),
+            self._again("status", self._notify),
+            self._again("connections", self._close_overdue),
             self._again("folders", self._tidy_folders),
         ]
         serving = [
@@ -112,13 +112,13 @@ class ServiceWorker:
             await self._end(side, workers)
 
     def announce_again(self) -> None:
-        """Tell systemd once more that we are ready; that also ends a reload."""
+        """Notify systemd again that the service is ready; that also ends a reload."""
         self._ready = False
 
     async def _end(
         self, side: Sequence[asyncio.Future[None]], workers: Sequence[asyncio.Future[None]]
     ) -> None:
-        """What is under work ends, or is handed back to the others."""
+        """End the running tasks; release the claims of those that do not end in time."""
         for task in side:
             task.cancel()
         for worker in self._workers:
@@ -126,17 +126,17 @@ class ServiceWorker:
         ending: list[asyncio.Future[None]] = [asyncio.ensure_future(self._watches.close()), *workers]
         await asyncio.wait(ending, timeout=GRACE)
         if self._stations.held or self._tasks.running:
-            log.warning("handed back: %s", ", ".join(self._tasks.running.values()) or "a job")
-            handing = asyncio.ensure_future(self._hand_back())
-            await asyncio.wait([handing, *workers], timeout=HAND_BACK)
+            log.warning("released: %s", ", ".join(self._tasks.running.values()) or "a job")
+            handing = asyncio.ensure_future(self._release())
+            await asyncio.wait([handing, *workers], timeout=RELEASE)
         for task in workers:
             task.cancel()
 
-    async def _hand_back(self) -> None:
-        await asyncio.to_thread(self._stations.hand_back, HAND_BACK)
+    async def _release(self) -> None:
+        await asyncio.to_thread(self._stations.hand_back, RELEASE)
 
     async def _again(self, name: str, work: Callable[[], Awaitable[float | None]]) -> None:
-        """Do it again and again; `work` gives the seconds until then. What fails is told, and tried with growing pauses."""
+        """Repeat `work`, which returns the seconds until the next time. Errors are logged, and tried again with growing pauses."""
         pause = 1.0
         while not self._stop.is_set():
             try:
@@ -166,7 +166,7 @@ class ServiceWorker:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), wait)
 
-    # --- what is done again and again
+    # --- the loops
 
     async def _serve(self, kind: str, slots: int) -> float:
         """Take jobs from the queues of a kind until the end, or until the database is lost."""
@@ -187,7 +187,7 @@ class ServiceWorker:
         self._workers.append(worker)
         running = asyncio.ensure_future(worker.run())  # type: ignore[no-untyped-call] # the library has no types there
         try:
-            # Told when it has begun; gone when it has ended.
+            # Known once it has begun; gone when it has ended.
             while not running.done() and worker.worker_id is None:
                 await asyncio.wait({running}, timeout=0.2)
             if worker.worker_id is not None:
@@ -204,7 +204,7 @@ class ServiceWorker:
             wait = await self._dispatcher.tick()
         except MailferryError:
             if time.monotonic() - self._reached > LOST and self._plan.configuration.database.private:
-                log.warning("the private database is gone; starting it anew")
+                log.warning("the private database has ended; starting it again")
                 self._on_lost()
             raise
         else:
@@ -213,8 +213,8 @@ class ServiceWorker:
             self._turned = time.monotonic()
         return wait
 
-    async def _tend_lines(self) -> float:
-        if count := self._lines.tend():
+    async def _close_overdue(self) -> float:
+        if count := self._watched.close_overdue():
             log.warning("%d connections to the database had no answer for long, and were closed", count)
         return BEAT
 
@@ -232,8 +232,8 @@ class ServiceWorker:
         await self._tasks.tidy()
         return FOLDERS
 
-    async def _look_after_jobs(self) -> float:
-        """Take jobs away from workers that are gone, and from ourselves those whose end got lost on the way."""
+    async def _reclaim_jobs(self) -> float:
+        """Reclaim the jobs of dead workers, and our own whose end was not recorded."""
         await self._tasks.settle()
         manager = self._app.job_manager
         await manager.prune_stalled_workers(queue.STALLED)
@@ -241,7 +241,7 @@ class ServiceWorker:
         # A worker that was pruned leaves its jobs without one.
         lost = [job for job in doing if job.worker_id is None]
         idle = [job for job in doing if job.worker_id in self._numbers and job.id not in self._tasks.running]
-        # Seen twice: between the queue and the task, a job is nowhere for a moment.
+        # Only when seen twice: between the queue and the task, a job is listed nowhere for a moment.
         lost += [job for job in idle if job.id in self._suspects]
         self._suspects = {job.id for job in idle if job.id is not None}
         for job in lost:
@@ -251,22 +251,20 @@ class ServiceWorker:
     async def _give_up(self, job: Job) -> None:
         assert job.id is not None
         feed, target = job.task_kwargs.get("feed"), job.task_kwargs.get("target")
-        said = await self._store.take_away(job.id, job.worker_id, str(feed) if feed else None)
+        said = await self._store.reclaim(job.id, job.worker_id, str(feed) if feed else None)
         if said:
             log.warning("%s: %s", feed, said)
         elif said is not None and target:
-            log.warning(
-                "%s: the worker that loaded it is gone; its jobs go on when their lease is over", target
-            )
+            log.warning("%s: its worker is dead; its jobs go on when their lease has run out", target)
 
-    async def _tidy(self, timestamp: int) -> None:  # noqa: ARG002 - periodic tasks are told when they were due
+    async def _tidy(self, timestamp: int) -> None:  # noqa: ARG002 - the library passes when it was due
         await self._app.job_manager.delete_old_jobs(
             nb_hours=24, include_failed=True, include_cancelled=True, include_aborted=True
         )
         await self._store.forget_workers()
 
-    async def _tell_systemd(self) -> float:
-        """How it goes, and that it goes: as long as the dispatcher turns."""
+    async def _notify(self) -> float:
+        """Status, and the watchdog's sign of life as long as the dispatcher runs."""
         if time.monotonic() - self._turned < PROGRESS:
             self._notifier.alive()
         plan, running = self._plan, len(self._tasks.running)

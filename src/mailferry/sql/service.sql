@@ -7,7 +7,7 @@ ON CONFLICT (name) DO UPDATE
 SET kind = excluded.kind, schedule = excluded.schedule, configured_at = now(),
     -- Where no host is named, a feed that has its files on one host stays where they are.
     host = CASE WHEN %(bound)s AND %(host)s = '' AND f.host <> '' THEN f.host ELSE excluded.host END,
-    -- What somebody had to see to may have been seen to; and the clock that planned the next run may have been wrong.
+    -- What a person had to do may be done; and the clock that planned the next run may have been wrong.
     next_run_at = CASE WHEN f.schedule = excluded.schedule AND f.status IS DISTINCT FROM 'blocked'
                   THEN least(f.next_run_at, %(next)s) ELSE now() END
 RETURNING f.host
@@ -48,12 +48,12 @@ SET ended_at = now(), status = %(status)s, error = %(error)s, cut_off = 0,
     position = coalesce(%(position)s, position), gaps = coalesce(%(gaps)s, gaps), late = coalesce(%(late)s, late)
 WHERE name = %(name)s AND run = %(run)s
 
--- name: take_away
--- A job of the queue from a worker that does not answer; no row when somebody was faster.
+-- name: reclaim
+-- Take a job of the queue from a worker that does not answer; no row when another worker was faster.
 DELETE FROM procrastinate_jobs WHERE id = %(job)s AND status = 'doing' AND worker_id IS NOT DISTINCT FROM %(of)s RETURNING id
 
 -- name: cut_off
--- Only a run that has not told its end. Tried again after 1, 2 and 4 seconds, then when it is due.
+-- Only a run whose end is not on record. Tried again after 1, 2 and 4 seconds, then when it is due.
 UPDATE mailferry.feeds
 SET ended_at = now(), status = 'cut off', cut_off = cut_off + 1,
     error = CASE WHEN cut_off < %(most)s THEN 'its worker ' || coalesce(runner, '') || ' has ended or does not answer'
@@ -63,16 +63,16 @@ SET ended_at = now(), status = 'cut off', cut_off = cut_off + 1,
 WHERE name = %(name)s AND started_at IS NOT NULL AND ended_at IS NULL
 RETURNING error
 
--- name: hurry
+-- name: reschedule
 UPDATE mailferry.feeds SET next_run_at = least(next_run_at, now() + %(within)s) WHERE name = %(name)s
 
 -- name: watch
--- Mailboxes that this worker is to watch: those it does, and those whose watcher has not been heard of for long.
+-- Mailboxes for this worker to watch: those it watches already, and those whose lease has run out.
 UPDATE mailferry.feeds SET watcher = %(worker)s, watch_until = now() + %(lease)s
 WHERE name IN (
     SELECT name FROM mailferry.feeds
     WHERE name = ANY(%(names)s) AND host IN ('', %(host)s) AND (watcher = %(worker)s OR watch_until IS NULL OR watch_until < now())
-    -- In one order, as others do the same.
+    -- In one order, as other workers do the same.
     ORDER BY name FOR UPDATE
 )
 RETURNING name

@@ -12,7 +12,7 @@ import pytest
 from support_link import Link
 from support_wait import wait_for
 
-from mailferry.service.lines import Lines
+from mailferry.service.connections import WatchedConnections
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,11 +24,11 @@ def where(settings: DatabaseSettings, link: Link) -> str:
     return f"host=127.0.0.1 port={link.port} dbname={settings.name} user={settings.user} sslmode=disable"
 
 
-@pytest.mark.parametrize("end", [Lines.tend, Lines.cut])
+@pytest.mark.parametrize("end", [WatchedConnections.close_overdue, WatchedConnections.close_waiting])
 def test_a_thread_that_waits_for_a_silent_database_is_told(
-    end: Callable[[Lines], int], database_settings: DatabaseSettings
+    end: Callable[[WatchedConnections], int], database_settings: DatabaseSettings
 ) -> None:
-    lines = Lines(short=0, long=0)
+    lines = WatchedConnections(short=0, long=0)
     with (
         Link(database_settings) as link,
         ThreadPoolExecutor(1) as threads,
@@ -43,11 +43,11 @@ def test_a_thread_that_waits_for_a_silent_database_is_told(
             asking.result(timeout=60)
 
 
-@pytest.mark.parametrize("end", [Lines.tend, Lines.cut])
+@pytest.mark.parametrize("end", [WatchedConnections.close_overdue, WatchedConnections.close_waiting])
 def test_a_task_that_waits_for_a_silent_database_is_told(
-    end: Callable[[Lines], int], database_settings: DatabaseSettings
+    end: Callable[[WatchedConnections], int], database_settings: DatabaseSettings
 ) -> None:
-    lines = Lines(short=0, long=0)
+    lines = WatchedConnections(short=0, long=0)
 
     async def main(link: Link) -> None:
         conn = await lines.asynchronous.connect(where(database_settings, link), autocommit=True)
@@ -65,7 +65,7 @@ def test_a_task_that_waits_for_a_silent_database_is_told(
 
 
 def test_who_waits_no_longer_than_allowed_is_left_alone(database_settings: DatabaseSettings) -> None:
-    lines = Lines(short=3600, long=3600)
+    lines = WatchedConnections(short=3600, long=3600)
     waiting = threading.Event()
     with (
         Link(database_settings) as link,
@@ -80,6 +80,6 @@ def test_who_waits_no_longer_than_allowed_is_left_alone(database_settings: Datab
 
         asking = threads.submit(ask)
         waiting.wait(60)
-        assert lines.tend() == 0
+        assert lines.close_overdue() == 0
         link.mend()
         assert asking.result(timeout=60) == (1,)

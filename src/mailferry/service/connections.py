@@ -1,8 +1,8 @@
-"""The connections to the database, on none of which anybody waits for ever.
+"""Database connections with a watchdog: one that has waited too long for an answer is closed.
 
-A server that hangs, or a network that swallows what is sent, leaves whoever asked waiting without a word. Time-outs of
-the server do not help there, and those of TCP only where the far machine itself is gone. So every connection notes since
-when it waits for an answer, and one that has waited for too long is shut: the wait ends with an error.
+Against a server that hangs, or a network that drops packets, the server's own time-outs do not help, and those of TCP
+only where the other machine is down. So every connection records since when it waits for an answer, and one that has
+waited too long is shut down: the wait ends with an error.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _INTERVAL = 0.1
 
 
-class Lines:
-    """The connections of one service, as classes that its pools make them of."""
+class WatchedConnections:
+    """The connections of one service; its pools make them of the two classes here."""
 
     def __init__(self, *, short: float, long: float) -> None:
         """Seconds that an answer may take: `short` on the event loop's connections, `long` on those of threads."""
@@ -35,14 +35,14 @@ class Lines:
         self.asynchronous: type[_Async] = type("Line", (_Async,), {"home": self, "patience": short})
         self.blocking: type[_Blocking] = type("Line", (_Blocking,), {"home": self, "patience": long})
 
-    def tend(self) -> int:
-        """Shut what has waited for too long; how many that were. To be called every few seconds."""
+    def close_overdue(self) -> int:
+        """Close the connections that have waited too long; returns their number. Call it every few seconds."""
         now = time.monotonic()
         late = [line for line in self._all() if line.since is not None and now - line.since > line.patience]
         return sum(_shut(line) for line in late)
 
-    def cut(self) -> int:
-        """Shut every connection that somebody waits on; how many that were."""
+    def close_waiting(self) -> int:
+        """Close every connection that waits for an answer; returns their number."""
         return sum(_shut(line) for line in self._all() if line.since is not None)
 
     def add(self, line: _Async | _Blocking) -> None:
@@ -55,9 +55,9 @@ class Lines:
 
 
 class _Async(psycopg.AsyncConnection[TupleRow]):
-    home: Lines
+    home: WatchedConnections
     patience: float
-    #: Since when an answer is waited for, by the monotonic clock; None while none is.
+    #: Monotonic time since when it waits for an answer; None while it does not.
     since: float | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -73,7 +73,7 @@ class _Async(psycopg.AsyncConnection[TupleRow]):
 
 
 class _Blocking(psycopg.Connection[TupleRow]):
-    home: Lines
+    home: WatchedConnections
     patience: float
     since: float | None = None
 
@@ -90,7 +90,7 @@ class _Blocking(psycopg.Connection[TupleRow]):
 
 
 def _shut(line: _Async | _Blocking) -> bool:
-    """End a connection under whoever waits on it: as if the other side had closed it."""
+    """End a connection as if the other side had closed it: what waits on it gets an error."""
     with contextlib.suppress(psycopg.Error, OSError):
         # A second handle: the first is libpq's to close.
         with socket.socket(fileno=os.dup(line.fileno())) as handle:
