@@ -16,7 +16,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from mailferry import database, private_postgres
-from mailferry.config import ini
+from mailferry.config import event_feeds
 from mailferry.config.database import DatabaseSettings
 from mailferry.events import collector, order, partitions
 from mailferry.events import record as records
@@ -116,7 +116,7 @@ def _feed(folder: Path) -> EventFeed:
         "[MailLogger:example]\napi_key = 0123456789abcdef\ncategory = authentication\ndestination = table\n"
         f"start_time = {START}\nsplit_interval = {WINDOW}\nverbose = False\n"
     )
-    return ini.read(path).choose(None, every=True)[0]
+    return event_feeds.read(path).choose(None, every=True)[0]
 
 
 def _emptied(conn: Connection, name: str) -> partitions.Table:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mailferry import logs
-from mailferry.config import ini
+from mailferry.config import event_feeds
 from mailferry.events import run, writer
 from mailferry.testing.population import Feed, Population, Traits
 from mailferry.testing.provider import Settings, serve
@@ -178,7 +178,7 @@ def a_site(
 
 def collect(config: Path, clock: Clock, *, workers: int = 8) -> Ended:
     """One run of all sections in this process."""
-    feeds = ini.read(config).choose(None, every=True)
+    feeds = event_feeds.read(config).choose(None, every=True)
     run.prepare(feeds, config)
 
     async def on_one_thread() -> tuple[list[Result], int | None]:

@@ -16,7 +16,7 @@ import psycopg
 from support_events import Clock, Ended, Site, a_site, suffix
 
 from mailferry import database, logs
-from mailferry.config import ini
+from mailferry.config import event_feeds
 from mailferry.events import run, writer
 from mailferry.events.collector import Collector
 from mailferry.events.source import Connections
@@ -111,7 +111,7 @@ def a_table_site(
 
 def collect(config: Path, clock: Clock, *, workers: int = 8, take_over: bool = False) -> Ended:
     """One run of all sections in this process."""
-    file = ini.read(config)
+    file = event_feeds.read(config)
     feeds = file.choose(None, every=True)
     run.prepare(feeds, config)
     assert file.database

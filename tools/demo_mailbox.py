@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import mailbox
-import os
 import subprocess
 import sys
 from email.message import EmailMessage
 from typing import TYPE_CHECKING
 
 from mailferry import database
-from mailferry.config import env
+from mailferry.config import service
 from mailferry.testing.workbooks import Tab, xlsx
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def _show(what: str, config: Path) -> None:
 
 
 def _tables(config: Path) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
-    feed = env.read(config, dict(os.environ)).feed
+    (feed,) = service.read([config]).mailboxes
     with database.connect(feed.database) as pool, database.transaction(pool) as conn:
         columns = "hawb_no, consignee, pieces, weight_kg, delivered, file_source"
         rows = conn.execute(f"SELECT {columns} FROM shipments ORDER BY hawb_no").fetchall()

@@ -38,8 +38,8 @@ WRITTEN = r"/var/(lib|log)/.*"
 ROWS = """
 from pathlib import Path
 from mailferry import database
-from mailferry.config import env
-feed = env.read(Path("/etc/trackandtrace/config.env")).feed
+from mailferry.config import service
+(feed,) = service.read([Path("/etc/trackandtrace/config.env")]).mailboxes
 with database.connect(feed.database) as pool, database.transaction(pool) as conn:
     for (key,) in conn.execute("SELECT hawb_no FROM shipments ORDER BY 1"):
         print(key)

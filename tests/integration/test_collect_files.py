@@ -33,7 +33,7 @@ from support_events import (
 )
 
 from mailferry import disk
-from mailferry.config import ini
+from mailferry.config import event_feeds
 from mailferry.events import heartbeat, run
 from mailferry.events.reader import Reader
 from mailferry.testing.population import Traits
@@ -94,7 +94,7 @@ def test_placeholders_in_names_and_paths(tmp_path: Path) -> None:
             heartbeat_file="beats/{section}.json",
         )
         assert site.collect().status == 0
-        feeds = ini.read(site.config).choose(None, every=True)
+        feeds = event_feeds.read(site.config).choose(None, every=True)
         found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
         day = "20250615"
         for feed, kind in zip(feeds, ("mail/outgoinglog", "authentication"), strict=True):

@@ -28,7 +28,7 @@ from support_wait import wait_for
 from test_collect_exactly_once import LIST_TROUBLES, ODD, PLAIN
 
 from mailferry import database
-from mailferry.config import ini
+from mailferry.config import event_feeds
 from mailferry.errors import Retry, Stop
 from mailferry.events.destination import Line
 from mailferry.events.progress import Progress
@@ -279,7 +279,7 @@ def a_feed(folder: Path, name: str = "example", **options: object) -> EventFeed:
     given = {"api_key": "0123456789abcdef", "domain": "example.com", "destination": "table", **options}
     path = folder / "uzmanposta.ini"
     path.write_text(f"[MailLogger:{name}]\n" + "".join(f"{key} = {value}\n" for key, value in given.items()))
-    return ini.read(path).choose(None, every=True)[0]
+    return event_feeds.read(path).choose(None, every=True)[0]
 
 
 def line(number: int, at: int = START, record: Any = None) -> Line:

@@ -123,7 +123,7 @@ def test_away_from_the_configuration_the_systems_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in env.VARIABLES:
+    for name in env.NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(env, "SYSTEM_FILE", tmp_path / "system.env")
     (tmp_path / "system.env").write_text("EMAIL_MAILDIR=mail\nAPP_NAME=of-the-system\n")

@@ -65,7 +65,7 @@ def test_without_host_and_url_the_private_server_is_meant_and_needs_a_folder() -
         ({"temp_schema": ""}, "1 to 63"),
         ({"temp_schema": "ş" * 32}, "1 to 63"),
         ({"temp_schema": "pg_temp"}, "pg_"),
-        ({"pool_min": 5, "pool_max": 4}, "more than pool_max"),
+        ({"pool_min": 5, "pool_max": 4}, "more than `pool_max`"),
         ({"port": 0}, "port"),
         ({"sslmode": "yes"}, "sslmode"),
         ({"hots": "x"}, "hots"),

@@ -15,9 +15,8 @@ import typer.main
 from mailferry.cli import app
 from mailferry.compat import trackandtrace, uzmanposta
 from mailferry.config import service, tables
-from mailferry.config.env import VARIABLES
+from mailferry.config.env import NAMES, UNNEEDED
 from mailferry.config.ini import OPTIONS
-from mailferry.config.variables import UNNEEDED
 from mailferry.errors import ConfigError
 from mailferry.events.metrics import Metrics
 from mailferry.events.run import Exit
@@ -85,7 +84,7 @@ def test_every_setting_of_the_ini_file_stands_in_its_reference() -> None:
 def test_every_variable_of_config_env_stands_in_its_reference_and_nothing_else() -> None:
     table = DOCS["docs/reference/config-env.md"]
     used, unneeded = table.split("| no longer needed |")
-    assert set(re.findall(r"^\| `([A-Z_]+)`", used, re.MULTILINE)) == set(VARIABLES)
+    assert set(re.findall(r"^\| `([A-Z_]+)`", used, re.MULTILINE)) == set(NAMES)
     rows = re.findall(r"^\| (`.*`) \| (.*) \|$", unneeded, re.MULTILINE)
     told = {name: why.replace("`", "") for names, why in rows for name in re.findall(r"`(\w+)`", names)}
     assert told == UNNEEDED

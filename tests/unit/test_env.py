@@ -9,27 +9,38 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mailferry.config import env
+from mailferry.config import env, service
+from mailferry.config.env import UNNEEDED
 from mailferry.config.mailbox import Auth, MailboxKind, MarkBy
-from mailferry.config.variables import UNNEEDED
 from mailferry.errors import ConfigError
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
     from mailferry.config.mailbox_feed import MailboxFeed
+    from mailferry.config.service import Configuration
 
 MAIL = "EMAIL_USERNAME=processing@example.com\nEMAIL_PASSWORD=app-secret\n"
 
 
-def read(folder: Path, text: str, **environ: str) -> env.EnvFile:
+def read(folder: Path, text: str, **environ: str) -> Configuration:
     path = folder / "config.env"
     path.write_text(text, "utf-8")
     path.chmod(0o600)
-    return env.read(path, environ)
+    return service.read([path], environ)
+
+
+def only(found: Configuration) -> MailboxFeed:
+    (feed,) = found.mailboxes
+    return feed
+
+
+def alone(environ: dict[str, str]) -> MailboxFeed:
+    """The feed of variables of the environment, without any file."""
+    return only(service.read([None], environ))
 
 
 def feed(folder: Path, text: str = "", **environ: str) -> MailboxFeed:
-    return read(folder, MAIL + text, **environ).feed
+    return only(read(folder, MAIL + text, **environ))
 
 
 def faults(folder: Path, text: str, **environ: str) -> list[str]:
@@ -52,8 +63,9 @@ def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
     assert data.temp_schema == "temp_processing"
     assert (found.target_table, found.unique_key) == ("tracking_data", "hawb")
     assert found.base_dir == Path("/var/lib/trackandtrace")
-    assert (found.max_concurrent_jobs, found.schedule_hours, found.retention_days) == (1, 1, 30)
-    assert (found.log_level, found.max_rejected, found.sheet) == ("INFO", 0.5, "")
+    assert (found.schedule_hours, found.retention_days, found.max_rejected, found.sheet) == (1, 30, 0.5, "")
+    settings = read(tmp_path, MAIL).service
+    assert (settings.max_concurrent_jobs, settings.log_level) == (1, "INFO")
 
 
 def test_the_contracts_example_is_understood(tmp_path: Path) -> None:
@@ -63,7 +75,7 @@ def test_the_contracts_example_is_understood(tmp_path: Path) -> None:
         "DB_NAME=trackandtrace\nDB_USERNAME=trackandtrace\nDB_PASSWORD=secure-password\nDB_UNIQUE_KEY=hawb\n\n"
         "SCHEDULE_INTERVAL_HOURS=1\nFILE_RETENTION_DAYS=30\nLOG_LEVEL=INFO\n"
     )
-    found = read(tmp_path, text).feed
+    found = only(read(tmp_path, text))
     assert found.mailbox.subject_filter == "Track and Trace Data"
     assert found.database.password.get_secret_value() == "secure-password"
 
@@ -85,14 +97,14 @@ def test_a_url_stands_alone(tmp_path: Path) -> None:
 def test_the_environment_wins_over_the_file_and_its_other_variables_are_no_concern(tmp_path: Path) -> None:
     found = feed(tmp_path, "DB_TARGET_TABLE=a\n", DB_TARGET_TABLE="b", DB_UNIQUE_KEYS="x", EMAIL_FODLER="y")
     assert found.target_table == "b"
-    alone = env.read(None, {"EMAIL_USERNAME": "me@example.com", "EMAIL_PASSWORD": "app-secret"})
-    assert alone.feed.mailbox.username == "me@example.com"
+    given = {"EMAIL_USERNAME": "me@example.com", "EMAIL_PASSWORD": "app-secret"}
+    assert alone(given).mailbox.username == "me@example.com"
 
 
 def test_settings_that_older_services_were_tuned_by_are_taken_or_warned_of(tmp_path: Path) -> None:
     assert feed(tmp_path, "DB_POOL_SIZE=10\n").database.pool_max == 10
     (fault,) = faults(tmp_path, MAIL + "DB_POOL_SIZE=2\n")
-    assert "line 3: DB_POOL_SIZE=2: input should be greater than or equal to 3" in fault
+    assert "line 3: DB_POOL_SIZE=2: must be greater than or equal to 3" in fault
     warned = read(tmp_path, MAIL + "BATCH_SIZE=1000\nDB_BATCH_SIZE=500\nCHUNK_SIZE=x\n").warnings
     assert [warning.partition(", ")[2].split()[2] for warning in warned] == [*UNNEEDED][:3]
     assert warned[1].endswith("DB_BATCH_SIZE is not needed any more: " + UNNEEDED["DB_BATCH_SIZE"])
@@ -103,8 +115,7 @@ def test_settings_that_older_services_were_tuned_by_are_taken_or_warned_of(tmp_p
 )
 def test_a_name_that_no_database_or_server_takes_is_a_fault(tmp_path: Path, name: str) -> None:
     assert any(
-        f"{name}=a\0b: holds a control character" in fault
-        for fault in faults(tmp_path, MAIL, **{name: "a\0b"})
+        f"{name}: holds a control character" in fault for fault in faults(tmp_path, MAIL, **{name: "a\0b"})
     )
 
 
@@ -120,7 +131,7 @@ def test_the_port_follows_the_kind_of_encryption(tmp_path: Path) -> None:
 
 
 def test_a_maildir_needs_no_account(tmp_path: Path) -> None:
-    found = read(tmp_path, "EMAIL_MAILDIR=mail\nEMAIL_FOLDER=Reports\n").feed
+    found = only(read(tmp_path, "EMAIL_MAILDIR=mail\nEMAIL_FOLDER=Reports\n"))
     assert (found.mailbox.kind, found.mailbox.path) == (MailboxKind.MAILDIR, tmp_path / "mail")
     assert found.name == f"{tmp_path}/mail/Reports to tracking_data"
 
@@ -135,15 +146,15 @@ def test_values_are_taken_as_they_stand_quotes_and_dollars_among_them(tmp_path: 
     text = (
         "EMAIL_USERNAME=me@example.com\nexport EMAIL_PASSWORD='p a$$ ${HOME} #1'\nEMAIL_SENDER_FILTER=a # b\n"
     )
-    found = read(tmp_path, text).feed.mailbox
+    found = only(read(tmp_path, text)).mailbox
     assert found.password is not None
     assert found.password.get_secret_value() == "p a$$ ${HOME} #1"
     assert found.sender_filter == "a"
 
 
 def test_debug_sets_the_level_of_the_log(tmp_path: Path) -> None:
-    assert feed(tmp_path, "DEBUG=true\nLOG_LEVEL=warn").log_level == "DEBUG"
-    assert feed(tmp_path, "LOG_LEVEL=warn").log_level == "WARNING"
+    assert read(tmp_path, f"{MAIL}DEBUG=true\nLOG_LEVEL=warn").service.log_level == "DEBUG"
+    assert read(tmp_path, f"{MAIL}LOG_LEVEL=warn").service.log_level == "WARNING"
 
 
 def test_oauth_takes_the_place_of_the_password(tmp_path: Path) -> None:
@@ -151,7 +162,7 @@ def test_oauth_takes_the_place_of_the_password(tmp_path: Path) -> None:
         "EMAIL_USERNAME=me@example.com\nEMAIL_OAUTH_PROVIDER=Microsoft\nEMAIL_OAUTH_CLIENT_ID=id\n"
         "EMAIL_OAUTH_CLIENT_SECRET=very-secret\nEMAIL_OAUTH_TENANT=example.com\n"
     )
-    found = read(tmp_path, text).feed.mailbox
+    found = only(read(tmp_path, text)).mailbox
     assert (found.auth, found.oauth and found.oauth.tenant) == (Auth.XOAUTH2, "example.com")
 
 
@@ -187,7 +198,7 @@ def test_the_examples_placeholders_count_as_missing(tmp_path: Path, value: str) 
 
 def test_the_example_file_names_every_variable_and_shows_the_defaults(tmp_path: Path) -> None:
     example = (Path(__file__).parents[2] / "config.env.example").read_text("utf-8")
-    assert not {name for name in env.VARIABLES if not re.search(rf"^#?{name}=", example, re.MULTILINE)}
+    assert not {name for name in env.NAMES if not re.search(rf"^#?{name}=", example, re.MULTILINE)}
     found = faults(tmp_path, example)
     assert {fault.split(": ")[1] for fault in found} == {"EMAIL_USERNAME", "EMAIL_PASSWORD", "DB_PASSWORD"}
 
@@ -209,13 +220,13 @@ def test_a_file_with_secrets_that_everybody_can_read_is_warned_of(tmp_path: Path
     path = tmp_path / "config.env"
     path.write_text(MAIL, "utf-8")
     path.chmod(0o644)
-    (warning,) = env.read(path, {}).warnings
+    (warning,) = service.read([path], {}).warnings
     assert "chmod 640" in warning
 
 
 def test_a_missing_file_is_one_fault(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
-        env.read(tmp_path / "none.env", {})
+        service.read([tmp_path / "none.env"], {})
 
 
 @pytest.mark.parametrize(
@@ -230,7 +241,7 @@ def test_a_missing_file_is_one_fault(tmp_path: Path) -> None:
 )
 def test_honest_values_are_taken_as_they_are(variable: str, value: str) -> None:
     given = {"EMAIL_USERNAME": "u@example.com", "EMAIL_PASSWORD": "s3cret-s3cret", variable: value}
-    mailbox = env.read(None, given).feed.mailbox
+    mailbox = alone(given).mailbox
     password = mailbox.password.get_secret_value() if mailbox.password else ""
     assert value in {mailbox.subject_filter, mailbox.sender_filter, mailbox.name_filter, password}
 
@@ -240,12 +251,12 @@ def test_honest_values_are_taken_as_they_are(variable: str, value: str) -> None:
 )
 def test_a_password_of_an_example_is_none(value: str) -> None:
     with pytest.raises(ConfigError, match="EMAIL_PASSWORD: still the example's value"):
-        env.read(None, {"EMAIL_USERNAME": "u@example.com", "EMAIL_PASSWORD": value})
+        alone({"EMAIL_USERNAME": "u@example.com", "EMAIL_PASSWORD": value})
 
 
 def test_a_foreign_debug_in_the_environment_is_not_ours() -> None:
     given = {"EMAIL_USERNAME": "u@example.com", "EMAIL_PASSWORD": "s3cret-s3cret", "DEBUG": "app:*"}
-    assert env.read(None, given).feed.log_level == "INFO"
+    assert service.read([None], given).service.log_level == "INFO"
 
 
 def test_a_path_with_a_variable_in_it_is_a_fault() -> None:
@@ -255,4 +266,4 @@ def test_a_path_with_a_variable_in_it_is_a_fault() -> None:
         "APP_BASE_DIR": "${HOME}/x",
     }
     with pytest.raises(ConfigError, match="variables are not expanded"):
-        env.read(None, given)
+        alone(given)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mailferry.config import ini
+from mailferry.config import event_feeds
 from mailferry.config.event_feed import CATEGORIES
 from mailferry.errors import ConfigError
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 KEY = "0123456789abcdef"
 
 
-def read(folder: Path, text: str) -> ini.EventFeeds:
+def read(folder: Path, text: str) -> event_feeds.EventFeeds:
     path = folder / "uzmanposta.ini"
     path.write_text(text, "utf-8")
-    return ini.read(path)
+    return event_feeds.read(path)
 
 
 def feed(folder: Path, options: str = "", head: str = "[MailLogger:example-outgoing]") -> EventFeed:
@@ -67,7 +67,7 @@ def test_folders_are_those_of_the_contract(tmp_path: Path, options: str, folder:
 def test_a_percent_sign_is_literal_and_a_byte_order_mark_is_allowed(tmp_path: Path) -> None:
     path = tmp_path / "uzmanposta.ini"
     path.write_bytes(b"\xef\xbb\xbf[MailLogger]\napi_key = 50%50%abcdef%(x)s\n")
-    found = ini.read(path).choose(None, every=False)[0]
+    found = event_feeds.read(path).choose(None, every=False)[0]
     assert (found.section, found.api_key.get_secret_value()) == ("default", "50%50%abcdef%(x)s")
 
 
@@ -113,12 +113,12 @@ just a line
         "line 14: section [MailLogger:b] stands twice",
         "line 19: cannot be understood",
         "[DEFAULT] api_kee: unknown option; did you mean api_key?",
-        "[MailLogger:a] api_key: is missing or still a placeholder",
+        "[MailLogger:a] api_key: still the example's value",
         "[MailLogger:a] type: unknown type 'outgoing'",
         "[MailLogger:a] split_interval = often",
         "[MailLogger:a] log_file_name_format: unknown placeholder {doman}",
-        "[MailLogger:b] category = mial: unknown category; one of mail, quarantine, authentication",
-        "[MailLogger:b] max_parallel_details = 0: a whole number from 1 to 256, or auto",
+        "[MailLogger:b] category = mial: must be 'mail', 'quarantine' or 'authentication'",
+        '[MailLogger:b] max_parallel_details = 0: must be a whole number from 1 to 256, or "auto"',
         "[MailLogger:b] verbose = perhaps",
         "[MailLogger:b] timezone: unknown time zone",
         "[MailLogger:c] domain:",
@@ -190,16 +190,16 @@ def test_a_file_that_is_none_is_one_clear_message(tmp_path: Path, content: bytes
     path = tmp_path / "uzmanposta.ini"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        ini.read(path).choose(None, every=True)
+        event_feeds.read(path).choose(None, every=True)
     assert str(path) in str(caught.value)
     with pytest.raises(ConfigError, match="cannot be read"):
-        ini.read(tmp_path / "missing.ini")
+        event_feeds.read(tmp_path / "missing.ini")
 
 
 def test_a_page_limit_above_the_providers_is_not_believed(tmp_path: Path) -> None:
     found = feed(tmp_path, "max_records_per_page = 5000")
     assert found.page_limit == 1000
-    assert "max_records_per_page" in ini.read(tmp_path / "uzmanposta.ini").warnings[0]
+    assert "max_records_per_page" in event_feeds.read(tmp_path / "uzmanposta.ini").warnings[0]
 
 
 def test_names_that_two_formats_could_give_are_refused(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_feed_may_write_into_a_table_and_all_of_a_file_share_one_database(tmp_
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("destination = tables", "destination = tables: input should be 'files' or 'table'"),
+        ("destination = tables", "destination = tables: must be 'files' or 'table'"),
         ("table = a-b", "table: 'a-b' cannot name the table"),
         (f"table = {'x' * 56}", "at most 55 characters"),
         ("schedule = soon", "schedule: 'soon' is no schedule"),
@@ -286,7 +286,7 @@ def test_a_key_may_come_from_a_file_or_the_environment_and_a_section_s_own_goes_
     environ = {"MAILFERRY_EVENTS_D_E_API_KEY": "key-of-d-12345678"}
 
     def keys(**more: str) -> list[str]:
-        found = ini.read(tmp_path / "uzmanposta.ini", environ | more).choose(None, every=True)
+        found = event_feeds.read(tmp_path / "uzmanposta.ini", environ | more).choose(None, every=True)
         return [feed.api_key.get_secret_value() for feed in found]
 
     assert keys() == ["key-of-the-file-1234", "key-of-all-123456", "key-of-c-12345678", "key-of-d-12345678"]

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailferry import logs, secrets
-from mailferry.config import env, service
-from mailferry.config.part import service_of_environment
+from mailferry.commands import mailbox
+from mailferry.config import service
 from mailferry.errors import ConfigError
 from mailferry.mailbox.context import say
 
@@ -255,16 +255,24 @@ def test_the_environment_says_how_to_log_before_the_file_and_systemd_after_it(
     assert "LOG_FORMAT" in fault
 
 
-def test_load_takes_the_same_settings_as_the_service(tmp_path: Path) -> None:
+def test_load_takes_the_same_settings_as_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "config.env"
     path.write_text(ENV)
+    taken: list[tuple[str, Path | None]] = []
+    monkeypatch.setattr(logs, "set_up", lambda level, *, folder, style: taken.append((level, folder)))
     for variables in ({}, {"LOG_DIR": "/here"}, {"DEBUG": "1"}, {"LOGS_DIRECTORY": "/var/log/unit"}):
-        one, all_ = env.read(path, variables).service, service.read([path], variables).service
-        assert (one.log_dir, one.log_level) == (all_.log_dir, all_.log_level)
+        with monkeypatch.context() as patch:
+            for name in ("LOG_DIR", "LOG_LEVEL", "DEBUG", "LOGS_DIRECTORY"):
+                patch.delenv(name, raising=False)
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            mailbox.read(path)
+        found = service.read([path], variables).service
+        assert taken.pop() == (found.log_level, found.log_dir)
 
 
 def test_what_only_the_environment_says_is_used_as_far_as_it_can_be() -> None:
     given = {"LOG_LEVEL": "loud", "LOG_FORMAT": "json", "DEBUG": "node:*"}
-    settings, (fault,) = service_of_environment(given, Path("/data"))
+    settings, (fault,) = service.of_environment(given, Path("/data"))
     assert (settings.log_level, settings.log_format) == ("INFO", "json")
-    assert fault.startswith("environment: LOG_LEVEL: ")
+    assert fault.startswith("environment: LOG_LEVEL=loud: ")

@@ -8,8 +8,8 @@ from mailferry.config.database import DatabaseSettings
 from mailferry.config.event_feed import EventFeed
 from mailferry.config.mailbox import MailboxSettings
 from mailferry.config.mailbox_feed import MailboxFeed
-from mailferry.config.part import ServiceSettings
 from mailferry.config.service import Configuration
+from mailferry.config.service_settings import ServiceSettings
 from mailferry.service.plan import Plan, host_name
 from mailferry.service.queue import feed_lock, queue_name, table_lock
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mailferry.config import env, secret, toml
+from mailferry.config import secret, service, toml
+from mailferry.config.build import build
 from mailferry.errors import ConfigError
 from mailferry.secrets import mask
 
@@ -94,7 +95,7 @@ def test_a_password_of_config_env_comes_from_all_these_places(tmp_path: Path) ->
     path = write(tmp_path / "config.env", text)
 
     def password(**environ: str) -> str:
-        found = env.read(path, environ).feed.mailbox.password
+        found = service.read([path], environ).mailboxes[0].mailbox.password
         return found.get_secret_value() if found else ""
 
     assert password() == "from-config"
@@ -111,7 +112,7 @@ def test_a_missing_file_of_config_env_is_one_fault_that_names_its_line(tmp_path:
         tmp_path / "config.env", "EMAIL_USERNAME=me@example.com\nEMAIL_PASSWORD_FILE=none\nDB_URL_FILE=none\n"
     )
     with pytest.raises(ConfigError) as caught:
-        env.read(path, {})
+        service.read([path], {})
     faults = caught.value.faults
     assert [fault.split(": ")[0] for fault in faults] == [f"{path}, line 2", f"{path}, line 3"]
     assert all("No such file" in fault for fault in faults)
@@ -125,7 +126,7 @@ def test_a_feeds_own_secret_from_wherever_goes_before_the_one_that_all_share(tmp
     )
 
     def keys(**environ: str) -> list[str]:
-        part = toml.read(path, environ)
+        part = build(toml.read(path), environ)
         assert not part.faults
         return [feed.api_key.get_secret_value() for _, feed in part.events]
 

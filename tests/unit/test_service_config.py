@@ -149,7 +149,7 @@ def test_the_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
     for part in (
         "uzmanposta.ini: [MailLogger:example] schedule: '0 0 31 2 *' never fires",
         "uzmanposta.ini: [MailLogger:example] look_back",
-        "config.env, line 3: APP_SCHEDULE=often: 'often' is no schedule",
+        "config.env, line 3: APP_SCHEDULE: 'often' is no schedule",
         "mailferry.toml: [service] log_level = 5",
     ):
         assert part in told

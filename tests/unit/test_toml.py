@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailferry.config import schema, service, tables, toml, toml_text, toml_write
+from mailferry.config.build import build
 from mailferry.config.mailbox import Auth, MailboxKind
+from mailferry.config.settings import Settings
 from mailferry.config.spreadsheet import Limits
 from mailferry.errors import ConfigError
 from mailferry.secrets import mask
@@ -69,9 +71,11 @@ def test_a_feeds_own_option_goes_before_the_one_that_all_share_also_in_inner_tab
         '[mailbox.a.imap]\nusername = "a"\n[mailbox.a.limits]\nentries = 7\n[mailbox.b.imap]\nusername = "b"\nport = 1143\n'
         '[mailbox.c]\nmaildir = "mail"\n'
     )
-    a, b, c = read(tmp_path, shared).mailboxes
+    found = read(tmp_path, shared)
+    a, b, c = found.mailboxes
+    assert (found.service.max_concurrent_jobs, found.service.log_level) == (3, "DEBUG")
     assert (a.mailbox.folder, a.mailbox.mark, a.mailbox.port, a.limits.files) == ("Reports", "seen", 143, 5)
-    assert (a.limits.entries, a.schedule, a.max_concurrent_jobs, a.log_level) == (7, "90", 3, "DEBUG")
+    assert (a.limits.entries, a.schedule) == (7, "90")
     assert (b.mailbox.mark, b.mailbox.port, b.mailbox.username) == ("leave", 1143, "b")
     assert (c.mailbox.kind, c.mailbox.path, c.mailbox.password) == (
         MailboxKind.MAILDIR,
@@ -150,7 +154,7 @@ memory = -1
         r"\[events.a\] verbose = 1: must be true or false",
         r"\[events.a\] max_parallel_details = 0: must be a whole number from 1 to 256, or \"auto\"",
         r"\[events.a\] start_time: takes no date",
-        r'\[events.a\] category = "mial": must be one of mail, quarantine, authentication',
+        r"\[events.a\] category = \"mial\": must be 'mail', 'quarantine' or 'authentication'",
         r"\[events.b\] type: unknown type 'outgoing' of category mail",
         r"\[events.b\] list_timeout: takes no infinite number",
         r"\[events.b\] domain: takes no list",
@@ -169,7 +173,8 @@ memory = -1
     found = faults(tmp_path, text)
     assert [pattern for pattern in wanted if not any(re.match(pattern, fault) for fault in found)] == []
     assert [fault for fault in found if not any(re.match(pattern, fault) for pattern in wanted)] == [
-        "[mailbox.last.imap] host and username are needed"
+        "[mailbox.last.imap] username is missing: the mailbox's user name (or maildir, a Maildir folder)",
+        "[mailbox.last.imap] password is missing: give password_file, password, or the variable or credential MAILFERRY_MAILBOX_LAST_PASSWORD",
     ]
 
 
@@ -216,8 +221,8 @@ def test_whatever_stands_in_a_file_there_is_a_configuration_or_faults(
     document: dict[str, Any], kind: str, feeds: dict[str, Any]
 ) -> None:
     path = Path("/nowhere/mailferry.toml")
-    part = toml._Reader(path=path, environ={}).part({**document, kind: feeds})
-    assert all(fault.startswith(f"{path}: ") and "\n" not in fault for fault in part.faults)
+    part = build(toml.source_of({**document, kind: feeds}, path), {})
+    assert all(fault.startswith(f"{path}: ") and "\n" not in fault for _, fault in part.faults)
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "1" * 10_000])
@@ -310,6 +315,16 @@ def test_the_example_needs_nothing_but_ones_own_values() -> None:
 def test_the_schema_refuses_what_the_reader_refuses(tmp_path: Path, text: str) -> None:
     assert violations(tomllib.loads(text))
     assert faults(tmp_path, text)
+
+
+def test_every_field_of_the_models_is_a_setting_but_for_those_that_the_builder_fills() -> None:
+    models = (*{table.model for table in (tables.SERVICE, tables.DATABASE, tables.EVENTS, tables.MAILBOX)},)
+    models += (tables.IMAP.model, tables.OAUTH.model)
+    filled = {"section", "mailbox", "limits", "database", "kind", "oauth", "data_dir"}
+    for model in models:
+        assert issubclass(model, Settings)
+        assert set(model.model_fields) - set(model.declared()) <= filled
+        assert all(field.description for name, field in model.model_fields.items() if name in model.declared())
 
 
 def test_every_option_stands_in_the_reference() -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mailferry.config.event_feed import EventFeed
-    from mailferry.config.ini import EventFeeds
-    from mailferry.config.part import ServiceSettings
+    from mailferry.config.event_feeds import EventFeeds
+    from mailferry.config.service_settings import ServiceSettings
     from mailferry.database import Pool
 
 CONFIG = "uzmanposta.ini"
@@ -112,14 +112,14 @@ def run_collect(
 
 
 def _read(config: Path) -> EventFeeds:
-    from mailferry.config import ini
+    from mailferry.config import event_feeds
 
     if config.suffix.lower() != ".toml":
-        return ini.read(config)
+        return event_feeds.read(config)
     from mailferry.config import service
 
     found = service.read([config])
-    return ini.EventFeeds(
+    return event_feeds.EventFeeds(
         path=found.paths[0],
         feeds={feed.section: feed for feed in found.events},
         faults={},
@@ -132,10 +132,10 @@ def _read(config: Path) -> EventFeeds:
 def _set_up_logs(settings: ServiceSettings | None) -> None:
     """Where no file says how, as the environment does; what of that cannot be used must not keep the events waiting."""
     from mailferry import logs
-    from mailferry.config.part import service_of_environment
+    from mailferry.config import service
 
     if settings is None:
-        settings, faults = service_of_environment(os.environ, Path.cwd())
+        settings, faults = service.of_environment(os.environ, Path.cwd())
         for fault in faults:
             typer.echo(f"warning: {fault}; not used", err=True)
     logs.set_up(settings.log_level, folder=settings.log_dir, style=settings.log_format)
@@ -153,9 +153,9 @@ def _pool(
         yield None
         return
     from mailferry import database
-    from mailferry.config import env
+    from mailferry.config import service
 
-    settings = file.database or env.read_database(data_dir=file.path.parent)
+    settings = file.database or service.database_of_environment(os.environ, file.path.parent)
     # Each section that runs holds one connection.
     sized = settings.model_copy(update={"pool_min": 1, "pool_max": min(workers, len(feeds))})
     with contextlib.ExitStack() as stack:

@@ -17,12 +17,12 @@ from mailferry.errors import ConfigError, Reject, Retry
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from mailferry.config.database import DatabaseSettings
     from mailferry.config.mailbox_feed import MailboxFeed
-    from mailferry.config.part import ServiceSettings
+    from mailferry.config.service import Configuration
     from mailferry.database import Connection
     from mailferry.mailbox.run_once import Run
 
@@ -183,7 +183,10 @@ def read(config: Path | None, feed: str = "") -> MailboxFeed:
     from mailferry import logs
 
     file = _file(config)
-    feeds, settings = _feeds(file)
+    found = _configuration(file)
+    for warning in found.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    feeds, settings = found.mailboxes, found.service
     logs.set_up(settings.log_level, folder=settings.log_dir, style=settings.log_format)
     names = [one.name for one in feeds]
     if not feed and len(feeds) == 1:
@@ -205,21 +208,11 @@ def _file(config: Path | None) -> Path | None:
     return next(filter(present, (Path(TOML), Path("/etc/mailferry", TOML), SYSTEM_FILE)), None)
 
 
-def _feeds(file: Path | None) -> tuple[Sequence[MailboxFeed], ServiceSettings]:
-    """All mailbox feeds of a file (None: of the environment alone), and how to log; tells the warnings."""
-    if file and file.suffix.lower() in (".toml", ".ini"):
-        from mailferry.config import service as service_config
+def _configuration(file: Path | None) -> Configuration:
+    """What `start` would run by this file; None: by the environment alone. Raises ConfigError."""
+    from mailferry.config import service
 
-        configuration = service_config.read([file])
-        feeds, settings, warnings = configuration.mailboxes, configuration.service, configuration.warnings
-    else:
-        from mailferry.config import env
-
-        found = env.read(file)
-        feeds, settings, warnings = (found.feed,), found.service, found.warnings
-    for warning in warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    return feeds, settings
+    return service.read([file])
 
 
 def run_load(feed: MailboxFeed, *, as_json: bool) -> int:
@@ -321,9 +314,4 @@ def _ledger(config: Path) -> Iterator[Connection]:
 
 def _database(config: Path) -> DatabaseSettings:
     """The one database of all feeds."""
-    from mailferry.config import service as service_config
-
-    file = _file(config)
-    if file and file.suffix.lower() in (".toml", ".ini"):
-        return service_config.read([file]).database
-    return read(config).database
+    return _configuration(_file(config)).database

@@ -6,7 +6,9 @@ from ipaddress import ip_address
 from pathlib import Path  # noqa: TC003 - pydantic needs the type when the model is made
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import SecretStr, field_validator, model_validator
+
+from mailferry.config.settings import Settings, setting
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
@@ -28,31 +30,30 @@ def _is_local(host: str) -> bool:
         return False
 
 
-class DatabaseSettings(BaseModel):
+class DatabaseSettings(Settings):
     """With neither `url` nor `host`, the private server in `data_dir` is meant.
 
     `url` holds everything by itself; `sslmode` given beside it has the last word.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    host: str = ""
-    port: int = Field(default=5432, ge=1, le=65535)
-    name: str = ""
-    user: str = ""
-    password: SecretStr = SecretStr("")
-    #: None: `require`, or `prefer` where the host is local.
-    sslmode: SslMode | None = None
-    url: SecretStr | None = None
-    #: Schema of the staging tables.
-    temp_schema: str = "temp_processing"
-    pool_min: int = Field(default=1, ge=0, le=100)
+    host: str = setting("", "server, or folder of its socket", variable="DB_HOST", personal=True)
+    port: int = setting(5432, "port", variable="DB_PORT", ge=1, le=65535)
+    name: str = setting("", "database", variable="DB_NAME", personal=True)
+    user: str = setting("", "user", variable="DB_USERNAME", personal=True)
+    password: SecretStr = setting(SecretStr(""), "password", variable="DB_PASSWORD")
+    sslmode: SslMode | None = setting(
+        None,
+        "as libpq knows it; left out: `require`, or `prefer` where the host is local",
+        variable="DB_SSLMODE",
+    )
+    url: SecretStr | None = setting(None, "postgresql://, in place of the parts", variable="DB_URL")
+    temp_schema: str = setting("temp_processing", "schema of the staging tables", variable="DB_TEMP_SCHEMA")
+    pool_min: int = setting(1, "connections kept open", ge=0, le=100)
     #: A run takes up to three: to be the only one, to load, and to renew its claim meanwhile.
-    pool_max: int = Field(default=4, ge=3, le=100)
-    #: Seconds; the longest a single statement may run. Reading and copying one workbook is one statement.
-    statement_timeout: float = Field(default=1800, gt=0, le=86_400)
-    #: Seconds to wait for somebody else's lock.
-    lock_timeout: float = Field(default=300, gt=0, le=86_400)
+    pool_max: int = setting(4, "connections at most", variable="DB_POOL_SIZE", ge=3, le=100)
+    #: Reading and copying one workbook is one statement.
+    statement_timeout: float = setting(1800, "seconds that one statement may take", gt=0, le=86_400)
+    lock_timeout: float = setting(300, "seconds to wait for another session's lock", gt=0, le=86_400)
     #: The private server lives in its folder `postgres`.
     data_dir: Path | None = None
 
@@ -80,7 +81,7 @@ class DatabaseSettings(BaseModel):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.pool_min > self.pool_max:
-            raise ValueError(f"pool_min {self.pool_min} is more than pool_max {self.pool_max}")
+            raise ValueError(f"`pool_min` {self.pool_min} is more than `pool_max` {self.pool_max}")
         if self.url is not None:
             return self
         if self.host:

@@ -9,17 +9,10 @@ from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from mailferry.config.schedule import Schedule, ScheduleText
+from mailferry.config.settings import Settings, setting
 from mailferry.config.text import one_line
 
 #: Default list URL and known types by category; the first type is the default.
@@ -96,78 +89,77 @@ def type_fault(category: str, kind: str) -> str:
     return f"unknown type {kind!r} of category {category}; one of {', '.join(types)}"
 
 
-class EventFeed(BaseModel):
+class EventFeed(Settings):
     """All settings of one section; paths are absolute, names are filled in."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     #: The section's suffix ("example-outgoing"); names its files and stands in every message.
     section: str
     #: First 8 hex digits of the md5 of what makes a feed this feed, as the older script computed it from what it was given.
-    id: str = Field(default="", pattern="^([0-9a-f]{8})?$")
-    api_key: SecretStr
-    #: Empty: all domains of the key; its folder is then `global`.
-    domain: str = ""
-    category: Literal["mail", "quarantine", "authentication"] = "mail"
-    type: str = ""
-    url: str = ""
-    #: Unix seconds; None: where the first run finds the clock.
-    start_time: Seconds | None = None
+    id: str = setting("", "8 hex digits for `{id}` in names", pattern="^([0-9a-f]{8})?$")
+    api_key: SecretStr = setting(meaning="the key from the provider's panel")
+    domain: str = setting("", "empty: all domains of the key; the folder is then `global`")
+    category: Literal["mail", "quarantine", "authentication"] = setting("mail", "kind of events")
+    type: str = setting("", "empty: the first of the category")
+    url: str = setting("", "the list's address; empty: by category")
+    #: None: where the first run finds the clock.
+    start_time: Seconds | None = setting(None, "Unix seconds where the first run begins; left out: now")
 
-    #: Hourly files, or a table of the database (in the service on any host).
-    destination: Literal["files", "table"] = "files"
-    #: `table` or `schema.table`, for destination = table.
-    table: _Name = "mail_events"
-    #: For the service: see `config/schedule.py`.
-    schedule: ScheduleText = "5m"
-    #: For the service: the host that writes the files; "" for the first that did. A table is written by any.
-    host: _Name = ""
+    destination: Literal["files", "table"] = setting("files", "hourly files, or a table of the database")
+    table: _Name = setting("mail_events", "`table` or `schema.table`, for `destination = table`")
+    schedule: ScheduleText = setting("5m", "when the service collects it")
+    host: _Name = setting(
+        "", "the only host whose service may run it; empty: of files the first that did, of a table any"
+    )
 
-    log_directory: Path
-    log_file_name_format: str = "{domain}_{type}_%Y-%m-%d_%H.log"
-    #: Days that data files are kept; 0 keeps them all.
-    log_retention_days: Seconds = 0
-    message_log_file_name: str = "messages_%Y-%m-%d_%H.log"
-    message_log_retention_count: Count = 2
-    error_log_file_name: str = "errors_%Y-%m-%d_%H.log"
-    error_log_retention_count: Count = 2
-    #: Whose hour a file bears: the event's own, or that of its collection; in `timezone` ("": the machine's).
-    file_time: Literal["event", "collected"] = "event"
-    timezone: str = ""
+    log_directory: Path = setting(meaning="root of the folder tree")
+    log_file_name_format: str = setting(
+        "{domain}_{type}_%Y-%m-%d_%H.log", "name of a data file: placeholders and strftime codes"
+    )
+    log_retention_days: Seconds = setting(0, "days that data files are kept; 0: for ever")
+    message_log_file_name: str = setting("messages_%Y-%m-%d_%H.log", "what the runs did")
+    message_log_retention_count: Count = setting(2, "how many of them are kept")
+    error_log_file_name: str = setting("errors_%Y-%m-%d_%H.log", "what went wrong, as JSON lines")
+    error_log_retention_count: Count = setting(2, "how many of them are kept")
+    file_time: Literal["event", "collected"] = setting(
+        "event", "whose hour a file bears: the event's own, or that of its collection"
+    )
+    timezone: str = setting("", "time zone of the file names; empty: the machine's")
 
-    position_file: Path
-    lock_file_path: Path
-    heartbeat_file: Path
+    position_file: Path = setting(meaning="the checkpoint")
+    lock_file_path: Path = setting(meaning="the lock")
+    heartbeat_file: Path = setting(meaning="without a folder: beside the data")
 
-    #: Days that the provider keeps events: what is older is a gap. 0: unknown; None: by category.
-    keeps_days: Seconds | None = None
-    #: Seconds asked for at once: the smaller of the two counts.
-    split_interval: Count = 300
-    max_time_gap: Count = 3600
-    max_records_per_page: Count = PAGE_LIMIT
-    #: Seconds before the position that are read again for events that became visible late.
-    look_back: Seconds = 300
-    #: Seconds before now that are left for the next run, as the provider is still indexing them.
-    settle: Seconds = 30
+    keeps_days: Seconds | None = setting(
+        None, "days that the provider keeps events, what is older is a gap; 0: unknown; left out: by category"
+    )
+    split_interval: Count = setting(300, "seconds of one list request")
+    max_time_gap: Count = setting(3600, "an upper limit of that")
+    max_records_per_page: Count = setting(PAGE_LIMIT, "records that make a page full")
+    look_back: Seconds = setting(300, "seconds before the position that are read again, for late events")
+    settle: Seconds = setting(30, "seconds before now that are left to the next run")
 
-    #: How long after it is over time is listed again, for events that became visible late; "off": never.
-    audit: AuditText = "1h, 24h"
+    audit: AuditText = setting(
+        "1h, 24h", "how long after it is over time is listed again, for late events; `off`: never"
+    )
 
-    #: Tries after the first one; seconds of the first pause (doubles, at most 60); seconds for one answer.
-    list_retries: Seconds = 10
-    list_sleep_time: Annotated[float, Field(ge=0)] = 2
-    list_timeout: Annotated[float, Field(gt=0)] = 300
-    detail_retries: Seconds = 10
-    detail_sleep_time: Annotated[float, Field(ge=0)] = 2
-    detail_timeout: Annotated[float, Field(gt=0)] = 120
-    #: Seconds that all tries of one detail may take; then the list record stands in for it.
-    detail_patience: Annotated[float, Field(gt=0)] = 60
-    #: Details in flight at once; "auto" finds out what the provider takes, from 1 to 32.
-    max_parallel_details: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = 2
-    #: Keep connections open between requests.
-    use_session: bool = True
-    #: Say every step in the message log and on the console, not only results and troubles.
-    verbose: bool = True
+    list_retries: Seconds = setting(10, "tries of a list after the first")
+    list_sleep_time: Annotated[float, Field(ge=0)] = setting(
+        2, "seconds before the second try; doubles each time, at most 60"
+    )
+    list_timeout: Annotated[float, Field(gt=0)] = setting(300, "seconds for one answer")
+    detail_retries: Seconds = setting(10, "tries of a detail after the first")
+    detail_sleep_time: Annotated[float, Field(ge=0)] = setting(
+        2, "seconds before the second try; doubles each time, at most 60"
+    )
+    detail_timeout: Annotated[float, Field(gt=0)] = setting(120, "seconds for one answer")
+    detail_patience: Annotated[float, Field(gt=0)] = setting(
+        60, "seconds that all tries of one detail may take; then the list record stands in for it"
+    )
+    max_parallel_details: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = setting(
+        2, "details in flight at once; `auto` finds out what the provider takes, from 1 to 32"
+    )
+    use_session: bool = setting(True, "keep connections open between requests")
+    verbose: bool = setting(True, "say every step, not only results and troubles")
 
     @field_validator("api_key")
     @classmethod

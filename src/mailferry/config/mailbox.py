@@ -8,8 +8,9 @@ from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
+from mailferry.config.settings import Settings, setting
 from mailferry.config.text import one_line
 
 _MIB = 1024 * 1024
@@ -51,96 +52,123 @@ _MARK_DEFAULTS = {
 }
 
 
-class OAuthSettings(BaseModel):
+class OAuthSettings(Settings):
     """How an access token is come by: a refresh token, or client credentials where there is none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    provider: Provider = Provider.GENERIC
-    client_id: str = ""
-    client_secret: SecretStr | None = None
-    #: Directory (tenant) id or domain; Microsoft only.
-    tenant: str = ""
-    #: First refresh token. A newer one in `token_file` that came from it takes its place.
-    refresh_token: SecretStr | None = None
-    #: Replaces the provider's own; needed for `generic`. https, or http to loopback.
-    token_endpoint: str = ""
-    #: Space-separated; "" for what the provider needs for IMAP.
-    scope: str = ""
-    #: PEM file with the authorities to trust at the token endpoint instead of the built-in ones.
-    ca_file: Path | None = None
-    #: Where a rotated refresh token is kept, mode 0600.
-    token_file: Path | None = None
+    provider: Provider = setting(Provider.GENERIC, "who signs in", variable="EMAIL_OAUTH_PROVIDER")
+    client_id: str = setting(
+        "", "of the registered application", variable="EMAIL_OAUTH_CLIENT_ID", personal=True
+    )
+    client_secret: SecretStr | None = setting(None, "its secret", variable="EMAIL_OAUTH_CLIENT_SECRET")
+    tenant: str = setting("", "Microsoft: directory (tenant) id or domain", variable="EMAIL_OAUTH_TENANT")
+    refresh_token: SecretStr | None = setting(
+        None,
+        "the first one, until `token_file` has a newer one that came from it",
+        variable="EMAIL_OAUTH_REFRESH_TOKEN",
+    )
+    token_endpoint: str = setting(
+        "",
+        "https address in place of the provider's; needed for `generic`",
+        variable="EMAIL_OAUTH_TOKEN_ENDPOINT",
+    )
+    scope: str = setting(
+        "", "space-separated; empty: what the provider needs for IMAP", variable="EMAIL_OAUTH_SCOPE"
+    )
+    ca_file: Path | None = setting(None, "PEM file of authorities to trust at the token endpoint")
+    token_file: Path | None = setting(
+        None, "where a renewed refresh token is kept, mode 0600", variable="EMAIL_OAUTH_TOKEN_FILE"
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if not self.client_id:
-            raise ValueError("client_id is missing: it is shown where the application was registered")
+            raise ValueError("`client_id` is missing: it is shown where the application was registered")
         if self.refresh_token is None and self.client_secret is None:
-            raise ValueError("either refresh_token or client_secret is needed")
+            raise ValueError("either `refresh_token` or `client_secret` is needed")
         if self.refresh_token is None and self.provider is Provider.GOOGLE:
-            raise ValueError("Google needs a refresh_token: it has no client credentials for mailboxes")
+            raise ValueError("Google needs a `refresh_token`: it has no client credentials for mailboxes")
         if (
             self.refresh_token is not None
             and self.token_file is None
             and self.provider is not Provider.GOOGLE
         ):
             raise ValueError(
-                "token_file is missing: this provider renews refresh tokens, and the new one must be kept"
+                "`token_file` is missing: this provider renews refresh tokens, and the new one must be kept"
             )
         if self.provider is Provider.MICROSOFT and not self.tenant and not self.token_endpoint:
-            raise ValueError("tenant is missing: the directory (tenant) id of Microsoft Entra")
+            raise ValueError("`tenant` is missing: the directory (tenant) id of Microsoft Entra")
         if self.provider is Provider.GENERIC and not self.token_endpoint:
-            raise ValueError("token_endpoint is missing")
+            raise ValueError("`token_endpoint` is missing")
         url = urlsplit(self.token_endpoint)
         if self.token_endpoint and url.scheme != "https" and not _is_loopback_name(url.hostname or ""):
-            raise ValueError("token_endpoint must be an https address: secrets travel there")
+            raise ValueError("`token_endpoint` must be an https address: secrets travel there")
         return self
 
 
-class MailboxSettings(BaseModel):
+class MailboxSettings(Settings):
     """The mail side of one mailbox feed."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
     kind: MailboxKind = MailboxKind.IMAP
-
-    # IMAP
-    host: str = "imap.gmail.com"
-    port: int = Field(default=993, ge=1, le=65535)
-    username: str = ""
-    password: SecretStr | None = None
-    #: True: TLS from the first byte. False: STARTTLS.
-    ssl: bool = True
-    #: Allows a sign-in without encryption to a host that is not this machine.
-    allow_plaintext: bool = False
-    #: PEM file with the authorities to trust instead of the system's.
-    ca_file: Path | None = None
-    auth: Auth = Auth.PASSWORD
     oauth: OAuthSettings | None = None
-    #: Seconds to connect, and seconds of silence before a connection counts as dead.
-    connect_timeout: _Seconds = 15
-    read_timeout: _Seconds = 60
 
-    # Maildir
-    path: Path | None = None
+    host: str = setting("imap.gmail.com", "IMAP server", variable="EMAIL_HOST", table="imap", personal=True)
+    port: int = setting(993, "143 without `ssl`", variable="EMAIL_PORT", table="imap", ge=1, le=65535)
+    username: str = setting("", "user name", variable="EMAIL_USERNAME", table="imap", personal=True)
+    password: SecretStr | None = setting(
+        None, "password or app password; not with OAuth2", variable="EMAIL_PASSWORD", table="imap"
+    )
+    ssl: bool = setting(
+        True, "TLS from the first byte; false: STARTTLS", variable="EMAIL_USE_SSL", table="imap"
+    )
+    allow_plaintext: bool = setting(
+        False,
+        "allow a sign-in without encryption to a host other than this machine",
+        variable="EMAIL_ALLOW_PLAINTEXT",
+        table="imap",
+    )
+    ca_file: Path | None = setting(
+        None,
+        "PEM file of authorities to trust instead of the system's",
+        variable="EMAIL_CA_FILE",
+        table="imap",
+    )
+    auth: Auth = setting(Auth.PASSWORD, "how to sign in", variable="EMAIL_AUTH", table="imap")
+    connect_timeout: _Seconds = setting(15, "seconds to connect", table="imap")
+    read_timeout: _Seconds = setting(
+        60, "seconds of silence before a connection counts as dead", variable="EMAIL_TIMEOUT", table="imap"
+    )
 
-    #: Folder as people write it; "INBOX" is a Maildir's own, others are its sub-folders `.Name`.
-    folder: str = Field(default="INBOX", min_length=1)
-
-    #: Text that subject and sender must contain, in any case; "" for all.
-    subject_filter: str = "Track and Trace"
-    sender_filter: str = ""
-    #: Pattern (`*`, `?`) that an attachment's name must match, in any case; "" for all.
-    name_filter: str = ""
-
-    mark: MarkBy = MarkBy.SEEN
-    #: Keyword or folder; "" for the default of `mark`.
-    mark_completed: str = ""
-    mark_failed: str = ""
-
-    #: Largest attachment, decoded, in bytes.
-    max_file_bytes: int = Field(default=100 * _MIB, gt=0)
+    path: Path | None = setting(
+        None, "a Maildir folder in place of IMAP", variable="EMAIL_MAILDIR", option="maildir"
+    )
+    #: "INBOX" is a Maildir's own, others are its sub-folders `.Name`.
+    folder: str = setting("INBOX", "folder to watch", variable="EMAIL_FOLDER", min_length=1)
+    subject_filter: str = setting(
+        "Track and Trace",
+        "text that the subject contains, in any case; empty: all",
+        variable="EMAIL_SUBJECT_FILTER",
+        may_be_empty=True,
+    )
+    sender_filter: str = setting(
+        "", "text that the sender contains, in any case; empty: all", variable="EMAIL_SENDER_FILTER"
+    )
+    name_filter: str = setting(
+        "",
+        "pattern (`*`, `?`) of attachment names, in any case; empty: all",
+        variable="EMAIL_ATTACHMENT_FILTER",
+    )
+    mark: MarkBy = setting(
+        MarkBy.SEEN, "how a message that is done with is told from one that is not", variable="EMAIL_MARK"
+    )
+    mark_completed: str = setting(
+        "", "keyword or folder; empty: the default of `mark`", variable="EMAIL_MARK_COMPLETED"
+    )
+    mark_failed: str = setting(
+        "", "keyword or folder; empty: the default of `mark`", variable="EMAIL_MARK_FAILED"
+    )
+    max_file_bytes: int = setting(
+        100 * _MIB, "largest attachment, decoded, in bytes", variable="EMAIL_MAX_FILE_BYTES", gt=0
+    )
 
     @field_validator(
         "host",
@@ -167,13 +195,13 @@ class MailboxSettings(BaseModel):
     def _complete(self) -> Self:
         if self.kind is MailboxKind.MAILDIR:
             if self.path is None:
-                raise ValueError("path is missing: the Maildir's folder")
+                raise ValueError("`path` is missing: the Maildir's folder")
         elif not self.host or not self.username:
-            raise ValueError("host and username are needed")
+            raise ValueError("`host` and `username` are needed")
         elif self.auth is Auth.PASSWORD and self.password is None:
-            raise ValueError("password is missing")
+            raise ValueError("`password` is missing")
         elif self.auth is not Auth.PASSWORD and self.oauth is None:
-            raise ValueError(f"auth = {self.auth} needs the OAuth settings")
+            raise ValueError(f"`auth` {self.auth} needs the OAuth2 settings")
         self._check_marks()
         return self
 
@@ -186,7 +214,7 @@ class MailboxSettings(BaseModel):
                 if not keyword.isascii() or any(c in keyword for c in ' (){%*"\\]'):
                     raise ValueError(f"{keyword!r} cannot be an IMAP keyword: letters, digits, $ . _ - only")
         if self.mark in (MarkBy.KEYWORD, MarkBy.MOVE) and completed == failed:
-            raise ValueError("mark_completed and mark_failed must differ")
+            raise ValueError("`mark_completed` and `mark_failed` must differ")
         if self.mark is MarkBy.MOVE and self.folder in (completed, failed):
             raise ValueError("messages cannot be moved to the folder that they are read from")
 

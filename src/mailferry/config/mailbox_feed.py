@@ -6,11 +6,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from mailferry.config.database import DatabaseSettings  # noqa: TC001 - pydantic reads the annotations
 from mailferry.config.mailbox import MailboxKind, MailboxSettings
 from mailferry.config.schedule import OptionalScheduleText, Schedule
+from mailferry.config.settings import Settings, setting
 from mailferry.config.spreadsheet import Limits, UnknownColumns
 from mailferry.config.text import one_line
 
@@ -18,39 +19,53 @@ _Text = Annotated[str, Field(min_length=1)]
 _Name = Annotated[_Text, AfterValidator(one_line)]
 
 
-class MailboxFeed(BaseModel):
+class MailboxFeed(Settings):
     """Spreadsheets of one mailbox's messages into one table."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    #: How the ledger calls it; two feeds of one database must differ.
-    name: _Name
+    #: In `mailferry.toml` the name of its table. Two feeds of one database must differ.
+    name: _Name = setting(meaning="how the ledger calls it", variable="APP_NAME", option="")
     mailbox: MailboxSettings
     database: DatabaseSettings
-    #: Holds `pending`, `processed`, `failed`, and the private database where that is used. Absolute.
-    base_dir: Path = Path("/var/lib/trackandtrace")
-    #: `table` or `schema.table`.
-    target_table: _Name = "tracking_data"
-    unique_key: _Text = "hawb"
-    #: A worksheet's name; "" for the first visible one with the key, "all" for every such.
-    sheet: str = ""
-    unknown_columns: UnknownColumns = UnknownColumns.IGNORE
-    #: Keys of digits alone are padded with zeros to this width; 0 leaves them.
-    key_width: int = Field(default=0, ge=0, le=100)
-    #: A file with a greater share of rejected rows fails as a whole.
-    max_rejected: float = Field(default=0.5, ge=0, le=1)
-    #: For the service: jobs of different tables done at the same time.
-    max_concurrent_jobs: int = Field(default=1, ge=1, le=64)
-    #: Hours from the start of one run to the start of the next.
-    schedule_hours: float = Field(default=1, gt=0, le=8760)
-    #: In its place, see `config/schedule.py`; "" for the hours.
-    schedule: OptionalScheduleText = ""
-    #: For the service: the only host that may run this feed; "" for any, or of a Maildir for the first that did.
-    host: Annotated[str, AfterValidator(one_line)] = ""
-    #: How long processed and failed files are kept; 0 for ever.
-    retention_days: int = Field(default=30, ge=0, le=36_500)
-    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR|CRITICAL)$")
     limits: Limits = Limits()
+    base_dir: Path = setting(
+        Path("/var/lib/trackandtrace"),
+        "its folders `pending`, `processed` and `failed`",
+        variable="APP_BASE_DIR",
+    )
+    target_table: _Name = setting("tracking_data", "`table` or `schema.table`", variable="DB_TARGET_TABLE")
+    unique_key: _Text = setting("hawb", "its unique key column", variable="DB_UNIQUE_KEY")
+    sheet: str = setting(
+        "", "a worksheet's name, or `all`; empty: the first visible one with the key", variable="FILE_SHEET"
+    )
+    unknown_columns: UnknownColumns = setting(
+        UnknownColumns.IGNORE, "columns that the table does not have", variable="DB_UNKNOWN_COLUMNS"
+    )
+    key_width: int = setting(
+        0, "pad keys of digits with zeros to this width", variable="DB_KEY_WIDTH", ge=0, le=100
+    )
+    max_rejected: float = setting(
+        0.5,
+        "a file with a greater share of rejected rows fails as a whole",
+        variable="FILE_MAX_REJECTED",
+        ge=0,
+        le=1,
+    )
+    schedule_hours: float = setting(
+        1, "without `schedule`: hours between two polls", variable="SCHEDULE_INTERVAL_HOURS", gt=0, le=8760
+    )
+    schedule: OptionalScheduleText = setting("", "when the service polls it", variable="APP_SCHEDULE")
+    host: Annotated[str, AfterValidator(one_line)] = setting(
+        "",
+        "the only host whose service may run it; empty: any, or of a Maildir the first that did",
+        variable="APP_HOST",
+    )
+    retention_days: int = setting(
+        30,
+        "days that processed and failed files are kept; 0: for ever",
+        variable="FILE_RETENTION_DAYS",
+        ge=0,
+        le=36_500,
+    )
 
     @property
     def due(self) -> Schedule:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from mailferry.config.tables import (
     DATABASE,
@@ -12,7 +12,6 @@ from mailferry.config.tables import (
     IMAP,
     LIMITS,
     MAILBOX,
-    MAILDIR,
     MESSAGES,
     OAUTH,
     SERVICE,
@@ -33,9 +32,7 @@ def schema() -> dict[str, Any]:
         return {"type": "object", "properties": properties | more, "additionalProperties": False}
 
     events = table(EVENTS)
-    mailbox = table(
-        MAILBOX, MESSAGES, **{MAILDIR: _TEXT}, imap=table(IMAP), oauth=table(OAUTH), limits=table(LIMITS)
-    )
+    mailbox = table(MAILBOX, MESSAGES, imap=table(IMAP), oauth=table(OAUTH), limits=table(LIMITS))
     defaults = {"events": {"$ref": "#/$defs/events"}, "mailbox": {"$ref": "#/$defs/mailbox"}}
     properties = {
         "service": table(SERVICE),
@@ -56,23 +53,20 @@ def schema() -> dict[str, Any]:
 
 def _properties(table: Table, definitions: dict[str, Any]) -> dict[str, Any]:
     """The options of a table as its model has them, the models' own definitions put among all."""
-    if issubclass(table.model, BaseModel):
-        whole = table.model.model_json_schema()
-    else:
-        whole = TypeAdapter(table.model).json_schema()
+    whole = TypeAdapter(table.model).json_schema()
     definitions |= {name: one for name, one in whole.get("$defs", {}).items() if "enum" in one}
     found = {}
-    for option in table.options:
-        one = {name: value for name, value in whole["properties"][option].items() if name != "title"}
+    for option, setting in table.options.items():
+        one = {name: value for name, value in whole["properties"][setting.field].items() if name != "title"}
         if "anyOf" in one:
             # There is no null in TOML: an option is left out.
             kinds = [kind for kind in one.pop("anyOf") if kind != {"type": "null"}]
             one |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
-        if one.get("default", "") in (None, "**********") or option in table.paths:
+        if one.get("default", "") in (None, "**********") or setting.path:
             one.pop("default", None)
         if option == "schedule":
             one["type"] = ["string", "integer"]
         if table is LIMITS:
             one["exclusiveMinimum"] = 0
         found[option] = one
-    return found | {f"{option}_file": _TEXT for option in table.secrets}
+    return found | {f"{one.option}_file": _TEXT for one in table.secrets}

@@ -8,29 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from pydantic import ValidationError
-
-from mailferry.config import secret
+from mailferry.config import env, ini, toml
+from mailferry.config.build import build
 from mailferry.config.database import DatabaseSettings
 from mailferry.config.env import SYSTEM_FILE
+from mailferry.config.event_feeds import shared_files
 from mailferry.config.mailbox_feed import account_of
-from mailferry.config.part import (
-    ENVIRONMENT,
-    Part,
-    Placed,
-    ServiceSettings,
-    from_environment,
-    systemd_log_dir,
-)
+from mailferry.config.service_settings import ServiceSettings, systemd_log_dir
 from mailferry.config.text import present
 from mailferry.errors import ConfigError
-from mailferry.secrets import hide
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from mailferry.config.event_feed import EventFeed
     from mailferry.config.mailbox_feed import MailboxFeed
+    from mailferry.config.source import Part, Placed
 
 __all__ = ["Configuration", "DatabaseSettings", "ServiceSettings", "default_paths", "read"]
 
@@ -58,24 +51,24 @@ class Configuration:
     paths: tuple[Path, ...]
 
 
-def read(paths: Sequence[Path] = (), environ: Mapping[str, str] | None = None) -> Configuration:
+def read(paths: Sequence[Path | None] = (), environ: Mapping[str, str] | None = None) -> Configuration:
     """The configuration of these files: `.toml`, `.ini`, any other is of variables. Without any: of those in PLACES.
 
-    Relative paths in a file count from its folder. Secrets are hidden from logs from here on.
+    None in place of a file is the environment alone. Relative paths in a file count from its folder. Secrets are hidden from logs from here on.
 
     Raises:
         ConfigError: with every fault of every file.
     """
     environ = os.environ if environ is None else environ
-    found = list(dict.fromkeys(path.absolute() for path in paths or default_paths()))
-    if not found and not any(environ.get(name) for name in ("EMAIL_USERNAME", "EMAIL_MAILDIR")):
+    found = list(dict.fromkeys(path.absolute() for path in paths or default_paths() if path))
+    if not found and not paths and not any(environ.get(name) for name in ("EMAIL_USERNAME", "EMAIL_MAILDIR")):
         places = ", ".join(str(path) for group in PLACES for path in group)
         raise ConfigError(
             [f"no configuration is there (looked for {places}); make one, or name it by --config PATH"]
         )
     parts, faults = _parts(found, environ)
     for part in parts:
-        faults += part.faults
+        faults += [fault for _, fault in part.faults]
     service = _service(parts, environ, faults)
     database = _database(parts, service, environ, faults)
     mailboxes = [
@@ -84,7 +77,11 @@ def read(paths: Sequence[Path] = (), environ: Mapping[str, str] | None = None) -
         for place, feed in part.mailboxes
     ]
     events = [one for part in parts for one in part.events]
-    faults += [*_names(events, mailboxes), *_shared_files(events), *_shared_mailboxes(mailboxes)]
+    faults += [
+        *_names(events, mailboxes),
+        *(fault for _, fault in shared_files(events)),
+        *_shared_mailboxes(mailboxes),
+    ]
     if not faults and not events and not mailboxes:
         faults.append(f"{', '.join(map(str, found))}: no feed in it; add one")
     if faults:
@@ -95,7 +92,12 @@ def read(paths: Sequence[Path] = (), environ: Mapping[str, str] | None = None) -
         events=tuple(feed for _, feed in events),
         mailboxes=tuple(feed for _, feed in mailboxes),
         warnings=tuple(
-            dict.fromkeys([*(warning for part in parts for warning in part.warnings), *_spellings(mailboxes)])
+            dict.fromkeys(
+                [
+                    *(warning for part in parts for warning in (*part.warnings, part.exposed) if warning),
+                    *_spellings(mailboxes),
+                ]
+            )
         ),
         paths=tuple(found),
     )
@@ -111,21 +113,21 @@ def default_paths(places: Iterable[tuple[Path, ...]] = PLACES) -> tuple[Path, ..
 
 def _parts(paths: list[Path], environ: Mapping[str, str]) -> tuple[list[Part], list[str]]:
     """What each file says, and the faults of those that cannot be read at all."""
-    from mailferry.config import env, toml
-
     parts, faults = [], []
     feeds = any(_suffix(path) for path in paths)
     sources: list[Path | None] = [*paths] or [None]
     for path in sources:
         try:
             if path and _suffix(path) == ".toml":
-                parts.append(toml.read(path, environ))
+                source = toml.read(path)
             elif path and _suffix(path) == ".ini":
-                parts.append(_ini_part(path, environ))
+                source = ini.read(path)
             else:
-                parts.append(env.read_part(path, environ, needs_mailbox=not feeds))
+                source = env.read(path, environ, needs_mailbox=not feeds)
         except ConfigError as error:
             faults += error.faults
+        else:
+            parts.append(build(source, environ))
     return parts, faults
 
 
@@ -135,53 +137,35 @@ def _suffix(path: Path | None) -> str:
     return suffix if suffix in (".toml", ".ini") else ""
 
 
-def _ini_part(path: Path, environ: Mapping[str, str]) -> Part:
-    from mailferry.config import ini
-
-    file = ini.read(path, environ)
-    faults = [fault for some in file.faults.values() for fault in some]
-    for feed in file.feeds.values():
-        if feed:
-            hide(feed.api_key.get_secret_value(), feed.masked_key)
-    warnings = list(file.warnings)
-    if secret.readable_by_others(path):
-        warnings.append(f"{path}: holds api_key and can be read by every user; chmod 640 or 600 it")
-    return Part(
-        path=path,
-        data_dir=path.parent,
-        database=file.database,
-        events=tuple((Placed(path=path, table=name), feed) for name, feed in file.feeds.items() if feed),
-        faults=tuple(faults),
-        warnings=tuple(warnings),
-    )
-
-
 def _service(parts: list[Part], environ: Mapping[str, str], faults: list[str]) -> ServiceSettings:
     """The options of all files together; two must not say different things. The environment wins."""
-    own = from_environment(environ)
+    own = _everywhere(environ)
+    faults += [fault for _, fault in own.faults]
     values: dict[str, Any] = {}
     said_by: dict[str, Path | None] = {}
     for part in parts:
         for option, value in part.service.items():
-            if option in own:
+            if option in own.service:
                 continue
             if values.setdefault(option, value) != value:
                 faults.append(
                     f"{part.path}: {option} is {value} here, but {values[option]} in {said_by[option]}; keep one"
                 )
             said_by.setdefault(option, part.path)
-    values |= own
-    values.setdefault("log_dir", systemd_log_dir(environ))
-    values.setdefault("data_dir", _data_dir(parts))
-    try:
-        return ServiceSettings.model_validate(values)
-    except ValidationError as error:
-        for fault in error.errors():
-            name = ENVIRONMENT[str(fault["loc"][0])]
-            # The reader of a file of variables looks at the environment as well.
-            if not any(told.startswith(f"environment: {name}=") for told in faults):
-                faults.append(f"environment: {name}: {fault['msg']}")
-        return ServiceSettings(data_dir=values["data_dir"])
+    usual = {"log_dir": systemd_log_dir(environ), "data_dir": _data_dir(parts)}
+    return ServiceSettings(**usual | values | own.service)
+
+
+def of_environment(environ: Mapping[str, str], data_dir: Path) -> tuple[ServiceSettings, list[str]]:
+    """The settings that no file makes, as far as they can be used; and the faults of the rest."""
+    own = _everywhere(environ)
+    usual = {"log_dir": systemd_log_dir(environ), "data_dir": data_dir}
+    return ServiceSettings(**usual | own.service), [fault for _, fault in own.faults]
+
+
+def _everywhere(environ: Mapping[str, str]) -> Part:
+    # None of these is a secret.
+    return build(env.environment(environ, lambda setting: setting.everywhere), {})
 
 
 def _data_dir(parts: list[Part]) -> Path:
@@ -196,22 +180,39 @@ def _database(
     parts: list[Part], service: ServiceSettings, environ: Mapping[str, str], faults: list[str]
 ) -> DatabaseSettings:
     """The one that a file names; beside INI files alone, the environment's; else the private one."""
-    from mailferry.config import env
-
-    named = [(part.path, part.database) for part in parts if part.database is not None]
+    named = [
+        (part.path, part.database)
+        for part in parts
+        if part.database and not (part.database.private and _suffix(part.path) == "")
+    ]
     for path, database in named[1:]:
         if _identity(database) != _identity(named[0][1]):
             faults.append(
                 f"{path}: names another database than {named[0][0]}: a service has one for all feeds; keep one of the two"
             )
+    # Variables may say how to use the private one.
+    named = named or [(part.path, part.database) for part in parts if part.database]
     if named:
         return named[0][1].model_copy(update={"data_dir": service.data_dir})
     if parts and all(_suffix(part.path) == ".ini" for part in parts):
         try:
-            return env.read_database(environ, data_dir=service.data_dir)
+            return database_of_environment(environ, service.data_dir)
         except ConfigError as error:
             faults += error.faults
     return DatabaseSettings(data_dir=service.data_dir)
+
+
+def database_of_environment(environ: Mapping[str, str], data_dir: Path) -> DatabaseSettings:
+    """The database that the environment's DB_ variables name; without any, the private one in `data_dir`.
+
+    Raises:
+        ConfigError: with every fault of them.
+    """
+    of_database = DatabaseSettings.declared().values()
+    part = build(env.environment(environ, lambda setting: setting in of_database), environ)
+    if part.faults:
+        raise ConfigError([fault for _, fault in part.faults])
+    return (part.database or DatabaseSettings(data_dir=data_dir)).model_copy(update={"data_dir": data_dir})
 
 
 def _identity(database: DatabaseSettings) -> tuple[str, int, str, str]:
@@ -242,22 +243,6 @@ def _names(events: list[tuple[Placed, EventFeed]], mailboxes: list[tuple[Placed,
                 f"{place}: {other.other} is called {name!r} as well; give one of the two feeds another name"
             )
     return faults
-
-
-def _shared_files(events: list[tuple[Placed, EventFeed]]) -> list[str]:
-    """Two feeds of different files that would write one file; within an INI file its reader has told already."""
-    from mailferry.config.ini import shared_paths
-
-    places = {place.table: place for place, _ in events}
-    feeds: dict[str, EventFeed | None] = {place.table: feed for place, feed in events}
-    found: dict[str, list[str]] = {}
-    nowhere = Path("nowhere")
-    shared_paths(nowhere, feeds, found)
-    return [
-        f"{places[name].path}: {fault.removeprefix(f'{nowhere}: ')}"
-        for name, some in found.items()
-        for fault in some
-    ]
 
 
 def _spellings(mailboxes: list[tuple[Placed, MailboxFeed]]) -> list[str]:

@@ -1,95 +1,100 @@
-"""The tables of `mailferry.toml` and their options: what the reader takes, the writer writes and the schema describes."""
+"""The tables of `mailferry.toml` and the variables of `config.env`, as the models declare their settings."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING
 from urllib.parse import quote
-
-from pydantic import BaseModel, SecretStr
 
 from mailferry.config.database import DatabaseSettings
 from mailferry.config.event_feed import EventFeed
 from mailferry.config.mailbox import MailboxSettings, OAuthSettings
 from mailferry.config.mailbox_feed import MailboxFeed
-from mailferry.config.part import ServiceSettings
+from mailferry.config.service_settings import ServiceSettings
+from mailferry.config.settings import Setting, Settings
 from mailferry.config.spreadsheet import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from pathlib import Path
+
+#: Where an option stands: ("events", "example"), ("mailbox", "tracking", "imap"), ("defaults", "mailbox").
+Place = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """Options of one table that fill fields of one model; each is called as its field."""
+    """Options of one table that fill fields of one model."""
 
-    model: type[BaseModel | Limits]
-    #: In the order in which they are written.
-    options: tuple[str, ...]
+    model: type[Settings | Limits]
+    #: By option, in the order in which they are written.
+    options: dict[str, Setting]
 
     @property
-    def secrets(self) -> tuple[str, ...]:
+    def secrets(self) -> tuple[Setting, ...]:
         """Options that may also be given as `<option>_file`."""
-        return self._of_type(SecretStr)
-
-    @property
-    def paths(self) -> tuple[str, ...]:
-        return self._of_type(Path)
+        return tuple(one for one in self.options.values() if one.secret)
 
     @property
     def keys(self) -> tuple[str, ...]:
         """All that may stand in the table."""
-        return (*self.options, *(f"{option}_file" for option in self.secrets))
-
-    def default(self, option: str) -> Any:
-        """None where there is none, or where it depends on others."""
-        if issubclass(self.model, BaseModel):
-            field = self.model.model_fields[option]
-            return None if field.is_required() else field.default
-        return getattr(Limits(), option)
-
-    def _of_type(self, wanted: type) -> tuple[str, ...]:
-        if not issubclass(self.model, BaseModel):
-            return ()
-        fields = self.model.model_fields
-        return tuple(
-            option
-            for option in self.options
-            if wanted in (fields[option].annotation, *get_args(fields[option].annotation))
-        )
+        return (*self.options, *(f"{one.option}_file" for one in self.secrets))
 
 
-def _fields(model: type[BaseModel], *, without: Iterable[str] = ()) -> tuple[str, ...]:
-    return tuple(name for name in model.model_fields if name not in without)
+def _table(model: type[Settings], name: str = "") -> Table:
+    settings = [one for one in model.declared().values() if one.table == name and one.option]
+    return Table(model=model, options={one.option: one for one in settings})
 
 
-SERVICE = Table(model=ServiceSettings, options=_fields(ServiceSettings))
-DATABASE = Table(model=DatabaseSettings, options=_fields(DatabaseSettings, without=("data_dir",)))
-EVENTS = Table(model=EventFeed, options=_fields(EventFeed, without=("section",)))
+SERVICE = _table(ServiceSettings)
+DATABASE = _table(DatabaseSettings)
+EVENTS = _table(EventFeed)
 #: A mailbox feed's own table has options of two models.
-MAILBOX = Table(
-    model=MailboxFeed,
-    options=_fields(
-        MailboxFeed, without=("name", "mailbox", "database", "limits", "max_concurrent_jobs", "log_level")
-    ),
+MAILBOX = _table(MailboxFeed)
+MESSAGES = _table(MailboxSettings)
+IMAP = _table(MailboxSettings, "imap")
+OAUTH = _table(OAuthSettings)
+LIMITS = Table(
+    model=Limits,
+    options={
+        field.name: Setting(field=field.name, option=field.name, default=field.default)
+        for field in dataclasses.fields(Limits)
+    },
 )
-_IMAP = (
-    *("host", "port", "username", "password", "ssl", "allow_plaintext", "ca_file", "auth"),
-    *("connect_timeout", "read_timeout"),
-)
-MESSAGES = Table(
-    model=MailboxSettings, options=_fields(MailboxSettings, without=("kind", "path", "oauth", *_IMAP))
-)
-IMAP = Table(model=MailboxSettings, options=_IMAP)
-OAUTH = Table(model=OAuthSettings, options=_fields(OAuthSettings))
-LIMITS = Table(model=Limits, options=tuple(field.name for field in dataclasses.fields(Limits)))
-#: Option of a mailbox feed's table: a Maildir's folder, in place of its `imap` table.
-MAILDIR = "maildir"
 #: Tables within a mailbox feed's.
 WITHIN = {"imap": IMAP, "oauth": OAUTH, "limits": LIMITS}
+
+#: Where the settings of each model stand that variables fill; the one mailbox feed of a file of variables has no name.
+_PLACES: dict[type[Settings], Place] = {
+    MailboxSettings: ("mailbox", ""),
+    OAuthSettings: ("mailbox", "", "oauth"),
+    DatabaseSettings: ("database",),
+    MailboxFeed: ("mailbox", ""),
+    ServiceSettings: ("service",),
+}
+#: Place and setting by variable.
+VARIABLES: dict[str, tuple[Place, Setting]] = {
+    one.variable: ((*place, one.table) if one.table else place, one)
+    for model, place in _PLACES.items()
+    for one in model.declared().values()
+    if one.variable
+}
+
+
+def options_of(place: Place) -> dict[str, bool]:
+    """What may stand there, and whether it is a secret."""
+    if place[0] == "defaults":
+        place = (place[1], "of all", *place[2:])
+    parts: tuple[Table, ...] = {"service": (SERVICE,), "database": (DATABASE,), "events": (EVENTS,)}.get(
+        place[0], (MAILBOX, MESSAGES)
+    )
+    if len(place) > 2:
+        parts = (WITHIN[place[2]],)
+    secrets = {one.option for part in parts for one in part.secrets}
+    # The one feed of a file of variables has its name in one of them.
+    named = {"name": False} if place == ("mailbox", "") else {}
+    return {key: key in secrets for part in parts for key in part.keys} | named
 
 
 def event_paths(name: str, data_dir: Path) -> dict[str, Path]:

@@ -8,6 +8,11 @@ from pathlib import Path
 
 from mailferry.errors import ConfigError
 
+#: As texts say so.
+BOOLEANS = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
 #: What stands in examples where a value of one's own belongs.
 _PLACEHOLDER = re.compile(
     r"your[-_ ]([a-z]+[-_ ])*(mailbox|password|user(name)?|host|server|database|secret|token|key|id)\b.*"
@@ -42,8 +47,8 @@ def read_text(path: Path) -> str:
     raise ConfigError([fault])
 
 
-def resolved(folder: Path, text: str) -> Path:
-    """A path that counts from a folder, `~` for the user's own.
+def resolved(folder: Path, text: str, *, home: bool = True) -> Path:
+    """A path that counts from a folder; with `home`, `~` is the user's own.
 
     Raises:
         ValueError: it can be no path.
@@ -51,7 +56,7 @@ def resolved(folder: Path, text: str) -> Path:
     if "\0" in text:
         raise ValueError("holds a NUL character")
     try:
-        path = folder / Path(text).expanduser()
+        path = folder / (Path(text).expanduser() if home else text)
         str(path).encode()
     except UnicodeEncodeError:
         raise ValueError("is not UTF-8") from None

@@ -19,7 +19,6 @@ from mailferry.config.tables import (
     IMAP,
     LIMITS,
     MAILBOX,
-    MAILDIR,
     MESSAGES,
     OAUTH,
     SERVICE,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from mailferry.config.service import Configuration
 
 MASK = "********"
+_PATHS = tuple(option for option, setting in EVENTS.options.items() if setting.path)
 #: Event options that all feeds may share in [defaults.events]; the others belong to one feed, or to its category.
 _SHARED = frozenset(EVENTS.options) - {"id", "domain", "category", "type", "url", "start_time"}
 
@@ -138,13 +138,13 @@ def _event(feed: EventFeed, data_dir: Path, style: Style) -> _Section:
     usual["heartbeat_file"] = feed.folder / f"{feed.section}_heartbeat.json"
     chosen = _chosen(EVENTS, feed, style, usual)
     given = {name: value for name, value in chosen.items() if name in ("type", "url", "category", "domain")}
-    paths = {name: getattr(feed, name) for name in EVENTS.paths}
+    paths = {name: getattr(feed, name) for name in _PATHS}
     made = EventFeed(section=feed.section, api_key=feed.api_key, **paths, **given)
     if style is not Style.WHOLE:
         chosen.pop("id", None)
         if made.id != feed.id:
             chosen["id"] = feed.id  # it comes from how the older file was written
-        chosen |= {name: _literal(chosen[name]) for name in EVENTS.paths if name in chosen}
+        chosen |= {name: _literal(chosen[name]) for name in _PATHS if name in chosen}
     return _Section(
         name=f"events.{key(feed.section)}", parts=("events", feed.section), values=chosen, needed=True
     )
@@ -176,8 +176,8 @@ def _mailbox(feed: MailboxFeed, data_dir: Path, style: Style) -> list[_Section]:
     if style is Style.WHOLE and feed.schedule:
         own.pop("schedule_hours")
     own |= _chosen(MESSAGES, mail, style)
-    if mail.kind is MailboxKind.MAILDIR:
-        own[MAILDIR] = mail.path
+    if mail.kind is MailboxKind.IMAP:
+        own.pop("maildir", None)
     sections = [_Section(name=place, parts=parts, values=own, needed=True)]
     if mail.kind is MailboxKind.IMAP:
         usual = {"port": 993 if mail.ssl else 143, "auth": Auth.XOAUTH2 if mail.oauth else Auth.PASSWORD}
@@ -195,13 +195,13 @@ def _mailbox(feed: MailboxFeed, data_dir: Path, style: Style) -> list[_Section]:
 def _chosen(table: Table, model: Any, style: Style, usual: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Options and values that are written: all, or those that differ from what is usual."""
     usual = usual or {}
-    values = {name: getattr(model, name) for name in table.options}
+    values = {option: getattr(model, setting.field) for option, setting in table.options.items()}
     if style is Style.WHOLE:
         return values
     return {
         name: value
         for name, value in values.items()
-        if value is not None and value != usual.get(name, table.default(name))
+        if value is not None and value != usual.get(name, table.options[name].default)
     }
 
 
