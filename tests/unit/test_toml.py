@@ -324,7 +324,9 @@ def test_every_field_of_the_models_is_a_setting_but_for_those_that_the_builder_f
     for model in models:
         assert issubclass(model, Settings)
         assert set(model.model_fields) - set(model.declared()) <= filled
-        assert all(field.description for name, field in model.model_fields.items() if name in model.declared())
+        assert all(
+            field.description for name, field in model.model_fields.items() if name in model.declared()
+        )
 
 
 def test_every_option_stands_in_the_reference() -> None:
