@@ -165,8 +165,8 @@ domain = good.example.com
     assert done.returncode == 2
     for words in (
         "splitinterval: unknown option; did you mean split_interval?",
-        "[MailLogger:no-key] api_key: is missing",
-        "[MailLogger:placeholder] api_key: is missing or still a placeholder",
+        "[MailLogger:no-key] api_key is missing",
+        "[MailLogger:placeholder] api_key: still the example's value",
         "[MailLogger:category] category = mails: unknown category",
         "[MailLogger:type] type: unknown type 'sent'",
         "[MailLogger:format] log_file_name_format: unknown placeholder {nothing}",
