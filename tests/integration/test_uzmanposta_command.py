@@ -167,7 +167,7 @@ domain = good.example.com
         "splitinterval: unknown option; did you mean split_interval?",
         "[MailLogger:no-key] api_key is missing",
         "[MailLogger:placeholder] api_key: still the example's value",
-        "[MailLogger:category] category = mails: unknown category",
+        "[MailLogger:category] category = mails: must be 'mail', 'quarantine' or 'authentication'",
         "[MailLogger:type] type: unknown type 'sent'",
         "[MailLogger:format] log_file_name_format: unknown placeholder {nothing}",
         "section [MailLogger:twice] stands twice",
