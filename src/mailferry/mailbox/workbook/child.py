@@ -1,15 +1,16 @@
-"""The child that reads spreadsheets: `python -I -m mailferry.mailbox.workbook.child`. It has limits, and no secrets.
+"""The child that reads spreadsheets: `python -I -m mailferry.mailbox.workbook.child LIMITS FOLDER`. A sandbox, with limits and no secrets.
 
 Requests come as JSON lines on standard input, one at a time; answers go as frames to standard output, each a letter, four
 bytes of length (big endian) and so many bytes:
 
-    R  ready for a first request (once)
+    R  JSON: ready for a first request (once); the layers of the sandbox that this system lacks
     H  JSON: the columns that will come, sheets, header row, warnings
     C  CSV lines, or pieces of them
+    J  JSON lines: rejected rows
     E  JSON: counts, content hash, warnings; the file is done
     X  JSON: the file cannot be read: `class` ("Reject" or "Retry") and `reason`
 
-Rejected rows are written as JSON lines to the file that the request names.
+It reads what the parent puts into its folder, and its own libraries; it can write nothing but frames.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from mailferry.mailbox.workbook.contract import (
     with_types,
 )
 from mailferry.mailbox.workbook.formats import MIB, open_zip
+from mailferry.mailbox.workbook.sandbox import confine, libraries
 from mailferry.mailbox.workbook.values import Column, Kind, RejectedRow
 
 if TYPE_CHECKING:
@@ -63,7 +65,8 @@ def main() -> None:
     _limit_memory(limits)
     import python_calamine  # noqa: F401 - loaded before the first file waits for it
 
-    _send(answers, b"R", b"")
+    missing = confine([*libraries(), Path(sys.argv[2])])
+    _send(answers, b"R", orjson.dumps(missing))
     for line in sys.stdin.buffer:
         request = orjson.loads(line)
         _limit_cpu(limits)
@@ -81,7 +84,8 @@ def _limit_memory(limits: Limits) -> None:
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limits.rejects + MIB, limits.rejects + MIB))
+    # Standard error is a file.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MIB, MIB))
 
 
 def _limit_cpu(limits: Limits) -> None:
@@ -120,10 +124,10 @@ def _serve(request: dict[str, Any], limits: Limits, answers: IO[bytes]) -> None:
     try:
         path = Path(request["path"])
         # Opened here first: a file that cannot be read is not a workbook that is broken.
-        with path.open("rb"), Path(request["rejects"]).open("wb") as rejects:
+        with path.open("rb"):
             if request["kind"] != Kind.XLS:
                 open_zip(path, limits).close()
-            _read(path, contract, _Output(answers=answers, rejects=rejects, limit=limits.rejects))
+            _read(path, contract, _Output(answers=answers, limit=limits.rejects))
     except BrokenPipeError:
         sys.exit(0)  # the parent has gone
     except OSError as error:
@@ -137,8 +141,7 @@ class _Output:
     """Where a file's rows and rejects go."""
 
     answers: IO[bytes]
-    rejects: IO[bytes]
-    #: Bytes of rejects that are written at most.
+    #: Bytes of rejects that are sent at most.
     limit: int
     unwritten: int = 0
     _waiting: bytearray = field(default_factory=bytearray)
@@ -155,13 +158,16 @@ class _Output:
             self._waiting.clear()
 
     def reject(self, rows: list[RejectedRow]) -> None:
+        lines = bytearray()
         for row in rows:
             line = orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
             if self.unwritten or len(line) > self.limit:
                 self.unwritten += 1
                 continue
             self.limit -= len(line)
-            self.rejects.write(line)
+            lines += line
+        for start in range(0, len(lines), FRAME):
+            _send(self.answers, b"J", bytes(lines[start : start + FRAME]))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -207,7 +213,6 @@ def _read(path: Path, contract: RowContract, output: _Output) -> None:
             last = first + len(rows) - 1
         writer.offset += last
     output.flush()
-    output.rejects.flush()
     if writer.nuls:
         writer.warnings.append(f"{writer.nuls} NUL characters were taken out of the text")
     end = {

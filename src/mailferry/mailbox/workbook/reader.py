@@ -1,4 +1,4 @@
-"""Spreadsheets to rows in a child process that has limits and no secrets; this is the parent's side.
+"""Spreadsheets to rows in a child process: a sandbox with limits and no secrets. This is the parent's side.
 
     with Reader(Limits()) as reader:
         with reader.open(path, kind, contract) as sheet:
@@ -11,13 +11,14 @@ One child serves many files, one after the other. It is replaced after a file th
 after one that made it large, and after `Limits.files`. A Reader belongs to one thread.
 
 A broken or hostile file raises Reject from `open` or while chunks are read; its text is the reason, without the file's name.
-What was copied until then has to be rolled back.
+What was copied until then has to be rolled back. Nothing that the child sends is trusted: code in a file may have taken it over.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -35,6 +36,7 @@ from mailferry.config.spreadsheet import Limits
 from mailferry.disk import told
 from mailferry.errors import MailferryError, Reject, Retry, Stop
 from mailferry.mailbox.workbook.formats import MIB
+from mailferry.mailbox.workbook.sandbox import undumpable
 from mailferry.mailbox.workbook.values import Column, RejectedRow
 
 if TYPE_CHECKING:
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from mailferry.mailbox.workbook.contract import RowContract
     from mailferry.mailbox.workbook.values import Kind
 
+#: Largest content of an answer, bytes: what a child can make its parent hold.
+_LARGEST = 64 * MIB
 #: A child that has grown by a file to this share of its memory limit does not get another.
 _LARGE = 0.4
 #: Seconds between two looks whether a child has taken too long.
@@ -71,9 +75,10 @@ class Report:
 class Sheet:
     """A spreadsheet that is being read. `columns` and the like are known at once, `report` once the chunks have ended."""
 
-    def __init__(self, child: _Child, head: dict[str, Any], rejects: Path) -> None:
+    def __init__(self, child: _Child, head: dict[str, Any], rejects: IO[bytes], most_rejects: int) -> None:
         self._child = child
         self._rejects = rejects
+        self._room = most_rejects
         self._report: Report | None = None
         #: Sheets that are loaded, in order.
         self.sheets: tuple[str, ...] = tuple(head["sheets"])
@@ -97,10 +102,20 @@ class Sheet:
             if letter == b"C":
                 yield content
                 continue
+            if letter == b"J":
+                self._keep(content)
+                continue
             end = orjson.loads(content)
             end["warnings"] = (*self._warnings, *end["warnings"])
             end["offsets"] = tuple(end["offsets"])
             self._report = Report(**end)
+
+    def _keep(self, rejects: bytes) -> None:
+        self._room -= len(rejects)
+        if self._room < 0:
+            raise Reject("the reading process sent more rejected rows than it may")
+        with told("keep the rejected rows of", Path(self._child.folder)):
+            self._rejects.write(rejects)
 
     @property
     def report(self) -> Report:
@@ -121,9 +136,9 @@ class Sheet:
 
     def rejects(self) -> Iterator[RejectedRow]:
         """The rejected rows, in order, as far as they were written down; only while the sheet is open."""
-        with self._rejects.open("rb") as file:
-            for line in file:
-                yield RejectedRow(**orjson.loads(line))
+        self._rejects.seek(0)
+        for line in self._rejects:
+            yield RejectedRow(**orjson.loads(line))
 
 
 class Reader:
@@ -134,7 +149,7 @@ class Reader:
     ) -> None:
         """`folder` takes temporary folders whose names begin with `prefix`; without it the system's.
 
-        When the process is killed, one stays behind, with a link to the file that was read and its rejected rows.
+        When the process is killed, one stays behind, with a link to the file that was read.
         """
         self._limits = limits or Limits()
         self._folder = folder
@@ -162,25 +177,16 @@ class Reader:
     def open(self, path: Path, kind: Kind, contract: RowContract) -> Iterator[Sheet]:
         """Start reading a file. Raises Reject with the reason, Retry for passing faults, Stop when no child starts."""
         with contextlib.ExitStack() as stack:
-            with told("prepare the reading of", path):
-                folder = stack.enter_context(
-                    tempfile.TemporaryDirectory(
-                        prefix=self._prefix, dir=self._folder, ignore_cleanup_errors=True
-                    )
-                )
-                rejects = Path(folder, "rejects.jsonl")
-                # The library goes by the name's ending, and a name may say anything; what the bytes said counts.
-                named = Path(folder, f"book.{kind}")
-                named.symlink_to(path.absolute())
             child = self._ready_child()
+            with told("prepare the reading of", path):
+                rejects = stack.enter_context(tempfile.TemporaryFile(dir=self._folder))
+                named = stack.enter_context(child.given(path, kind))
             try:
-                child.ask(
-                    {"path": str(named), "kind": kind, "rejects": str(rejects), "contract": asdict(contract)}
-                )
+                child.ask({"path": str(named), "kind": kind, "contract": asdict(contract)})
                 letter, content = child.answer()
                 if letter != b"H":
                     raise RuntimeError(f"the reading child answered {letter!r}")
-                sheet = Sheet(child, orjson.loads(content), rejects)
+                sheet = Sheet(child, orjson.loads(content), rejects, self._limits.rejects)
                 yield sheet
             except BaseException:
                 if not child.idle:
@@ -193,15 +199,19 @@ class Reader:
         if self._child and self._child.worn:
             self.close()
         if self._child is None:
-            self._child = _Child(self._limits, self._folder)
+            self._child = _Child(self._limits, self._folder, self._prefix)
         return self._child
 
 
 class _Child:
     """The process, its pipes and its end."""
 
-    def __init__(self, limits: Limits, folder: Path | None) -> None:
+    def __init__(self, limits: Limits, folder: Path | None, prefix: str) -> None:
         self._limits = limits
+        with told("make a temporary folder for reading in", folder or Path(tempfile.gettempdir())):
+            self._folder = tempfile.TemporaryDirectory(prefix=prefix, dir=folder, ignore_cleanup_errors=True)
+        #: What the child may read besides its libraries.
+        self.folder = self._folder.name
         self._stderr = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the child, closed with it
         self._left = limits.wall_seconds
         self._files = 0
@@ -218,7 +228,9 @@ class _Child:
             "-m",
             "mailferry.mailbox.workbook.child",
             orjson.dumps(limits).decode(),
+            self.folder,
         ]
+        undumpable()
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         try:
             self._process = subprocess.Popen(
@@ -226,12 +238,14 @@ class _Child:
             )
         except OSError as error:
             self._stderr.close()
+            self._folder.cleanup()
             raise Retry(f"the reading process cannot be started: {error}") from None
         _widen(_pipe(self._process.stdout))
         try:
             # One for all answers: to start one for each costs more than a small file's rows.
             threading.Thread(target=self._watch, name="reading child", daemon=True).start()
-            self.answer()
+            #: Layers of the sandbox that this system lacks.
+            self.missing_layers: tuple[str, ...] = tuple(orjson.loads(self.answer()[1]))
         except Reject as error:
             self.close()
             raise Stop(f"the reading process does not start: {error}") from None
@@ -249,6 +263,20 @@ class _Child:
         except OSError:  # no such file system here, or gone this moment
             return False
         return int(pages) * os.sysconf("SC_PAGE_SIZE") > self._limits.memory * _LARGE
+
+    @contextlib.contextmanager
+    def given(self, path: Path, kind: Kind) -> Iterator[Path]:
+        """The file in the child's folder, by a second name, else as a copy; the only one there."""
+        # The library goes by the name's ending, and a name may say anything; what the bytes said counts.
+        named = Path(self.folder, f"book.{kind}")
+        try:
+            named.hardlink_to(path)
+        except OSError:  # another file system, or a file of another user
+            shutil.copyfile(path, named)
+        try:
+            yield named
+        finally:
+            named.unlink(missing_ok=True)
 
     def ask(self, request: dict[str, Any]) -> None:
         """Send a request; its answers have the whole wall time before them."""
@@ -270,6 +298,8 @@ class _Child:
             pipe = _pipe(self._process.stdout)
             head = pipe.read(5)
             letter, length = struct.unpack(">cI", head) if len(head) == 5 else (b"", 0)
+            if length > _LARGEST:
+                raise Reject("the reading process sent an answer larger than any that it has")
             content = pipe.read(length)
         finally:
             self._wait_until(None)
@@ -330,6 +360,7 @@ class _Child:
             with contextlib.suppress(BrokenPipeError):
                 _pipe(pipe).close()
         self._stderr.close()
+        self._folder.cleanup()
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
