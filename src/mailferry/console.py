@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, float], None]]:
-    """A bar for each section that runs, on a terminal; elsewhere nothing. Told by `watch(section, share)`."""
+    """A bar for each section that runs, on a terminal; elsewhere nothing. Yields `watch(section, share)`, which moves a bar."""
     if not sys.stderr.isatty():
         yield lambda _section, _share: None
         return

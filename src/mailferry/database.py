@@ -1,4 +1,4 @@
-"""The one way to the database: a pool of connections, our schema brought up to date, and errors told apart.
+"""The one way to the database: a pool of connections, our schema brought up to date, and its errors as Retry, Reject or Stop.
 
 Session settings are made by `set_config` after connecting, not in the start-up packet, which poolers refuse.
 The session's time zone and search path are left as the server, the database and the role have them.
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 SCHEMA = "mailferry"
 _OLDEST = 120_000
 #: Seconds: to connect, to get a connection from the pool, to sit in a transaction doing nothing: a worker that is frozen in
-#: one holds up the others for so long. Work that takes longer asks for more, see `claims.hold`.
+#: one blocks the other workers for so long. Work that takes longer asks for more, see `leases.hold`.
 _CONNECT, _POOL, _IDLE = 10, 30, 20
 
-#: libpq hands over no SQLSTATE for a connection that failed, so the English text has to do; what it does not
-#: tell is taken for passing, and is tried again with growing pauses.
+#: libpq passes on no SQLSTATE for a connection that failed, so the English text has to do; what is not listed here
+#: is taken for a passing fault, and tried again with growing pauses.
 _NEEDS_A_PERSON = [
     (r"password authentication failed|no password supplied", "Check the database's user name and password."),
     (
@@ -158,10 +158,10 @@ def pooled(
 
 
 def _check(conn: Connection) -> None:
-    """Raise psycopg.OperationalError for a connection that has ended while nobody used it.
+    """Raise psycopg.OperationalError for a connection that ended while it was idle.
 
-    A server that ends one says so, and keep-alives find one that is cut: either can be heard here, without asking the
-    server before each transaction.
+    A server that closes one sends a message, and keep-alives find one that is cut: both make the socket readable, so no
+    query is needed before each transaction.
     """
     from psycopg_pool import ConnectionPool
 
@@ -172,7 +172,7 @@ def _check(conn: Connection) -> None:
 
 
 def prepare(where: dict[str, Any], temp_schema: str) -> None:
-    """One connection that says what is wrong, if anything is, and brings our schema up to date."""
+    """Connect once, so that a fault has a clear error, and bring our schema up to date."""
     try:
         with psycopg.connect(**where) as conn:
             migrate(conn, temp_schema)
@@ -185,7 +185,7 @@ def transaction(pool: Pool) -> Iterator[Connection]:
     """One transaction on one connection of the pool; the database's errors come out as Retry, Reject or Stop.
 
     A connection that is lost while it commits is a Retry, and whether the work was committed is then unknown: the
-    ledger, which changes in the same transaction, tells the next attempt.
+    next attempt reads that from the ledger, which changes in the same transaction.
     """
     try:
         with pool.connection() as conn, conn.transaction():

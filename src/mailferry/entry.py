@@ -1,4 +1,4 @@
-"""What all command lines begin and end with: a quick start, and errors as one message and an exit status."""
+"""How every command line begins and ends: a quick start, and errors as one message and an exit status."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def command_line(*, unreachable: int = 1) -> Iterator[None]:
-    """Run a command in it. A ConfigError ends the process with status 2, a Retry with `unreachable`, others with 1."""
+    """Runs a command. A ConfigError ends the process with status 2, a Retry with `unreachable`, any other error with 1."""
     _quicken()
     try:
         yield

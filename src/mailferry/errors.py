@@ -1,8 +1,8 @@
 """The error tree. What to do about an error is its class; what happened, and to which object, is its text.
 
 MailferryError
-├── Retry      it may pass by itself: network, throttling, database away, disk full
-├── Reject     this one object will never do: a broken workbook, a record that cannot be read
+├── Retry      it may pass by itself: network, throttling, database unreachable, disk full
+├── Reject     this one object can never be processed: a broken workbook, a record that cannot be read
 └── Stop       a person has to act first: configuration, authentication, a damaged checkpoint
     └── ConfigError    all faults found in a configuration, one a line
 
@@ -30,7 +30,7 @@ class Reject(MailferryError):  # noqa: N818 - named for what to do, see above
 
 
 class Stop(MailferryError):  # noqa: N818 - named for what to do, see above
-    """Nothing can go on before somebody has acted."""
+    """A person has to act before the work can go on."""
 
 
 class ConfigError(Stop):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from mailferry.events.collector import Result
 
-#: Raised when a field changes its meaning or goes away; new fields do not raise it.
+#: Raised when a field changes its meaning or is removed; new fields do not raise it.
 VERSION = 1
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mailferry.mailbox.run_once import Run
     from mailferry.mailbox.workbook.values import RejectedRow
 
-#: Raised when a field changes its meaning or goes away; new fields do not raise it.
+#: Raised when a field changes its meaning or is removed; new fields do not raise it.
 VERSION = 1
 _SENTENCES = {"error", "reason", "warnings", "troubles", "text"}
 
