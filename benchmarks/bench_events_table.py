@@ -106,7 +106,7 @@ def _lines() -> list[Line]:
     return [
         Line(entry.time or 0, entry.key, records.encode(entry.record))
         for body in Pages.bodies.values()
-        for entry in reversed(order.entries(records.decode(body), keyed=False))
+        for entry in reversed(order.entries(records.decode(body)))
     ]
 
 

@@ -74,6 +74,7 @@ def _block(name: str, status: str, metrics: Metrics, error: str) -> str:
         for key, words in (
             ("late_events", "late"),
             ("adopted_after_crash", "adopted after a crash"),
+            ("changed_records", "changed since they were written"),
             ("details_missing", "without detail"),
             ("records_without_time", "without time"),
             ("records_not_objects", "that are no objects"),

@@ -33,7 +33,7 @@ class Listing:
         ]
         if self.shuffled:
             page = page[1::2] + page[::2]
-        return order.entries(page, keyed=True)
+        return order.entries(page)
 
 
 def batches(listing: Listing, window: Range, pages: Pages | None = None) -> list[Batch]:

@@ -9,7 +9,7 @@ from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
 
 from mailferry.config.schedule import Schedule, ScheduleText
 from mailferry.config.settings import Settings, setting
@@ -89,6 +89,17 @@ def type_fault(category: str, kind: str) -> str:
     return f"unknown type {kind!r} of category {category}; one of {', '.join(types)}"
 
 
+def _one_text(value: object) -> object:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in map(str.strip, text.split(",")) if name)
+
+
+Names = Annotated[str, BeforeValidator(_one_text), AfterValidator(one_line)]
+
+
 class EventFeed(Settings):
     """All settings of one section; paths are absolute, names are filled in."""
 
@@ -138,6 +149,18 @@ class EventFeed(Settings):
     look_back: Seconds = setting(300, "seconds before the position that are read again, for late events")
     settle: Seconds = setting(30, "seconds before now that are left to the next run")
 
+    identity: Names = setting(
+        "",
+        "fields that name an event, with commas between them; empty: queue id and time, else all that the record says",
+    )
+    ignore_fields: Names = setting(
+        "",
+        "fields that say nothing about an event, as they change with every answer; with commas between them",
+    )
+    changes: Literal["count", "append"] = setting(
+        "count",
+        "an event that is listed again with other content is counted; `append`: files get one more line for it",
+    )
     audit: AuditText = setting(
         "1h, 24h", "how long after it is over time is listed again, for late events; `off`: never"
     )
@@ -279,6 +302,16 @@ class EventFeed(Settings):
     def audit_delays(self) -> tuple[int, ...]:
         """Seconds after which time is listed again, ascending; none where audits are off."""
         return delays_of(self.audit)
+
+    @property
+    def identity_fields(self) -> tuple[str, ...]:
+        """`identity`, each by itself."""
+        return _names(self.identity)
+
+    @property
+    def ignored_fields(self) -> frozenset[str]:
+        """`ignore_fields`, each by itself."""
+        return frozenset(_names(self.ignore_fields))
 
     @property
     def keeps(self) -> int:

@@ -47,10 +47,14 @@ class Intent:
     files: dict[str, Announced] = field(default_factory=dict)
     #: The time (Unix seconds) of each of its events that lies in time which was covered before, by identity.
     late: dict[str, int] = field(default_factory=dict)
+    #: Digests of the records, of those that may change; and the events that were written before, and have changed.
+    states: dict[str, str] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         files = {name: [announced.offset, announced.lines] for name, announced in self.files.items()}
-        return {"end": self.end, "files": files, "late": self.late}
+        more = {"late": self.late, "states": self.states, "changed": self.changed}
+        return {"end": self.end, "files": files, **more}
 
     @classmethod
     def from_json(cls, state: dict[str, Any]) -> Intent:
@@ -59,7 +63,13 @@ class Intent:
             for name, (offset, lines) in state["files"].items()
         }
         late = {str(key): int(time) for key, time in state.get("late", {}).items()}
-        return cls(end=int(state["end"]), files=files, late=late)
+        return cls(
+            end=int(state["end"]),
+            files=files,
+            late=late,
+            states=dict(state.get("states", {})),
+            changed=list(state.get("changed", [])),
+        )
 
 
 @dataclass(kw_only=True)

@@ -293,7 +293,7 @@ class Collector:
             await self._gaps(done, writer)
 
         reader = Reader(self._feed, source, self._metrics, self._journal, self._clock)
-        seen = Seen(dict.fromkeys(held.keys, due.end) | progress.seen.ends)
+        seen = Seen(dict.fromkeys(held.keys, due.end) | progress.seen.ends, dict(progress.seen.states))
         reading = asyncio.create_task(reader.read(*due, progress.position, seen, step=due.end - due.start))
         await self._write(reader, reading, stopping, writer, count)
         if self._stop.is_set():

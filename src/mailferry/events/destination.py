@@ -27,6 +27,14 @@ class Line(NamedTuple):
     key: str
     #: The record as JSON, without newline.
     data: bytes
+    #: See `order.Entry`.
+    state: str = ""
+    #: The event was written before; this is its record as it is now.
+    changed: bool = False
+    #: Whether the time is the event's own.
+    timed: bool = True
+    #: The list record stands in for the detail.
+    stands_in: bool = False
 
 
 class Recovered(NamedTuple):

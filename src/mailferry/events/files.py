@@ -20,7 +20,7 @@ from mailferry.events.destination import Committed, Held, Recovered
 from mailferry.events.folder import files_of
 from mailferry.events.heartbeat import Heartbeat
 from mailferry.events.journal import FileJournal, Journal
-from mailferry.events.order import Seen
+from mailferry.events.order import Identity
 from mailferry.events.progress import Progress
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class HourlyFiles:
         self._clock = clock
         self._format = feed.fill(feed.log_file_name_format)
         self._zone = _zone(feed.timezone)
+        self._identity = Identity(feed.identity_fields, feed.ignored_fields)
         self._named: tuple[int, str] = (-1, "")
         self.folder = feed.folder
         #: What the checkpoint on the disk says; None before there is one.
@@ -108,7 +109,9 @@ class HourlyFiles:
             # Until they are on the disk, what is vouched for stays what it was.
             intent = self._intent(files, end)
             covered = self.vouched.coverage.covers
-            intent.late = {line.key: line.time for line in lines if covered(line.time)}
+            intent.late = {line.key: line.time for line in lines if covered(line.time) and not line.changed}
+            intent.states = {line.key: line.state for line in lines if line.state}
+            intent.changed = [line.key for line in lines if line.changed]
             checkpoint.save(self._feed.position_file, self.vouched, intent)
             for name, part in files.items():
                 path = self.folder / name
@@ -132,10 +135,9 @@ class HourlyFiles:
         keys: set[str] = set()
         times: Counter[int] = Counter()
         untimed = 0
-        keyed = self._feed.has_detail
-        for event in stored.found(self.files_of(start, end), keyed=keyed):
+        for event in stored.found(self.files_of(start, end), self._identity):
             keys.add(event.key)
-            if keyed:
+            if self._feed.has_detail:
                 keys.update(stored.other_keys(event.record))
             if event.time is not None:
                 times[event.time] += 1
@@ -177,7 +179,7 @@ class HourlyFiles:
 
     def _settle(self, progress: Progress, intent: Intent) -> Recovered:
         """Adopt the announced lines that are whole in their files, and cut what is torn behind them."""
-        adopted = cut = 0
+        adopted = again = cut = 0
         for name, announced in intent.files.items():
             path = self.folder / name
             if not path.exists():
@@ -192,7 +194,8 @@ class HourlyFiles:
                         break
                     good += length
                     adopted += 1
-                    progress.seen.add(key, intent.end)
+                    progress.seen.add(key, intent.end, intent.states.get(key, ""))
+                    again += key in intent.changed
                     if key in intent.late:
                         progress.coverage = progress.coverage.wrote(intent.late[key])
                 torn = good < sum(length for length, _, _ in announced.lines)
@@ -201,7 +204,7 @@ class HourlyFiles:
                     disk.rewrite(path, announced.offset, keep)
                     disk.sync_folder(self.folder)
                 cut += len(tail) - len(keep)
-        progress.events += adopted
+        progress.events += adopted - again
         return Recovered(adopted, cut)
 
     def _without_checkpoint(self) -> Checkpoint | None:
@@ -229,7 +232,7 @@ class HourlyFiles:
         records_since = (
             record for found in written if found.modified >= since for record in _records(found.path, since)
         )
-        for entry in order.identified(records_since, keyed=self._feed.has_detail):
+        for entry in order.identified(records_since, self._identity):
             # What lies beyond the position is known until the range that lists it has passed.
             progress.seen.add(entry.key, max(progress.position, entry.time or 0))
         return Recovered(len(progress.seen), 0)
@@ -271,4 +274,4 @@ def _records(path: Path, since: int) -> Iterable[object]:
 
 
 def _copy(progress: Progress) -> Progress:
-    return replace(progress, seen=Seen(dict(progress.seen.ends)))
+    return replace(progress, seen=progress.seen.copy())

@@ -57,6 +57,7 @@ class Heartbeat:
             "position_time": _iso(progress.position) if progress else None,
             "lag_seconds": max(0, round(now - progress.position)) if progress else None,
             "late_events": progress.late if progress else 0,
+            "counts": progress.counts if progress else {},
             "gaps": progress.gap_count if progress else 0,
             "last_gaps": [
                 {"kind": gap.kind, "start": _iso(gap.start), "end": _iso(gap.end)}

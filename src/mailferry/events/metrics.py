@@ -17,6 +17,8 @@ class Metrics:
     late: int = 0
     #: Records listed again that had been taken already (look-back, window edges).
     repeated: int = 0
+    #: Records listed again that are not what they were.
+    changed: int = 0
     without_time: int = 0
     not_objects: int = 0
     #: Values that no parser could read, and that are kept as text.
@@ -61,6 +63,7 @@ class Metrics:
             "total_logs_processed": self.events,
             "late_events": self.late,
             "repeated_records": self.repeated,
+            "changed_records": self.changed,
             "records_without_time": self.without_time,
             "records_not_objects": self.not_objects,
             "unreadable_values": self.unreadable,

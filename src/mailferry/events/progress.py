@@ -9,6 +9,8 @@ from mailferry.events.coverage import Coverage
 from mailferry.events.order import Seen
 from mailferry.events.windows import Gap
 
+#: Events without their detail that are kept on record; the count of all goes on.
+MISSING_KEPT = 1000
 #: Gaps kept on record; the count of all goes on.
 GAPS_KEPT = 100
 
@@ -40,6 +42,10 @@ class Progress:
     late: int = 0
     #: Events written since the feed began.
     events: int = 0
+    #: What is odd about events since the feed began, by name: as `counts` of the heartbeat.
+    counts: dict[str, int] = field(default_factory=dict)
+    #: The newest events whose detail could not be had, with their time: the list record stands in for it.
+    details_missing: dict[str, int] = field(default_factory=dict)
     #: Which time was listed when, and what of it was written.
     coverage: Coverage = field(default_factory=Coverage)
 
@@ -62,6 +68,16 @@ class Progress:
             self.gap_count += 1
         return True
 
+    def count(self, name: str, number: int = 1) -> None:
+        """Count something odd."""
+        self.counts = {**self.counts, name: self.counts.get(name, 0) + number}
+
+    def misses_detail(self, key: str, time: int) -> None:
+        """Put an event on record whose detail could not be had."""
+        self.count("details_missing")
+        kept = list({**self.details_missing, key: time}.items())[-MISSING_KEPT:]
+        self.details_missing = dict(kept)
+
     def to_json(self) -> dict[str, Any]:
         """As the checkpoint's second line holds it (the position is the first line)."""
         return {
@@ -71,6 +87,9 @@ class Progress:
             "gap_count": self.gap_count,
             "gaps": [asdict(gap) for gap in self.gaps],
             "seen": self.seen.ends,
+            "states": self.seen.states,
+            "counts": self.counts,
+            "details_missing": self.details_missing,
             "coverage": self.coverage.to_json(),
         }
 
@@ -87,7 +106,9 @@ class Progress:
         return cls(
             position=position,
             floor=int(state["floor"]),
-            seen=Seen(seen),
+            seen=Seen(seen, dict(state.get("states", {}))),
+            counts={str(name): int(count) for name, count in state.get("counts", {}).items()},
+            details_missing={str(key): int(time) for key, time in state.get("details_missing", {}).items()},
             gaps=[Gap(**gap) for gap in state["gaps"]],
             gap_count=int(state["gap_count"]),
             late=int(state["late"]),

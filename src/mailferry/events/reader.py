@@ -17,7 +17,6 @@ from mailferry.errors import Retry, Stop
 from mailferry.events import order, windows
 from mailferry.events import record as records
 from mailferry.events.destination import Line
-from mailferry.events.order import Seen
 from mailferry.events.source import Expired, Postponed, Unreachable
 from mailferry.events.windows import Batch, Gap, Pages, Range
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from mailferry.config.event_feed import EventFeed
     from mailferry.events.journal import Journal
     from mailferry.events.metrics import Metrics
-    from mailferry.events.order import Placed
+    from mailferry.events.order import Placed, Seen
     from mailferry.events.source import Source
 
 #: Events of one chunk where details are fetched, and chunks ahead of the writer: what may be under way at once.
@@ -35,6 +34,8 @@ DETAILS_CHUNK = 64
 PLAIN_CHUNK = 1024
 CHUNKS_AHEAD = 8
 _DAY = 86_400
+#: A time so many seconds from the range that was asked for is none: it would make a file or a partition of its own.
+_FAR = 31 * _DAY
 #: Of a range that begins too early for the provider, so many seconds are given up first, then twice as many.
 _FINE = 60
 
@@ -56,6 +57,8 @@ class Done(NamedTuple):
     times: Sequence[int]
     #: Records that made a page full.
     limit: int
+    #: Identities and digests of records that are not what they were, and that are not written.
+    changed: Sequence[tuple[str, str]] = ()
 
 
 #: What the writer gets: events, covered ranges, the error that ended the reading at its place, or None for the end.
@@ -86,6 +89,10 @@ class Reader:
         self._journal = journal
         self._clock = clock
         self._pages = Pages(feed.page_limit)
+        self._identity = order.Identity(feed.identity_fields, feed.ignored_fields)
+        self._writes_changes = feed.destination == "table" or feed.changes == "append"
+        #: Whether records were compared for fields that change with every answer, and whether there are some.
+        self._compared = self._volatile = False
         #: An event that old was listed: the provider still keeps all that came after it.
         self._kept = not feed.keeps or feed.category == "quarantine"
         self.items: asyncio.Queue[Item] = asyncio.Queue(CHUNKS_AHEAD)
@@ -96,7 +103,8 @@ class Reader:
 
         `step`: seconds of one window, where not those of the feed.
         """
-        known = Seen(dict(seen.ends))
+        known = seen.copy()
+        self._position = position
         self._step = step or self._feed.step
         try:
             async with contextlib.aclosing(self._ahead(begin, end, position)) as batches:
@@ -217,7 +225,8 @@ class Reader:
                     )
 
     async def _list(self, asked: Range) -> list[order.Entry]:
-        return order.entries(await self._source.list(asked), keyed=self._feed.has_detail)
+        between = (asked.start - _FAR, min(asked.end + _FAR, self._clock() + _DAY))
+        return order.entries(await self._source.list(asked), self._identity, between=between)
 
     # --- events
 
@@ -226,49 +235,86 @@ class Reader:
         start, end = batch.range
         known.forget_before(start)
         size = DETAILS_CHUNK if self._feed.has_detail else PLAIN_CHUNK
+        answer = order.matched(batch.answer, known)
+        if not self._compared and self._suspicious(answer, known, end):
+            await self._compare(batch)
         repeated: list[str] = []
+        changed: list[tuple[str, str]] = []
         times: dict[str, int] = {}
         lines: list[Line | asyncio.Task[Line]] = []
         try:
-            for event in order.oldest_first(batch.answer, start):
+            for event in order.oldest_first(answer, start):
                 times[event.key] = event.time
-                if event.key in known:
-                    repeated.append(event.key)
-                else:
-                    self._count(event)
-                    lines.append(self._line(event))
+                differs = known.changed(event.key, event.state) and not self._volatile
+                if event.key not in known or (differs and self._writes_changes):
+                    lines.append(self._line(event, changed=differs))
                     if len(lines) == size:
                         await self.items.put(Chunk(batch.range, lines))
                         lines = []
-                known.add(event.key, end)
+                elif differs:
+                    changed.append((event.key, event.state))
+                else:
+                    repeated.append(event.key)
+                known.add(event.key, end, event.state)
             if lines:
                 await self.items.put(Chunk(batch.range, lines))
             lines = []
-            await self.items.put(Done(batch, repeated, list(times.values()), self._pages.limit))
+            done = Done(batch, repeated, list(times.values()), self._pages.limit, changed)
+            await self.items.put(done)
         finally:
             await cancel(lines)
+
+    def _suspicious(self, answer: Sequence[order.Entry], known: Seen, end: int) -> bool:
+        """Whether records that must be known are not what they were."""
+        if any(known.changed(entry.key, entry.state) for entry in answer):
+            return True
+        plain = [entry.key for entry in answer if not entry.base]
+        return (
+            bool(plain)
+            and end <= self._position
+            and len(known) > 0
+            and not any(key in known for key in plain)
+        )
+
+    async def _compare(self, batch: Batch) -> None:
+        """Ask again for the same: what differs now changes with every answer, and says nothing about an event."""
+        self._compared = True
+        names = order.volatile(batch.answer, await self._list(batch.range))
+        if names:
+            self._volatile = True
+            self._journal.error(
+                f"{', '.join(names)} of the same record is another in each answer: its events are taken for new or changed "
+                f"ones each time. Set ignore_fields = {', '.join(names)}",
+                level=logging.WARNING,
+            )
+
+    def _line(self, event: Placed, *, changed: bool) -> Line | asyncio.Task[Line]:
+        if not changed:
+            self._count(event)
+        if self._feed.has_detail and records.queue_id(event.record) and records.time_spellings(event.record):
+            return asyncio.create_task(self._detail(event, changed=changed))
+        return self._ready(event, event.record, changed=changed)
 
     def _count(self, event: Placed) -> None:
         if not isinstance(event.record, dict):
             self._metrics.not_objects += 1
-        elif records.event_time(event.record) is None:
+        elif not event.timed:
             self._metrics.without_time += 1
 
-    def _line(self, event: Placed) -> Line | asyncio.Task[Line]:
-        if self._feed.has_detail and records.queue_id(event.record) and records.time_spellings(event.record):
-            return asyncio.create_task(self._detail(event))
-        return Line(event.time, event.key, records.encode(event.record))
-
-    async def _detail(self, event: Placed) -> Line:
+    async def _detail(self, event: Placed, *, changed: bool) -> Line:
         try:
-            record: Any = await self._source.detail(event.record)
+            detail = await self._source.detail(event.record)
         except (Stop, Postponed, Unreachable):
             raise
         except Retry as error:
             self._metrics.stand_ins += 1
             self._journal.error(f"{error}. The list record stands in for the detail", level=logging.WARNING)
-            record = event.record
-        return Line(event.time, event.key, records.encode(record))
+            return self._ready(event, event.record, changed=changed, stands_in=True)
+        return self._ready(event, detail, changed=changed)
+
+    def _ready(self, event: Placed, record: Any, *, changed: bool, stands_in: bool = False) -> Line:
+        timed = event.timed or not isinstance(record, dict)
+        return Line(event.time, event.key, records.encode(record), event.state, changed, timed, stands_in)
 
 
 def _expired(window: Range, position: int) -> Batch:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from mailferry.events.order import Identity
+
 
 class Found(NamedTuple):
     """One line that is a record."""
@@ -39,13 +41,13 @@ def open_lines(path: Path) -> Iterator[bytes]:
         yield from file
 
 
-def found(paths: Iterable[Path], *, keyed: bool) -> Iterator[Found]:
-    """The records of these files; lines that are none are left out. `keyed` as for `order.identified`."""
+def found(paths: Iterable[Path], identity: Identity = order.DEFAULT) -> Iterator[Found]:
+    """The records of these files; lines that are none are left out."""
     last: int | None = None
     decoded = (record for path in paths for record in _records(path))
-    for time, key, record in order.identified(decoded, keyed=keyed):
-        last = time if time is not None else last
-        yield Found(last, time is not None, key, record)
+    for entry in order.identified(decoded, identity):
+        last = entry.time if entry.time is not None else last
+        yield Found(last, entry.time is not None, entry.key, entry.record)
 
 
 def other_keys(record: Any) -> Iterator[str]:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 #: Characters of an identity, see `order.identified`.
 _IDENTITY = 16
+#: Characters of the digest of a record, see `order.identified`.
+_STATE = 8
 #: Days that reach back behind every event's time; more may not fit the column.
 _FOR_EVER = 36_500
 #: Of a batch that holds such a row, none is written by that statement: a key that is there, JSON that jsonb refuses,
@@ -82,7 +84,7 @@ class EventTable:
         self._fence = 0
         self._last_number = 0
         #: Identities as the database has them.
-        self._ends: dict[str, int] = {}
+        self._seen = Seen()
         self.vouched: Progress | None = None
         self.written: list[str] = []
         self.journal = Journal(feed)
@@ -125,10 +127,11 @@ class EventTable:
                         f"SET source = '{source}' WHERE feed = '{feed.section}'"
                     )
                 self._fence, self._last_number = row["fence"], row["last_number"]
-                for end, identities in self._conn.execute(_sql("seen"), {"feed": feed.section}):
-                    self._ends |= {
-                        identities[at : at + _IDENTITY]: end for at in range(0, len(identities), _IDENTITY)
-                    }
+                for end, identities, states in self._conn.execute(_sql("seen"), {"feed": feed.section}):
+                    for number in range(len(identities) // _IDENTITY):
+                        key = identities[number * _IDENTITY : (number + 1) * _IDENTITY]
+                        state = states[number * _STATE : (number + 1) * _STATE].strip()
+                        self._seen.add(key, end, state)
         if row["position"] is None:
             return None, Recovered()
         progress = Progress(
@@ -137,7 +140,9 @@ class EventTable:
             floor=row["floor"]
             if row["floor"] <= row["position"]
             else max(0, row["position"] - feed.look_back),
-            seen=Seen(dict(self._ends)),
+            seen=self._seen.copy(),
+            counts=row["counts"],
+            details_missing=row["details_missing"],
             gaps=[Gap(**gap) for gap in row["gaps"]],
             gap_count=row["gap_count"],
             late=row["late"],
@@ -152,7 +157,7 @@ class EventTable:
 
         A connection that is lost at its very end leaves open whether it happened: the next run goes by what it finds.
         """
-        made = rows(lines, self._last_number)
+        made = rows((line for line in lines if not line.changed), self._last_number)
         with _told():
             if made:
                 self._make_room(made)
@@ -161,9 +166,12 @@ class EventTable:
                 progress.events -= repeated
                 if repeated:
                     self._recount(progress, made)
+                for line in lines:
+                    if line.changed:
+                        self._update(line)
                 self._advance(progress, self._last_number + len(made))
         self._last_number += len(made)
-        self._ends = dict(progress.seen.ends)
+        self._seen = progress.seen.copy()
         self.vouched = replace(progress, seen=Seen())
         return Committed(repeated=repeated, as_text=sum(row.raw is not None for row in made))
 
@@ -253,6 +261,22 @@ class EventTable:
                 count += self._conn.execute(insert, self._values(made[at])).rowcount
         return count
 
+    def _update(self, line: Line) -> None:
+        """Put the newer state of an event into its row; a list record that stands in for the detail, only what it says."""
+        (row,) = rows([line], 0)
+        values = {**self._values(row), "partly": line.stands_in}
+        for name in ("update", "update_anytime"):
+            try:
+                with self._conn.transaction():
+                    done = self._conn.execute(self._statement(name), values).rowcount
+            except _REFUSED as error:
+                self.journal.error(
+                    f"the event {row.identity} has changed to what jsonb does not take: {error}; its row stays"
+                )
+                return
+            if done:
+                return
+
     def _recount(self, progress: Progress, made: Sequence[Row]) -> None:
         """Count the events of covered time as they are there: some of these were there before, and count once."""
         spans = {
@@ -271,15 +295,20 @@ class EventTable:
     def _advance(self, progress: Progress, last_number: int) -> None:
         """Put on record how far the feed got, and what it must know again: only what has changed since the last commit."""
         learned: defaultdict[int, list[str]] = defaultdict(list)
+        states = progress.seen.states
         for key, end in progress.seen.ends.items():
-            if self._ends.get(key) != end:
+            if self._seen.ends.get(key) != end or self._seen.states.get(key) != states.get(key):
                 learned[end].append(key)
         values = {
             name: getattr(progress, name) for name in ("position", "floor", "events", "late", "gap_count")
         }
         values |= {"last_number": last_number, "gaps": Jsonb([asdict(gap) for gap in progress.gaps])}
         values |= {"coverage": Jsonb(progress.coverage.to_json())}
+        values |= {"counts": Jsonb(progress.counts), "details_missing": Jsonb(progress.details_missing)}
         values |= {"ends": list(learned), "identities": ["".join(keys) for keys in learned.values()]}
+        values["states"] = [
+            "".join(states.get(key, "").ljust(_STATE) for key in keys) for keys in learned.values()
+        ]
         if not self._conn.execute(_sql("advance"), {**self._fenced, **values}).fetchone():
             raise TakenOver(f"[{self._feed.section}] {TakenOver()}")
 

@@ -155,4 +155,5 @@ def _one_second(asked: Range, both: Sequence[Entry], only: Sequence[Entry], page
     inclusive = bool(only) or any(entry.time is not None and entry.time > asked.start for entry in both)
     saturated = len(only) >= page_limit or not inclusive
     gaps = (Gap(kind="saturated", start=asked.start, end=asked.end),) if saturated else ()
-    return Batch(range=asked, answer=[*both, *only], gaps=gaps)
+    keys = {entry.key for entry in both}
+    return Batch(range=asked, answer=[*both, *(entry for entry in only if entry.key not in keys)], gaps=gaps)

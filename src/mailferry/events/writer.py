@@ -48,6 +48,7 @@ class Writer:
         #: Time that is audited: what is late is a find of that audit.
         self._audited: Range | None = None
         self._lists = metrics.lists
+        self._unreadable = metrics.unreadable
         self._changed = False
         self._broken = False
         self._committed_at = time.monotonic()
@@ -59,6 +60,21 @@ class Writer:
     async def add(self, line: Line, listed_to: int) -> None:
         """Append one event that a range up to `listed_to` (Unix seconds) listed."""
         progress = self._progress
+        progress.seen.add(line.key, listed_to, line.state)
+        if line.changed:
+            self._has_changed(1)
+        else:
+            self._is_new(line)
+        self._lines.append(line)
+        self._bytes += len(line.data) + 1
+        self._last_end = listed_to
+        self._latest_end = max(self._latest_end, listed_to)
+        self._changed = True
+        if len(self._lines) >= COMMIT_EVENTS or self._bytes >= COMMIT_BYTES or self.due_in() == 0:
+            await self.flush()
+
+    def _is_new(self, line: Line) -> None:
+        progress = self._progress
         if line.time < progress.position:
             progress.late += 1
             self._metrics.late += 1
@@ -67,14 +83,15 @@ class Writer:
                 progress.coverage = replace(progress.coverage, audit_late=progress.coverage.audit_late + 1)
         progress.events += 1
         progress.coverage = progress.coverage.wrote(line.time)
-        progress.seen.add(line.key, listed_to)
-        self._lines.append(line)
-        self._bytes += len(line.data) + 1
-        self._last_end = listed_to
-        self._latest_end = max(self._latest_end, listed_to)
-        self._changed = True
-        if len(self._lines) >= COMMIT_EVENTS or self._bytes >= COMMIT_BYTES or self.due_in() == 0:
-            await self.flush()
+        if not line.timed:
+            progress.count("without_time")
+        if line.stands_in:
+            progress.misses_detail(line.key, line.time)
+
+    def _has_changed(self, number: int) -> None:
+        self._metrics.changed += number
+        if number:
+            self._progress.count("changed", number)
 
     async def covered(self, done: Done) -> list[Gap]:
         """Everything before the end of the batch's range has been taken. Gives the gaps that are new on record."""
@@ -84,6 +101,9 @@ class Writer:
         for key in done.repeated:
             if key in progress.seen:
                 progress.seen.add(key, end)
+        for key, state in done.changed:
+            progress.seen.add(key, end, state)
+        self._has_changed(len(done.changed))
         start, asked_at = done.batch.range.start, done.batch.asked_at
         if asked_at is not None:
             progress.coverage = progress.coverage.listed(start, end, asked_at, done.times, self._delays)
@@ -130,10 +150,13 @@ class Writer:
         progress.floor = max(progress.floor, progress.position - self._look_back)
         progress.seen.forget_before(progress.floor)
         self._count_lists()
+        if self._unreadable < self._metrics.unreadable:
+            progress.count("unreadable", self._metrics.unreadable - self._unreadable)
+            self._unreadable = self._metrics.unreadable
         self._broken = True
         committed = await in_thread(self._destination.commit, lines, progress, self._latest_end)
         self._broken = False
-        self._metrics.events += len(lines) - committed.repeated
+        self._metrics.events += sum(not line.changed for line in lines) - committed.repeated
         self._metrics.repeated += committed.repeated
         self._metrics.as_text += committed.as_text
         self._metrics.bytes_written += self._bytes

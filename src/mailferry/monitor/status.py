@@ -51,6 +51,8 @@ class FeedStatus:
     lag_seconds: int | None = None
     gaps: int = 0
     late: int = 0
+    #: What is odd about events since the feed began: without_time, changed, details_missing, unreadable.
+    counts: dict[str, int] = field(default_factory=dict)
     # Mailbox feeds
     #: "watching", "polling", "away" and the like; "" where no worker watches it.
     watch: str = ""
@@ -118,7 +120,7 @@ def _ask(conn: Connection, status: Status, now: datetime) -> None:
         for row in cursor.execute(queries["feeds"], {"names": list(by_name)}).fetchall():
             _fill(by_name[row["name"]], row, now)
         for row in cursor.execute(queries["progress"], {"names": list(by_name)}).fetchall():
-            _reached(by_name[row["feed"]], row["position"], row["gap_count"], row["late"], now)
+            _reached(by_name[row["feed"]], row["position"], row["gap_count"], row["late"], row["counts"], now)
         status.workers = cursor.execute(queries["workers"]).fetchall()
     if conn.execute(queries["has_queue"]).fetchone() == (True,):
         for name, state, count in conn.execute(queries["queue"]).fetchall():
@@ -152,10 +154,12 @@ def _position(feed: FeedStatus, seconds: int, now: datetime) -> None:
     feed.lag_seconds = max(0, round(now.timestamp() - seconds))
 
 
-def _reached(feed: FeedStatus, seconds: int, gaps: int, late: int, now: datetime) -> None:
+def _reached(
+    feed: FeedStatus, seconds: int, gaps: int, late: int, counts: dict[str, int], now: datetime
+) -> None:
     """How far a feed got by its destination's own word, whoever ran it: the service or cron."""
     _position(feed, seconds, now)
-    feed.gaps, feed.late = gaps, late
+    feed.gaps, feed.late, feed.counts = gaps, late, counts
     if feed.state in ("new", "unknown"):
         feed.state = "completed"
 
@@ -171,7 +175,7 @@ def _read_checkpoint(feed: EventFeed, status: FeedStatus, now: datetime) -> None
         return
     if found:
         progress = found.progress
-        _reached(status, progress.position, progress.gap_count, progress.late, now)
+        _reached(status, progress.position, progress.gap_count, progress.late, progress.counts, now)
 
 
 def _warn(feed: EventFeed, status: FeedStatus, now: datetime) -> None:
@@ -230,7 +234,9 @@ def _feed_lines(feed: FeedStatus) -> Iterable[str]:
     if feed.kind == "events":
         lag = f"{_span(feed.lag_seconds)} behind" if feed.lag_seconds is not None else "nothing yet"
         extra = "".join(
-            f", {count:,} {what}" for count, what in ((feed.gaps, "gaps"), (feed.late, "late")) if count
+            f", {count:,} {what.replace('_', ' ')}"
+            for what, count in {"gaps": feed.gaps, "late": feed.late, **feed.counts}.items()
+            if count
         )
         yield f"    position  {_time(feed.position)}, {lag}{extra}"
         return

@@ -17,10 +17,10 @@ VALUES (%(feed)s, %(source)s, %(target)s, %(runner)s, %(retention_days)s, 1)
 ON CONFLICT (feed) DO UPDATE
 SET fence = p.fence + 1, target = excluded.target, runner = excluded.runner, retention_days = excluded.retention_days,
     begun_at = now()
-RETURNING source, fence, position, floor, events, late, last_number, gap_count, gaps, coverage
+RETURNING source, fence, position, floor, events, late, last_number, gap_count, gaps, coverage, counts, details_missing
 
 -- name: seen
-SELECT listed_to, identities FROM mailferry.event_seen WHERE feed = %(feed)s ORDER BY listed_to
+SELECT listed_to, identities, states FROM mailferry.event_seen WHERE feed = %(feed)s ORDER BY listed_to, number
 
 -- name: hold
 SELECT 1 FROM mailferry.event_progress WHERE feed = %(feed)s AND fence = %(fence)s FOR UPDATE
@@ -30,15 +30,16 @@ SELECT 1 FROM mailferry.event_progress WHERE feed = %(feed)s AND fence = %(fence
 WITH held AS (
     UPDATE mailferry.event_progress
     SET position = %(position)s, floor = %(floor)s, events = %(events)s, late = %(late)s, last_number = %(last_number)s,
-        gap_count = %(gap_count)s, gaps = %(gaps)s, coverage = %(coverage)s, committed_at = now()
+        gap_count = %(gap_count)s, gaps = %(gaps)s, coverage = %(coverage)s, counts = %(counts)s,
+        details_missing = %(details_missing)s, committed_at = now()
     WHERE feed = %(feed)s AND fence = %(fence)s
     RETURNING feed
 ), forgotten AS (
     DELETE FROM mailferry.event_seen AS s USING held WHERE s.feed = held.feed AND s.listed_to < %(floor)s
 ), learned AS (
-    INSERT INTO mailferry.event_seen (feed, listed_to, identities)
-    SELECT held.feed, k.listed_to, k.identities
-    FROM held, unnest(%(ends)s::bigint[], %(identities)s::text[]) AS k (listed_to, identities)
+    INSERT INTO mailferry.event_seen (feed, listed_to, identities, states)
+    SELECT held.feed, k.listed_to, k.identities, k.states
+    FROM held, unnest(%(ends)s::bigint[], %(identities)s::text[], %(states)s::text[]) AS k (listed_to, identities, states)
 )
 SELECT 1 FROM held
 
@@ -50,6 +51,15 @@ COPY {table} ({columns}) FROM STDIN (FORMAT binary)
 INSERT INTO {table} (time, feed, identity, number, record, raw)
 VALUES (to_timestamp(%(time)s::bigint), %(feed)s, %(identity)s, %(number)s, %(record)s, %(raw)s)
 ON CONFLICT (feed, time, identity) DO NOTHING
+
+-- name: update
+UPDATE {table} SET record = CASE WHEN %(partly)s THEN record || %(record)s::jsonb ELSE %(record)s::jsonb END, raw = %(raw)s
+WHERE feed = %(feed)s AND identity = %(identity)s AND time = to_timestamp(%(time)s::bigint)
+
+-- name: update_anytime
+-- Its time has changed too.
+UPDATE {table} SET record = CASE WHEN %(partly)s THEN record || %(record)s::jsonb ELSE %(record)s::jsonb END, raw = %(raw)s
+WHERE feed = %(feed)s AND identity = %(identity)s
 
 -- name: held
 SELECT identity, extract(epoch FROM time)::bigint FROM {table}

@@ -130,14 +130,14 @@ class Api:
     def detail(self, key: str, queue_id: str, query: Mapping[str, str], now: float) -> tuple[Event, bytes]:
         """Give a mail event and its detail. Refusal 400 without a time, 404 where it is not there (yet, or ever)."""
         event = self._population.find(key, queue_id, _integer(query, "time"))
-        if event is None or event.visible_from > now or (detail := event.detail) is None:
+        if event is None or event.visible_from > now or (detail := event.detail_at(now)) is None:
             raise Refusal(404, "The mail was not found")
         return event, detail
 
 
-def page_body(events: list[Event]) -> bytes:
-    """Give the JSON array of a list."""
-    return b"[%b]" % b",".join([event.record for event in events])
+def page_body(events: list[Event], now: float) -> bytes:
+    """Return the JSON array of a list, as it is at Unix time `now`."""
+    return b"[%b]" % b",".join([event.record_at(now) for event in events])
 
 
 def _integer(query: Mapping[str, str], name: str) -> int:

@@ -12,6 +12,7 @@ million events take no memory. Nothing here reads a clock or a socket.
 from __future__ import annotations
 
 import heapq
+import math
 import struct
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ TYPES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "authentication": ("",),
     }
 )
-_SHARES = ("late", "missing_details", "big_integers", "hostile_text")
+_SHARES = ("late", "changing", "missing_details", "big_integers", "hostile_text")
 _KINDS = ("nulls", "not_objects", "no_time", "no_queue_id", "own_time", "repeats", "twins")
 _CACHED_EVENTS = 50_000
 _DIGEST = struct.Struct("<8I")
@@ -78,6 +79,10 @@ class Traits:
     #: Events that become visible only 1 to `late_by` seconds after their own time.
     late: float = 0.0
     late_by: int = 60
+
+    #: Objects that say `"state": "pending"` for so many seconds after their own time, then `"state": "done"`.
+    changing: float = 0.0
+    changing_for: int = 120
 
     #: Records that are `null`. They cannot be told apart, so no collector can count them over overlapping ranges.
     nulls: float = 0.0
@@ -135,11 +140,22 @@ class Event(NamedTuple):
     record: bytes
     #: What its detail has beyond the record (`,"logs":...}`); None where no detail can be had, now or ever.
     more: bytes | None
+    #: Its JSON until Unix time `changes_at`; None where it never was another.
+    earlier: bytes | None = None
+    changes_at: float = 0.0
 
     @property
     def detail(self) -> bytes | None:
         """The JSON of its detail: the record and more."""
-        return None if self.more is None else self.record[:-1] + self.more
+        return self.detail_at(math.inf)
+
+    def record_at(self, now: float) -> bytes:
+        """Its JSON in a list at Unix time `now`."""
+        return self.earlier if self.earlier is not None and now < self.changes_at else self.record
+
+    def detail_at(self, now: float) -> bytes | None:
+        """The JSON of its detail at Unix time `now`."""
+        return None if self.more is None else self.record_at(now)[:-1] + self.more
 
     @property
     def value(self) -> bytes:
@@ -316,6 +332,11 @@ class _Stream:
                     record = records.with_big_integer(record, base)
                 if base[2] * _UNIT < traits.hostile_text:
                     record = records.with_hostile_text(record)
+            earlier = None
+            if record.endswith(b"}") and base[7] * _UNIT < traits.changing:
+                earlier, record = (
+                    b'%b,"state":"%b"}' % (record[:-1], state) for state in (b"pending", b"done")
+                )
             # A copy of the right size: what orjson gives holds on to its 4 KB buffer.
             record = b"%b" % record
             more = None
@@ -323,7 +344,8 @@ class _Stream:
                 more = self._more[draw[4] % len(self._more)]
             late = draw[6] * _UNIT < traits.late
             delay = 1 + draw[7] % traits.late_by if late else number / count
-            yield Event(self._feed, second, number, time, queue_id, second + delay, record, more)
+            visible, changes = second + delay, second + traits.changing_for
+            yield Event(self._feed, second, number, time, queue_id, visible, record, more, earlier, changes)
 
     def _kind(self, share: float) -> str:
         for limit, kind in self._limits:

@@ -286,9 +286,9 @@ class Provider:
         events = self._api.page(question, now, cap(len(self.stats.lists)) if callable(cap) else cap)
         if trouble is None:
             self.stats.lists.append(ListCall(question, len(events)))
-            return self._good(request, page_body(events))
+            return self._good(request, page_body(events, now))
         self.stats.lists.append(ListCall(question, None))
-        return await self._spoil(request, trouble, page_body(events))
+        return await self._spoil(request, trouble, page_body(events, now))
 
     async def _answer_detail(self, request: web.BaseRequest, key: str) -> web.StreamResponse:
         queue_id = request.path[len(DETAILS) :]
