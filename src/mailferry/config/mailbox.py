@@ -150,12 +150,19 @@ class MailboxSettings(Settings):
         may_be_empty=True,
     )
     sender_filter: str = setting(
-        "", "text that the sender contains, in any case; empty: all", variable="EMAIL_SENDER_FILTER"
+        "",
+        "address, domain or word that the sender's address matches, in any case; empty: all",
+        variable="EMAIL_SENDER_FILTER",
     )
     name_filter: str = setting(
         "",
         "pattern (`*`, `?`) of attachment names, in any case; empty: all",
         variable="EMAIL_ATTACHMENT_FILTER",
+    )
+    charset: str = setting(
+        "windows-1254",
+        "charset of raw 8-bit headers and file names that are not UTF-8 nor in the charset their message names",
+        variable="EMAIL_CHARSET",
     )
     mark: MarkBy = setting(
         MarkBy.SEEN, "how a message that is done with is told from one that is not", variable="EMAIL_MARK"
@@ -183,6 +190,15 @@ class MailboxSettings(Settings):
     @classmethod
     def _printable(cls, value: str) -> str:
         return one_line(value)
+
+    @field_validator("charset")
+    @classmethod
+    def _is_charset(cls, value: str) -> str:
+        try:
+            b"".decode(value or "-")
+        except (LookupError, ValueError):
+            raise ValueError(f"{value!r} is no charset that is known here; windows-1254 is one") from None
+        return value.lower()
 
     @field_validator("password")
     @classmethod

@@ -11,12 +11,14 @@ import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from mailferry.config.mailbox import MarkBy
-from mailferry.errors import Retry, Stop
-from mailferry.mailbox.source.headers import contains, parse_headers
-from mailferry.mailbox.source.message import MessageRef, Outcome, Part, Summary
+from mailferry.errors import Reject, Retry, Stop
+from mailferry.mailbox.source.file_buffer import FileBuffer
+from mailferry.mailbox.source.headers import is_raw, parse_headers
+from mailferry.mailbox.source.matcher import Matcher
+from mailferry.mailbox.source.message import Head, MessageRef, Outcome, Part, Summary, unreadable
 from mailferry.mailbox.source.mime import from_message, header_block, leaves
 from mailferry.mailbox.source.transfer_encoding import PIECE, decoded
 
@@ -49,24 +51,58 @@ class MaildirMailbox:
 
     # --- the protocol
 
-    def find(self) -> Sequence[MessageRef]:
-        """Messages that match and are not marked yet, oldest first (file time, then name); only their headers are read."""
+    def unmarked(self) -> Sequence[MessageRef]:
+        """Messages that are not marked yet, latest last (file time, then name); none of them is opened."""
         found: list[tuple[float, str]] = []
+        self._known = {}
         for unique, path, flags in self._listed():
-            if self._is_marked(flags):
-                continue
+            self._known[unique] = path
+            if not self._is_marked(flags):
+                with contextlib.suppress(FileNotFoundError):
+                    found.append((path.stat().st_mtime, unique))
+        return [self._ref(unique) for _, unique in sorted(found)]
+
+    def heads(self, refs: Sequence[MessageRef]) -> Iterator[Head]:
+        """Only headers are read; a file that cannot be read is a head with its problem."""
+        for ref in refs:
+            try:
+                if (head := self._head(ref)) is not None:
+                    yield head
+            except Retry as error:
+                yield unreadable(ref, str(error))
+
+    def find(self) -> Sequence[MessageRef]:
+        """Messages that match and are not marked yet, oldest first."""
+        look = Matcher.of(self._settings).sort(self.heads(self.unmarked()))
+        return [head.ref for head in look.wanted]
+
+    def _ref(self, unique: str) -> MessageRef:
+        return MessageRef(account=str(self._root), folder=self._folder, uidvalidity=0, uid=unique)
+
+    def _head(self, ref: MessageRef) -> Head | None:
+        for path in self._places(ref):
             if (message := _open(path)) is None:
                 continue
             with message:
-                headers = parse_headers(header_block(message)[0])
-                if contains(headers.subject, self._settings.subject_filter) and contains(
-                    headers.sender, self._settings.sender_filter
-                ):
-                    found.append((message.modified, unique))
-        return [
-            MessageRef(account=str(self._root), folder=self._folder, uidvalidity=0, uid=unique)
-            for _, unique in sorted(found)
-        ]
+                block = header_block(message)[0]
+                headers = parse_headers(block, self._charsets(message, block))
+                return Head(
+                    ref=ref,
+                    received=datetime.fromtimestamp(message.modified, UTC),
+                    subject=headers.subject,
+                    sender=headers.sender,
+                    addresses=headers.addresses,
+                )
+        return None
+
+    def _charsets(self, message: FileBuffer, block: bytes) -> tuple[str, ...]:
+        """What to try for a raw header: the charset of the message's text, which is looked for only then."""
+        if not is_raw(block):
+            return ()
+        with contextlib.suppress(Reject):
+            if named := from_message(message).charset():
+                return (named, self._settings.charset)
+        return (self._settings.charset,)
 
     def summary(self, ref: MessageRef) -> Summary | None:
         """Headers and structure; None when it is gone. Reject for a structure without end."""
@@ -74,15 +110,19 @@ class MaildirMailbox:
             if (message := _open(path)) is None:
                 continue
             with message:
-                headers = parse_headers(header_block(message)[0])
+                block = header_block(message)[0]
+                headers = parse_headers(block, self._charsets(message, block))
                 return Summary(
                     ref=ref,
                     subject=headers.subject,
                     sender=headers.sender,
+                    addresses=headers.addresses,
                     message_id=headers.message_id,
                     received=datetime.fromtimestamp(message.modified, UTC),
                     size=len(message),
-                    parts=tuple(part for part, _ in leaves(from_message(message))),
+                    parts=tuple(
+                        part for part, _ in leaves(from_message(message), (self._settings.charset,))
+                    ),
                 )
         return None
 
@@ -173,17 +213,15 @@ class MaildirMailbox:
             if (message := _open(path)) is None:
                 continue
             with message:
-                start, end = self._span(message, ref, part)
+                if part.span is None or part.span[1] > len(message):
+                    raise Retry(
+                        f"message {ref.uid} in {self._path} has changed: part {part.section} is not where it was"
+                    )
+                start, end = part.span
                 for at in range(start, end, PIECE):
                     yield message[at : min(at + PIECE, end)]
             return
         raise Retry(f"message {ref.uid} is no longer in {self._path}")
-
-    def _span(self, message: _Message, ref: MessageRef, part: Part) -> tuple[int, int]:
-        for found, node in leaves(from_message(message)):
-            if found.section == part.section and node.span is not None:
-                return node.span
-        raise Retry(f"message {ref.uid} in {self._path} has changed: part {part.section} is no longer there")
 
     def _marked(self, path: Path, unique: str, outcome: Outcome) -> Path:
         """Where the file belongs once it is marked."""
@@ -231,66 +269,10 @@ def _make_subfolder(path: Path) -> None:
         raise Stop(f"the Maildir folder {path} cannot be made: {error.strerror}") from None
 
 
-class _Message:
-    """A message file that is read where it is asked for (`structure.Buffer`).
-
-    Not mapped: a mapped file that another program cuts short kills the process (SIGBUS).
-    """
-
-    _WINDOW = 1024 * 1024
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = path.open("rb", buffering=0)
-        stat = os.fstat(self._file.fileno())
-        self._size = stat.st_size
-        #: Unix seconds.
-        self.modified = stat.st_mtime
-        self._window, self._window_at = b"", 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __getitem__(self, index: slice, /) -> bytes:
-        start, stop, _ = index.indices(self._size)
-        if not self._window_at <= start <= stop <= self._window_at + len(self._window):
-            if stop - start > self._WINDOW:
-                return self._read(start, stop - start)
-            self._window, self._window_at = self._read(start, self._WINDOW), start
-        return self._window[start - self._window_at : stop - self._window_at]
-
-    def find(self, sub: bytes, start: int, end: int, /) -> int:
-        """Where `sub` first lies wholly within [start, end), or -1."""
-        end = min(end, self._size)
-        while start + len(sub) <= end:
-            if not self._window_at <= start <= self._window_at + len(self._window) - len(sub):
-                self._window, self._window_at = self._read(start, self._WINDOW), start
-                if len(self._window) < len(sub):
-                    return -1
-            found = self._window.find(sub, start - self._window_at, end - self._window_at)
-            if found >= 0:
-                return self._window_at + found
-            start = self._window_at + len(self._window) - len(sub) + 1
-        return -1
-
-    def _read(self, start: int, size: int) -> bytes:
-        try:
-            self._file.seek(start)
-            return self._file.read(size)
-        except OSError as error:
-            raise Retry(f"{self._path} cannot be read: {error.strerror}") from None
-
-
-def _open(path: Path) -> _Message | None:
+def _open(path: Path) -> FileBuffer | None:
     """None when the message is gone from there."""
     try:
-        return _Message(path)
+        return FileBuffer.open(path)
     except FileNotFoundError:
         return None
     except OSError as error:

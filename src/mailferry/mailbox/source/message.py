@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from datetime import datetime
     from pathlib import Path
 
     from mailferry.mailbox.workbook.values import Kind
@@ -44,6 +44,35 @@ class Part:
     disposition: str
     #: Encoded size in bytes as the server states it, or None where it does not.
     size: int | None
+    #: Where its encoded body lies in the whole message; None where only the server knows.
+    span: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Head:
+    """What decides whether a message is wanted: a few decoded headers; "" where missing."""
+
+    ref: MessageRef
+    #: As in `Summary`.
+    received: datetime
+    subject: str
+    sender: str
+    #: The addresses of the sender, without the names beside them.
+    addresses: tuple[str, ...]
+    #: Why the headers cannot be read; "" where they can.
+    problem: str = ""
+
+    @property
+    def title(self) -> str:
+        """The message by what people know of it."""
+        when = f"{self.received.astimezone():%Y-%m-%d %H:%M}"
+        return f"message {self.ref.uid} {self.subject[:100]!r} from {self.sender[:100] or 'no sender'}, {when}"
+
+
+def unreadable(ref: MessageRef, problem: str, received: datetime | None = None) -> Head:
+    """The head of a message whose headers cannot be read."""
+    unknown = received or datetime.fromtimestamp(0, UTC)
+    return Head(ref=ref, received=unknown, subject="", sender="", addresses=(), problem=problem)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +89,8 @@ class Summary:
     #: Whole size in bytes.
     size: int
     parts: tuple[Part, ...]
+    #: As in `Head`.
+    addresses: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.received.tzinfo is None:
@@ -80,8 +111,14 @@ class Mailbox(Protocol):
     Nothing here marks a message but `mark`; looking and fetching leave every flag as it was.
     """
 
+    def unmarked(self) -> Sequence[MessageRef]:
+        """All messages that are not marked yet, whatever they are about, latest last."""
+
+    def heads(self, refs: Sequence[MessageRef]) -> Iterator[Head]:
+        """The heads of these messages in any order, fetched in bulk; those that are gone are left out."""
+
     def find(self) -> Sequence[MessageRef]:
-        """Messages that match the server-side filter and are not marked yet, oldest first."""
+        """Messages that match the filters and are not marked yet, oldest first."""
 
     def summary(self, ref: MessageRef) -> Summary | None:
         """Headers and structure of one message; None when it is gone."""

@@ -1,26 +1,31 @@
-"""A message's MIME tree, from an IMAP BODYSTRUCTURE (RFC 3501 7.4.2) or from the message itself: one shape for both."""
+"""A message's MIME tree (RFC 2045, RFC 2046), from the message itself or from an IMAP BODYSTRUCTURE: one shape for both."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from email.errors import HeaderParseError
-from email.message import Message
-from email.utils import decode_params, unquote
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 from mailferry.errors import Reject
-from mailferry.mailbox.source.headers import MAX_HEADER, raw_values, text, words
+from mailferry.mailbox.source.headers import MAX_HEADER, raw_values
 from mailferry.mailbox.source.message import Part
+from mailferry.mailbox.source.parameters import file_name, first_token, header_value, joined
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-#: Nobody writes mail like that; whoever does wants to use up memory or the stack.
+#: No mail program writes mail like that; one that does wants to use up memory or the stack.
 MAX_DEPTH = 50
 MAX_PARTS = 1000
 
 _DISPOSITIONS = ("attachment", "inline")
+#: Encodings that leave the content as it is.
+PLAIN = ("", "7bit", "8bit", "binary")
+#: A delimiter line of a multipart that names no boundary (RFC 2046 5.1.1: at most 70 characters), and how far to look for it.
+_DELIMITER = re.compile(rb"^--([!-~](?:[ -~]{0,69}?[!-~])?)[ \t]*\r?\n", re.MULTILINE)
+_PREAMBLE = 64 * 1024
+#: A header block that says what its entity is.
+_DESCRIBES = re.compile(rb"^content-(type|disposition)[ \t]*:", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,152 +34,147 @@ class Node:
 
     mime: str
     encoding: str = ""
-    name: str = ""
+    #: Parameters by lower-case name as in `parameters.header_value`.
+    type_parameters: Mapping[str, str]
     disposition: str = ""
+    disposition_parameters: Mapping[str, str]
+    #: Encoded size in bytes, as stated or as it is.
     size: int | None = None
     #: Parts of a multipart; of a message/rfc822 the one body.
     children: tuple[Node, ...] = ()
-    #: Where the still encoded body lies in the message, [start, end); None for an IMAP message.
+    #: Where the still encoded body lies in the message, [start, end); None where a server described it.
     span: tuple[int, int] | None = None
 
     @property
     def is_multipart(self) -> bool:
         return self.mime.startswith("multipart/")
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether there are parts in it, by its type."""
+        return self.is_multipart or (self.mime == "message/rfc822" and self.encoding in PLAIN)
+
+    def charset(self) -> str:
+        """The charset of the first text in it, or ""."""
+        if self.mime.startswith("text/") and (named := first_token(self.type_parameters.get("charset", ""))):
+            return named
+        return next(filter(None, (child.charset() for child in self.children)), "")
+
+    def part(self, section: str, charsets: Sequence[str] = ()) -> Part:
+        """As a leaf of a message."""
+        return Part(
+            section=section,
+            mime=self.mime,
+            encoding=self.encoding,
+            name=file_name(self.disposition_parameters, self.type_parameters, charsets),
+            disposition=self.disposition,
+            size=self.size,
+            span=self.span,
+        )
+
 
 class Buffer(Protocol):
-    """What `from_message` reads: bytes or an mmap."""
+    """What `from_message` reads: bytes or a `FileBuffer`."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: slice, /) -> bytes: ...
     def find(self, sub: bytes, start: int, end: int, /) -> int: ...
 
 
-def leaves(root: Node) -> Iterator[tuple[Part, Node]]:
-    """All leaves in order, with their IMAP section numbers (RFC 3501 6.4.5)."""
-    yield from _message_leaves(root, "")
+def leaves(root: Node, charsets: Sequence[str] = ()) -> Iterator[tuple[Part, Node]]:
+    """All leaves in order, with their IMAP section numbers (RFC 3501 6.4.5).
+
+    `charsets` are tried for raw 8-bit names that are not UTF-8, after the charset that the message's text names.
+    """
+    named = root.charset()
+    tried = (named, *charsets) if named else tuple(charsets)
+    for section, _, node in sections(root):
+        yield node.part(section, tried), node
 
 
-def _message_leaves(body: Node, prefix: str) -> Iterator[tuple[Part, Node]]:
+def sections(root: Node) -> Iterator[tuple[str, str, Node]]:
+    """All leaves with their section numbers, and the sections of their header blocks (`2.MIME`, `HEADER`, `3.HEADER`)."""
+    return _message_leaves(root, "")
+
+
+def _message_leaves(body: Node, prefix: str) -> Iterator[tuple[str, str, Node]]:
     """The parts of a message's multipart body are numbered right below the message; any other body is its part 1."""
     if body.is_multipart and body.children:
         for number, child in enumerate(body.children, 1):
-            yield from _part_leaves(child, f"{prefix}{number}")
+            yield from _part_leaves(child, f"{prefix}{number}", f"{prefix}{number}.MIME")
     else:
-        yield from _part_leaves(body, f"{prefix}1")
+        yield from _part_leaves(body, f"{prefix}1", f"{prefix}HEADER")
 
 
-def _part_leaves(node: Node, section: str) -> Iterator[tuple[Part, Node]]:
+def _part_leaves(node: Node, section: str, header: str) -> Iterator[tuple[str, str, Node]]:
     if node.is_multipart and node.children:
         for number, child in enumerate(node.children, 1):
-            yield from _part_leaves(child, f"{section}.{number}")
+            yield from _part_leaves(child, f"{section}.{number}", f"{section}.{number}.MIME")
     elif node.children:
         yield from _message_leaves(node.children[0], f"{section}.")
     else:
-        yield (
-            Part(
-                section=section,
-                mime=node.mime,
-                encoding=node.encoding,
-                name=node.name,
-                disposition=node.disposition,
-                size=node.size,
-            ),
-            node,
+        yield section, header, node
+
+
+def reconciled(root: Node, headers: Mapping[str, bytes]) -> Node:
+    """A server's tree with its leaves as their own headers describe them; `headers` by section, as in `sections`.
+
+    Reject where a server takes for a leaf what has parts, or sees a multipart without any.
+    """
+    found = {id(node): headers.get(header) for _, header, node in sections(root)}
+
+    def leaf(node: Node) -> Node:
+        block = found.get(id(node))
+        own = described(block) if block is not None and _DESCRIBES.search(block) else None
+        if node.is_multipart or (own and own.has_parts):
+            raise Reject("the server does not see the parts of a part")
+        return replace(own, size=node.size) if own else node
+
+    def whole(node: Node) -> Node:
+        return (
+            replace(node, children=tuple(map(whole, node.children))) if node.children else leaf(node)
         )
 
-
-# --- BODYSTRUCTURE
-
-
-def from_bodystructure(body: Any) -> Node:
-    """Tree of a BODYSTRUCTURE in nested sequences as IMAPClient gives it. Reject when it cannot be one."""
-    try:
-        return _Reader().node(body, 0)
-    except (IndexError, TypeError, ValueError, AttributeError) as error:
-        raise Reject(
-            "the server's description of the message's parts (BODYSTRUCTURE) cannot be understood"
-        ) from error
+    return whole(root)
 
 
-class _Reader:
-    """Counts as it goes, so that a hostile structure ends early."""
+class Counter:
+    """Counts as a tree is built, so that a hostile one ends early."""
 
     def __init__(self) -> None:
         self._nodes = 0
 
     def count(self, depth: int) -> None:
+        """One more node at this depth. Reject beyond MAX_PARTS or MAX_DEPTH."""
         self._nodes += 1
         if self._nodes > MAX_PARTS or depth > MAX_DEPTH:
             raise Reject(
                 f"the message has more than {MAX_PARTS} parts, or parts nested over {MAX_DEPTH} deep"
             )
 
-    def node(self, body: Sequence[Any], depth: int) -> Node:
-        self.count(depth)
-        if isinstance(body[0], (list, tuple)):
-            return self._multipart(body, depth)
-        if not isinstance(body[0], bytes | None):
-            raise TypeError("no media type")
-        # a type that the server does not know may be anything, so it is not taken for text
-        kind, subtype = text(body[0]).lower() or "application", text(body[1]).lower() or "octet-stream"
-        parameters = _parameters(_pairs(_at(body, 2)))
-        disposition, disposition_parameters = _disposition(body[7:])
-        size = _at(body, 6)
-        nested = _at(body, 8) if (kind, subtype) == ("message", "rfc822") else None
-        return Node(
-            mime=f"{kind}/{subtype}",
-            encoding=text(_at(body, 5)).strip().lower(),
-            name=_name(disposition_parameters, parameters),
-            disposition=disposition,
-            size=size if isinstance(size, int) else None,
-            children=(self.node(nested, depth + 1),) if isinstance(nested, (list, tuple)) and nested else (),
-        )
 
-    def _multipart(self, body: Sequence[Any], depth: int) -> Node:
-        """IMAPClient puts the parts of a multipart in one list, but not those within a forwarded message."""
-        if isinstance(body[0], list):
-            parts: Iterable[Any] = body[0]
-            rest = body[1:]
-        else:
-            count = next((i for i, item in enumerate(body) if not isinstance(item, (list, tuple))), len(body))
-            parts, rest = body[:count], body[count:]
-        subtype = text(_at(rest, 0)).lower() or "mixed"
-        return Node(mime=f"multipart/{subtype}", children=tuple(self.node(part, depth + 1) for part in parts))
-
-
-def _at(items: Sequence[Any], index: int) -> Any:
-    return items[index] if index < len(items) else None
-
-
-def _pairs(items: Any) -> list[tuple[str, str]]:
-    if not isinstance(items, (list, tuple)):
-        return []
-    return [(text(name), text(value)) for name, value in zip(items[::2], items[1::2], strict=False)]
-
-
-def _disposition(extension: Sequence[Any]) -> tuple[str, dict[str, str]]:
-    """The disposition among the extension data. Servers leave fields out, so it is known by its shape alone."""
-    for item in extension:
-        if isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[0], bytes):
-            if item[1] is None or isinstance(item[1], (list, tuple)):
-                return _known(text(item[0])), _parameters(_pairs(item[1]))
-        elif isinstance(item, bytes) and item.lower() in (b"attachment", b"inline"):
-            return _known(text(item)), {}
-    return "", {}
-
-
-def _known(disposition: str) -> str:
+def known_disposition(disposition: str) -> str:
     """RFC 2183 2.8: an unknown disposition is to be treated as an attachment."""
-    disposition = disposition.strip().lower()
+    disposition = first_token(disposition)
     return disposition if disposition in _DISPOSITIONS or not disposition else "attachment"
 
 
-# --- the message itself
+def described(block: bytes, default: str = "text/plain") -> Node:
+    """What an entity's header block says of it, without its body."""
+    values = raw_values(block)
+    kind, parameters = header_value(values.get("content-type", ""))
+    disposition, disposition_parameters = header_value(values.get("content-disposition", ""))
+    return Node(
+        mime=kind if kind.count("/") == 1 and not kind.startswith("/") else default,
+        encoding=first_token(values.get("content-transfer-encoding", "")),
+        type_parameters=parameters,
+        disposition=known_disposition(disposition),
+        disposition_parameters=disposition_parameters,
+    )
 
 
 def from_message(message: Buffer) -> Node:
-    """Tree of a message in memory or mapped; only headers are copied. Reject beyond MAX_PARTS or MAX_DEPTH."""
+    """Tree of a message in memory or in a file; only headers are copied. Reject beyond MAX_PARTS or MAX_DEPTH."""
     return _Scanner(message).entity(0, len(message), 0, "text/plain")
 
 
@@ -194,7 +194,7 @@ def header_block(message: Buffer, start: int = 0, end: int | None = None) -> tup
     return message[start : min(stop + 1, end)], body
 
 
-class _Scanner(_Reader):
+class _Scanner(Counter):
     def __init__(self, message: Buffer) -> None:
         super().__init__()
         self._message = message
@@ -202,28 +202,25 @@ class _Scanner(_Reader):
     def entity(self, start: int, end: int, depth: int, default: str) -> Node:
         self.count(depth)
         block, body = header_block(self._message, start, end)
-        values = raw_values(block)
-        mime, parameters = _header_parameters(values.get("content-type", ""))
-        kind = mime if mime.count("/") == 1 and not mime.startswith("/") else default
-        disposition, disposition_parameters = _header_parameters(values.get("content-disposition", ""))
-        encoding = values.get("content-transfer-encoding", "").split(";")[0].strip().lower()
+        node = described(block, default)
         children: tuple[Node, ...] = ()
-        boundary = parameters.get("boundary", "").encode("latin-1", "replace")
-        if kind.startswith("multipart/") and boundary:
-            inner = "message/rfc822" if kind == "multipart/digest" else "text/plain"
-            spans = list(self._split(body, end, b"--" + boundary))
-            children = tuple(self.entity(first, last, depth + 1, inner) for first, last in spans)
-        elif kind == "message/rfc822" and encoding in ("", "7bit", "8bit", "binary"):
+        if node.is_multipart:
+            inner = "message/rfc822" if node.mime == "multipart/digest" else "text/plain"
+            children = tuple(
+                self.entity(first, last, depth + 1, inner) for first, last in self._spans(node, body, end)
+            )
+        elif node.has_parts:
             children = (self.entity(body, end, depth + 1, "text/plain"),)
-        return Node(
-            mime=kind,
-            encoding=encoding,
-            name=_name(disposition_parameters, parameters),
-            disposition=_known(disposition),
-            size=end - body,
-            children=children,
-            span=(body, end),
-        )
+        return replace(node, size=end - body, children=children, span=(body, end))
+
+    def _spans(self, node: Node, body: int, end: int) -> list[tuple[int, int]]:
+        """Where a multipart's parts lie; by its boundary, by what is left of a boundary without quotes, or by its first delimiter."""
+        boundary = node.type_parameters.get("boundary") or joined(node.type_parameters, "boundary")
+        for named in dict.fromkeys((boundary, boundary.partition(" ")[0])):
+            if named and (found := list(self._split(body, end, b"--" + named.encode("latin-1", "replace")))):
+                return found
+        guess = _DELIMITER.search(self._message[body : min(body + _PREAMBLE, end)])
+        return list(self._split(body, end, b"--" + guess[1])) if guess else []
 
     def _split(self, start: int, end: int, delimiter: bytes) -> Iterator[tuple[int, int]]:
         """Spans between delimiter lines (RFC 2046 5.1.1); without the closing one the last part runs to the end."""
@@ -254,57 +251,3 @@ class _Scanner(_Reader):
         if self._message[max(at - 2, 0) : at] == b"\r\n":
             return at - 2
         return at - 1 if self._message[max(at - 1, 0) : at] == b"\n" else at
-
-
-def _header_parameters(value: str) -> tuple[str, dict[str, str]]:
-    """The value before the first semicolon in lower case, and the decoded parameters."""
-    message = Message()
-    try:
-        message["Content-Type"] = value
-        first, *rest = message.get_params(failobj=[("", "")], unquote=False) or [("", "")]
-    except (HeaderParseError, TypeError, ValueError, IndexError):
-        # the library trips over continuations that contradict each other
-        first = (value.partition(";")[0], "")
-        rest = re.findall(r';\s*([\w-]+)\*?\d*\*?\s*=\s*("[^"]*"|[^;\s]+)', value)
-    return str(first[0]).strip().lower(), _collapsed(rest)
-
-
-# --- parameters
-
-
-def _parameters(pairs: list[tuple[str, str]]) -> dict[str, str]:
-    """Decoded parameters by lower-case name: RFC 2231 charset and continuations joined; the first of two equals counts."""
-    try:
-        _, *decoded = decode_params([("", ""), *((name.lower(), value) for name, value in pairs)])
-    except (TypeError, ValueError):
-        # continuations that contradict each other (`name*` beside `name*0`): what can be had without them
-        decoded = [(name.lower().split("*")[0], value) for name, value in pairs]
-    return _collapsed(decoded)
-
-
-def _collapsed(pairs: Iterable[tuple[str, Any]]) -> dict[str, str]:
-    """The first of equal names counts, but an extended value before a plain one (RFC 6266 4.3, of the same syntax)."""
-    result: dict[str, str] = {}
-    for name, value in sorted(pairs, key=lambda pair: isinstance(pair[1], str)):
-        result.setdefault(name.lower(), _value(value))
-    return result
-
-
-def _value(value: str | tuple[str | None, str | None, str]) -> str:
-    """A parameter's text; RFC 2231 ones come as (charset, language, bytes as Latin-1)."""
-    if isinstance(value, str):
-        return unquote(value)
-    charset, _, escaped = value
-    raw = unquote(escaped).encode("latin-1", "replace")
-    try:
-        return raw.decode(charset) if charset else text(raw)
-    except (LookupError, ValueError):
-        return text(raw)
-
-
-def _name(disposition: dict[str, str], content_type: dict[str, str]) -> str:
-    """File name from either header, which may be written as RFC 2047 words although RFC 2047 5 forbids it there."""
-    for parameters, key in ((disposition, "filename"), (content_type, "name"), (disposition, "name")):
-        if name := words(parameters.get(key, "")):
-            return name
-    return ""
