@@ -3,19 +3,116 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
+
+from mailferry.mailbox.source.mime import from_message, header_block, leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from support_link import Link
 
+    from mailferry.mailbox.source.mime import Node
+
 HELLO = b"Subject: Track and Trace\r\nFrom: Depot <depot@example.com>\r\n\r\nhello\r\n"
 OAUTH = {"client_id": "c", "client_secret": "s", "token_endpoint": "https://id.example.com/"}
 #: A command's end, as an answer of `ScriptedImap`.
 DONE = b"{tag} OK done\r\n"
+
+
+@dataclass(kw_only=True)
+class Served:
+    """A message of a `FaultyFolder`, and how the server fails with it."""
+
+    raw: bytes
+    #: INTERNALDATE.
+    received: str = "01-Nov-2026 10:00:00 +0000"
+    seen: bool = False
+    #: Commands for this message that hold one of these are refused.
+    refused: tuple[bytes, ...] = ()
+    #: Its BODYSTRUCTURE, where it is not the true one.
+    structure: bytes | None = None
+    #: The size that its parts are said to have.
+    stated_size: int | None = None
+    #: The most bytes that come at once.
+    most: int | None = None
+    #: What comes after the end of a part: an empty text, or NIL.
+    after_end: bytes = b"{0}\r\n"
+
+
+class FaultyFolder:
+    """Answers of an INBOX, for `ScriptedImap`; UIDs count from 1. A search for text finds nothing, and says OK."""
+
+    def __init__(self, *messages: Served, refusal: bytes = b"NO cannot do that") -> None:
+        self.messages = list(messages)
+        self.refusal = refusal
+        #: Whole lines of the commands that came.
+        self.lines: list[bytes] = []
+
+    def serve(self) -> ScriptedImap:
+        """A server of it."""
+        return ScriptedImap({b"UID": self.answer, b"SELECT": self._open, b"EXAMINE": self._open})
+
+    def _open(self, _: bytes) -> bytes:
+        return b"* %d EXISTS\r\n* OK [UIDVALIDITY 7] x\r\n" % len(self.messages) + DONE
+
+    def answer(self, line: bytes) -> bytes:
+        self.lines.append(line)
+        command, wanted = line.split()[2].upper(), line.split()[3]
+        if command == b"SEARCH":
+            found = [b"%d" % uid for uid, one in enumerate(self.messages, 1) if not one.seen]
+            found = [] if re.search(rb"SUBJECT|FROM|TEXT", line) else found
+            return b"* SEARCH " + b" ".join(found) + b"\r\n" + DONE
+        uids = [int(uid) for uid in wanted.split(b",")]
+        if command == b"STORE":
+            for uid in uids:
+                self.messages[uid - 1].seen = True
+            return DONE
+        answers, fault = b"", b""
+        for uid in uids:
+            one = self.messages[uid - 1]
+            if any(part in line for part in one.refused):
+                fault = b"{tag} " + self.refusal + b"\r\n"
+            else:
+                answers += b"* %d FETCH (UID %d %b)\r\n" % (uid, uid, self._items(one, line))
+        return answers + (fault or DONE)
+
+    def _items(self, one: Served, line: bytes) -> bytes:
+        raw = one.raw
+        header = raw[: header_block(raw)[1]]
+        found = [b'INTERNALDATE "%b"' % one.received.encode()] if b"INTERNALDATE" in line else []
+        if b"RFC822.SIZE" in line:
+            found.append(b"RFC822.SIZE %d" % len(raw))
+        if b"BODYSTRUCTURE" in line:
+            true = _structure(from_message(raw), one.stated_size)
+            found.append(b"BODYSTRUCTURE " + (true if one.structure is None else one.structure))
+        for item in re.findall(rb"BODY\.PEEK(\[HEADER[^\]]*\])", line):
+            found.append(b"BODY%b {%d}\r\n%b" % (item, len(header), header))
+        for section, offset, size in re.findall(rb"BODY\.PEEK\[([\d.]*)\]<(\d+)\.(\d+)>", line):
+            spans = {part.section.encode(): part.span for part, _ in leaves(from_message(raw))}
+            start, end = spans.get(section) or (0, len(raw))
+            body = raw[start:end]
+            piece = body[int(offset) :][: min(int(size), one.most or int(size))]
+            literal = b"{%d}\r\n%b" % (len(piece), piece) if piece else one.after_end
+            found.append(b"BODY[%b]<%b> %b" % (section, offset, literal))
+        return b" ".join(found)
+
+
+def _structure(node: Node, size: int | None) -> bytes:
+    """A BODYSTRUCTURE without extension data."""
+    kind, _, subtype = node.mime.partition("/")
+    if node.is_multipart:
+        parts = b"".join(_structure(child, size) for child in node.children)
+        return b'(%b "%b")' % (parts, subtype.encode())
+    name = node.part("1").name
+    parameters = f'("name" "{name}")' if name.isascii() and name else "NIL"
+    lines = " 1" if kind == "text" else ""
+    stated = node.size if size is None else size
+    return f'("{kind}" "{subtype}" {parameters} NIL NIL "{node.encoding}" {stated}{lines})'.encode()
 
 
 class Tokens:

@@ -34,6 +34,7 @@ def _summary(
         ref=ref,
         subject=subject,
         sender=sender,
+        addresses=("depot@example.com",),
         message_id="",
         received=datetime.now(UTC),
         size=1,
@@ -76,7 +77,7 @@ def test_filters_say_which_of_them_did_not_match() -> None:
     assert [one.reason for one in passed] == ["the name does not match 'report*.xlsx'"]
     taken, passed = choose(_summary(*parts), _settings(sender_filter="shop@"))
     assert not taken
-    assert {one.reason for one in passed} == {"the sender does not contain 'shop@'"}
+    assert {one.reason for one in passed} == {"the sender's address does not match 'shop@'"}
     taken, passed = choose(_summary(*parts, subject="Invoice"), _settings())
     assert not taken
     assert {one.reason for one in passed} == {"the subject does not contain 'Track and Trace'"}

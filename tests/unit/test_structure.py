@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailferry.errors import Reject
-from mailferry.mailbox.source.headers import contains, parse_headers, words
 from mailferry.mailbox.source.bodystructure import from_bodystructure
+from mailferry.mailbox.source.headers import contains, parse_headers, words
 from mailferry.mailbox.source.mime import MAX_DEPTH, from_message, leaves
 
 MAILS = Path(__file__).parent.parent / "data" / "mails"
@@ -74,7 +74,7 @@ def test_line_ends_make_no_difference() -> None:
 
 
 def test_bodies_are_where_the_standard_library_finds_them() -> None:
-    for path in MAILS.glob("*.eml"):
+    for path in set(MAILS.glob("*.eml")) - {MAILS / "no_boundary.eml"}:  # the library sees no parts there
         message = path.read_bytes()
         spans = [
             message[node.span[0] : node.span[1]] for _, node in leaves(from_message(message)) if node.span
@@ -161,7 +161,7 @@ def test_a_forwarded_message_goes_on_counting_below_its_own_section() -> None:
         None,
     )
     single = (b"message", b"rfc822", None, None, None, b"7bit", 9000, envelope, _SHEET, 80)
-    root = ([_PLAIN, forwarded, single], b"mixed", None, None, None)
+    root = ([_PLAIN, forwarded, single], b"mixed", (b"boundary", b"y"), None, None)
     found = [
         (part.section, part.encoding, part.name, part.disposition)
         for part, _ in leaves(from_bodystructure(root))

@@ -18,7 +18,8 @@ from typing import IO, TYPE_CHECKING
 
 from mailferry.config.spreadsheet import Limits
 from mailferry.errors import Reject, Retry
-from mailferry.mailbox.source.headers import clean, contains, fold
+from mailferry.mailbox.source.headers import clean, fold
+from mailferry.mailbox.source.matcher import Matcher
 from mailferry.mailbox.source.message import Passed, StoredFile
 from mailferry.mailbox.source.transfer_encoding import PIECE
 from mailferry.mailbox.workbook.formats import MIB, PlainZip, kind_of, spreadsheets_in_zip
@@ -108,7 +109,7 @@ class Stored:
 
 def choose(summary: Summary, settings: MailboxSettings) -> tuple[tuple[Part, ...], tuple[Passed, ...]]:
     """Parts that are worth fetching, and the others with the reason. When in doubt a part is taken."""
-    unwanted = _unwanted_message(summary, settings)
+    unwanted = Matcher.of(settings).mismatch(summary)
     candidates: list[Part] = []
     passed: list[Passed] = []
     for part in summary.parts:
@@ -117,14 +118,6 @@ def choose(summary: Summary, settings: MailboxSettings) -> tuple[tuple[Part, ...
         else:
             candidates.append(part)
     return tuple(candidates), tuple(passed)
-
-
-def _unwanted_message(summary: Summary, settings: MailboxSettings) -> str:
-    if not contains(summary.subject, settings.subject_filter):
-        return f"the subject does not contain {settings.subject_filter!r}"
-    if not contains(summary.sender, settings.sender_filter):
-        return f"the sender does not contain {settings.sender_filter!r}"
-    return ""
 
 
 def _unwanted_part(part: Part, name_filter: str) -> str:

@@ -50,17 +50,14 @@ def explain(feed: MailboxFeed, *, limit: int) -> Iterator[MessageVerdict]:
 
     The ledger is not asked: what it knows already is in `jobs list`. Raises Retry or Stop for the mailbox.
     """
-    any_message = {"subject_filter": "", "sender_filter": ""}
-    everything = feed.mailbox.model_copy(update={**any_message, "mark": MarkBy.LEAVE})
-    unmarked = feed.mailbox.model_copy(update=any_message)
-    mailbox = open_mailbox(everything, look_only=True)
+    open_ones = open_mailbox(feed.mailbox, look_only=True)
     try:
-        refs = mailbox.find()
-        open_ones = open_mailbox(unmarked, look_only=True)
-        try:
-            waiting = set(open_ones.find())
-        finally:
-            open_ones.close()
+        waiting = set(open_ones.unmarked())
+    finally:
+        open_ones.close()
+    mailbox = open_mailbox(feed.mailbox.model_copy(update={"mark": MarkBy.LEAVE}), look_only=True)
+    try:
+        refs = mailbox.unmarked()
         for ref in list(reversed(refs))[:limit]:
             yield _message(feed, mailbox, ref, is_marked=ref not in waiting)
     finally:

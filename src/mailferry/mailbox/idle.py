@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mailferry.config.spreadsheet import Limits
-    from mailferry.mailbox.source.message import Mailbox, MessageRef, Outcome, Part, Summary
+    from mailferry.mailbox.source.message import Head, Mailbox, MessageRef, Outcome, Part, Summary
     from mailferry.mailbox.workbook.contract import RowContract
     from mailferry.mailbox.workbook.reader import Sheet
     from mailferry.mailbox.workbook.values import Kind
@@ -83,6 +83,16 @@ class LazyMailbox:
     def __init__(self, open_: Callable[[], Mailbox]) -> None:
         self._open = open_
         self._mailbox: Mailbox | None = None
+
+    def unmarked(self) -> Sequence[MessageRef]:
+        """As `Mailbox`."""
+        with self._opened() as mailbox:
+            return mailbox.unmarked()
+
+    def heads(self, refs: Sequence[MessageRef]) -> Iterator[Head]:
+        """As `Mailbox`."""
+        with self._opened() as mailbox:
+            yield from mailbox.heads(refs)
 
     def find(self) -> Sequence[MessageRef]:
         """As `Mailbox`."""

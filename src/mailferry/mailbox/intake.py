@@ -12,6 +12,7 @@ from mailferry.mailbox.attachments import DiskFault, RejectedFile, choose, safe_
 from mailferry.mailbox.context import say
 from mailferry.mailbox.ledger import arrivals, records
 from mailferry.mailbox.ledger.jobs import JobState
+from mailferry.mailbox.search import Undecided, search
 from mailferry.mailbox.settle import mark, moved_away
 from mailferry.mailbox.source.headers import parse_headers
 from mailferry.mailbox.source.message import Summary
@@ -43,12 +44,12 @@ def gather(work: Work) -> Iterator[Job]:
     A message that cannot be fetched holds back those behind it, as rows have to come in order: Retry. `Work.failures`
     counts such faults by message over all tries; after the last, when the mailbox is otherwise well, the message is
     recorded as one that failed, so that it does not hold back the others for ever.
+
+    A message whose headers cannot be read holds back none: it may not even be wanted. At the end it is Undecided.
     """
-    refs = work.mailbox.find()
-    with work.transaction() as conn:
-        new = arrivals.unknown(conn, work.feed.name, refs)
-    say(logging.INFO, "%s: %d messages found, %d new", work.feed.name, len(refs), len(new))
-    for ref in new:
+    look = search(work)
+    for head in look.wanted:
+        ref = head.ref
         if work.stop.is_set():
             return
         try:
@@ -63,6 +64,10 @@ def gather(work: Work) -> Iterator[Job]:
         work.failures.pop(ref, None)
         if job is not None:
             yield job
+    if look.unreadable:
+        first = look.unreadable[0]
+        count = f" and those of {len(look.unreadable) - 1} more" if len(look.unreadable) > 1 else ""
+        raise Undecided(f"the headers of {first.title}{count} cannot be read: {first.problem}")
 
 
 def _arrive(work: Work, ref: MessageRef) -> Job | None:

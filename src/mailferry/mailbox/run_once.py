@@ -23,6 +23,7 @@ from mailferry.mailbox.intake import gather
 from mailferry.mailbox.ledger import arrivals, leases, records
 from mailferry.mailbox.ledger.jobs import JobState
 from mailferry.mailbox.load import process
+from mailferry.mailbox.search import Undecided
 from mailferry.mailbox.settle import settle_rest
 from mailferry.secrets import mask
 
@@ -140,9 +141,12 @@ def _tries(
 def _once(work: Work, result: Run) -> None:
     with work.transaction() as conn:
         arrivals.resume(conn, work.feed.name)
+    undecided: list[str] = []
     try:
         for _ in gather(work):
             result.arrived += 1
+    except Undecided as error:
+        undecided.append(str(error))
     except Retry:
         # What is recorded need not wait for the mailbox.
         with contextlib.suppress(Retry):
@@ -151,7 +155,7 @@ def _once(work: Work, result: Run) -> None:
     sweep(work, alone=True)
     settle_rest(work)
     held_back = _work_off(work, result)
-    result.troubles = [*held_back, *settle_rest(work)]
+    result.troubles = [*undecided, *held_back, *settle_rest(work)]
     expire(work)
 
 

@@ -56,9 +56,12 @@ class _Reader(Counter):
             count = next((i for i, item in enumerate(body) if not isinstance(item, (list, tuple))), len(body))
             parts, rest = body[:count], body[count:]
         subtype = text(_at(rest, 0)).lower() or "mixed"
+        parameters = _parameters(_at(rest, 1))
+        if len(rest) > 1 and not any(name.startswith("boundary") for name in parameters):
+            raise Reject("a multipart without a boundary, of which the server can only see the start")
         return Node(
             mime=f"multipart/{subtype}",
-            type_parameters={},
+            type_parameters=parameters,
             disposition_parameters={},
             children=tuple(self.node(part, depth + 1) for part in parts),
         )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import imaplib
 import tempfile
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from mailferry.config.mailbox import MarkBy
@@ -56,7 +55,8 @@ class ImapMailbox:
         self._settings = settings
         self._look_only = look_only or settings.mark is MarkBy.LEAVE
         self._session = ImapSession(settings, tokens, look_only=self._look_only)
-        self._whole: tuple[MessageRef, FileBuffer] | None = None
+        #: UIDVALIDITY and UID of a message that was fetched whole, and the message.
+        self._whole: tuple[tuple[int, str], FileBuffer] | None = None
 
     # --- the protocol
 
@@ -218,12 +218,13 @@ class ImapMailbox:
 
     def _whole_message(self, ref: MessageRef) -> FileBuffer:
         """The message in a file that has no name; the last one is kept. Raises _NotWholeError."""
-        if self._whole is None or self._whole[0] != ref:
+        key = (ref.uidvalidity, ref.uid)
+        if self._whole is None or self._whole[0] != key:
             self._forget_whole()
             file = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 - closed by FileBuffer
             try:
                 self._receive(ref, file)
-                self._whole = ref, FileBuffer(file, self._session.named(ref))
+                self._whole = key, FileBuffer(file, self._session.named(ref))
             except BaseException:
                 file.close()
                 raise
@@ -242,8 +243,6 @@ class ImapMailbox:
             raise Retry(
                 f"{tempfile.gettempdir()} takes no message: {error.strerror}; free space there"
             ) from None
-        if not size:
-            raise _NotWholeError("the server does not hand out the whole message")
         file.flush()
 
     def _forget_whole(self) -> None:
@@ -283,6 +282,8 @@ class ImapMailbox:
         # NIL before the end is a message that went away, not a shorter file; beyond it some servers say NIL for nothing
         if fetched is None and offset and self._once(doing, ref, section, 0, 1) is not None:
             return b""
+        if fetched is None and not section and self._ask(doing, ref, _HEADER) is not None:
+            raise _NotWholeError("the server does not hand out the whole message")
         if fetched is None:
             raise Retry(f"{self._session.named(ref)} went away while it was read")
         return content(fetched, b"BODY[")

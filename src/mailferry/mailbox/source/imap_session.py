@@ -37,7 +37,7 @@ class ImapSession:
         self.uidvalidity = 0
         self.exists = 0
         self._permanent: tuple[bytes, ...] | None = None
-        self._names: dict[MessageRef, str] = {}
+        self._names: dict[tuple[int, str], str] = {}
         if tokens is None and settings.auth is not Auth.PASSWORD:
             from mailferry.mailbox.source.oauth import Tokens
 
@@ -57,11 +57,12 @@ class ImapSession:
         """Remember what people know a message by."""
         if len(self._names) >= _MOST_NAMED:
             self._names.clear()
-        self._names[head.ref] = head.title
+        self._names[head.ref.uidvalidity, head.ref.uid] = head.title
 
     def named(self, ref: MessageRef) -> str:
         """A message, for errors."""
-        return " ".join(filter(None, (f"message {ref.uid} in {ref.folder}", self._names.get(ref))))
+        title = self._names.get((ref.uidvalidity, ref.uid), f"message {ref.uid}")
+        return f"{title} in {ref.folder}"
 
     def run(self, doing: str, operation: Callable[[Any], T]) -> T:
         """Do something on the connection; where that was lost, once more on a new one."""

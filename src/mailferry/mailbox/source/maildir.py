@@ -120,9 +120,7 @@ class MaildirMailbox:
                     message_id=headers.message_id,
                     received=datetime.fromtimestamp(message.modified, UTC),
                     size=len(message),
-                    parts=tuple(
-                        part for part, _ in leaves(from_message(message), (self._settings.charset,))
-                    ),
+                    parts=tuple(part for part, _ in leaves(from_message(message), (self._settings.charset,))),
                 )
         return None
 

@@ -66,7 +66,9 @@ class Head:
     def title(self) -> str:
         """The message by what people know of it."""
         when = f"{self.received.astimezone():%Y-%m-%d %H:%M}"
-        return f"message {self.ref.uid} {self.subject[:100]!r} from {self.sender[:100] or 'no sender'}, {when}"
+        return (
+            f"message {self.ref.uid} {self.subject[:100]!r} from {self.sender[:100] or 'no sender'}, {when}"
+        )
 
 
 def unreadable(ref: MessageRef, problem: str, received: datetime | None = None) -> Head:

@@ -131,9 +131,7 @@ def reconciled(root: Node, headers: Mapping[str, bytes]) -> Node:
         return replace(own, size=node.size) if own else node
 
     def whole(node: Node) -> Node:
-        return (
-            replace(node, children=tuple(map(whole, node.children))) if node.children else leaf(node)
-        )
+        return replace(node, children=tuple(map(whole, node.children))) if node.children else leaf(node)
 
     return whole(root)
 
