@@ -96,7 +96,8 @@ def test_of_a_search_that_was_cut_off_nothing_wanted_is_forgotten(
 ) -> None:
     monkeypatch.setattr("mailferry.mailbox.search._BATCH", 2)
     site.folder.messages += [Served(raw=raw) for raw in (_wanted("1"), mail("Minutes"), _wanted("2"))]
-    add, cut = strangers.add, []
+    add = strangers.add
+    cut: list[Any] = []
 
     def failing(*arguments: Any) -> None:
         add(*arguments)

@@ -116,10 +116,10 @@ def test_any_name_becomes_one_plain_component(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"path": None}, "path is missing"),
-        ({"kind": "imap"}, "host and username are needed"),
-        ({"kind": "imap", "username": "u"}, "password is missing"),
-        ({"kind": "imap", "username": "u", "auth": "xoauth2"}, "needs the OAuth settings"),
+        ({"path": None}, "`path` is missing"),
+        ({"kind": "imap"}, "`host` and `username` are needed"),
+        ({"kind": "imap", "username": "u"}, "`password` is missing"),
+        ({"kind": "imap", "username": "u", "auth": "xoauth2"}, "needs the OAuth2 settings"),
         ({"kind": "imap", "username": "u", "password": "top-secret\n"}, "holds a line break"),
         ({"subject_filter": "a\r\nb"}, "control character"),
         ({"mark": "keyword", "mark_completed": "Done"}, "one letter from a to z"),
@@ -137,13 +137,13 @@ def test_settings_say_what_is_wrong_and_hide_the_rest(changes: dict[str, Any], f
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"client_id": ""}, "client_id is missing"),
-        ({}, "either refresh_token or client_secret"),
-        ({"client_secret": "s"}, "token_endpoint is missing"),
+        ({"client_id": ""}, "`client_id` is missing"),
+        ({}, "either `refresh_token` or `client_secret`"),
+        ({"client_secret": "s"}, "`token_endpoint` is missing"),
         ({"client_secret": "s", "token_endpoint": "http://id.example.com/"}, "must be an https address"),
-        ({"client_secret": "s", "provider": "microsoft"}, "tenant is missing"),
-        ({"client_secret": "s", "provider": "google"}, "Google needs a refresh_token"),
-        ({"refresh_token": "r", "token_endpoint": "https://id.example.com/"}, "token_file is missing"),
+        ({"client_secret": "s", "provider": "microsoft"}, "`tenant` is missing"),
+        ({"client_secret": "s", "provider": "google"}, "Google needs a `refresh_token`"),
+        ({"refresh_token": "r", "token_endpoint": "https://id.example.com/"}, "`token_file` is missing"),
     ],
 )
 def test_oauth_settings_say_what_is_missing(changes: dict[str, Any], fault: str) -> None:
