@@ -1,8 +1,8 @@
 """What the tests of event feeds share: a stand-in provider, a folder with its configuration, runs of it, the truth.
 
 Time stands still unless a test moves it: provider and collector look at the same `Clock`. As a program
-(`python support_events.py CONFIG NOW COMMIT_EVENTS`) this is one run in a process of its own, at a held time, with
-so small commits that a few hundred events make many of them.
+(`python support_events.py CONFIG NOW COMMIT_EVENTS`) this is one run at a held time, with so small commits that a few
+hundred events make many of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from support_fork import Forked, environment
 
 from mailferry import logs
 from mailferry.config import event_feeds
@@ -198,12 +199,6 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "mailferry", *map(str, arguments)]
 
 
-def environment(**more: str) -> dict[str, str]:
-    """The environment of a process under test: its own, not that of the machine's settings."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "SYSTEMROOT") if name in os.environ}
-    return {**kept, "TZ": "UTC", **more}
-
-
 def finished(
     arguments: Sequence[str], *, cwd: Path | None = None, **more: str
 ) -> subprocess.CompletedProcess[str]:
@@ -218,25 +213,18 @@ def runner(site: Site, *, commit_events: int = 40) -> list[str]:
     return [sys.executable, __file__, str(site.config), str(site.clock.now), str(commit_events)]
 
 
-def under_strace(
-    arguments: Sequence[str], calls: str, fault: str, *, paths: Sequence[Path] = (), log: Path
-) -> list[str]:
-    """The command with a fault injected by strace into system calls that touch `paths`, all if none.
-
-    `when=N` counts the calls of each name and thread apart.
-    """
-    where = [argument for path in paths for argument in ("-P", str(path))]
-    trace = ["-e", f"trace={calls}", "-e", f"inject={calls}:{fault}"]
-    return ["strace", "-f", "-qq", "-y", "-o", str(log), *where, *trace, *arguments]
+def forked(site: Site, *, commit_events: int = 40, trace: Sequence[str] = ()) -> Forked:
+    """The same, quicker, with strace attached where there are options for it."""
+    work = (one_run, site.config, site.clock.now, commit_events)
+    return Forked(*work, trace=["-f", *trace] if trace else ())
 
 
-def _main() -> None:
-    config, now, commit_events = sys.argv[1:]
-    writer.COMMIT_EVENTS = int(commit_events)
+def one_run(config: Path, now: float, commit_events: int) -> None:
+    writer.COMMIT_EVENTS = commit_events
     logs.set_up()
-    ended = collect(Path(config), Clock(float(now)))
+    ended = collect(config, Clock(now))
     sys.exit(ended.status)
 
 
 if __name__ == "__main__":
-    _main()
+    one_run(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from support_fork import Forked
+
     from mailferry.config.database import DatabaseSettings
 
     #: What passes instead of a piece; None ends the connection.
@@ -192,6 +194,10 @@ class Wire(Link):
     def at(self, step: Step | None, react: Callable[[], object] = bool) -> None:
         """Call `react` at the next such step, once."""
         self.step, self._react = step, react
+
+    def kills(self, step: Step) -> Callable[[Forked], None]:
+        """What a process is killed by at the step, before it begins."""
+        return lambda process: self.at(step, process.kill)
 
     def reached(self) -> Callable[[], object]:
         self.step = None

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from support_fork import Forked, injected, mailferry
 from support_mail import Maildir, mail, workbook
 
 from mailferry import database
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mailferry.config.database import DatabaseSettings
 
-KILLED = -9
 HEADER = ("HAWB", "Status", "Pieces")
 #: Every row that is inserted or updated leaves a line: a change that comes twice cannot hide behind an upsert.
 _TABLE = """
@@ -133,31 +131,35 @@ class Site:
 
     # --- runs
 
-    def start(self, *before: str, **variables: object) -> subprocess.Popen[str]:
-        """`mailferry load`, behind the command `before` (strace), with more variables."""
-        return subprocess.Popen(
-            [*before, sys.executable, "-m", "mailferry", "load", "--config", "config.env"],
-            cwd=self.folder,
-            env={
+    def start(
+        self,
+        trace: Sequence[str] = (),
+        before: Callable[[Forked], object] | None = None,
+        **variables: object,
+    ) -> Forked:
+        """`mailferry load` with more variables."""
+        return Forked(
+            mailferry,
+            *("load", "--config", "config.env"),
+            folder=self.folder,
+            variables={
                 "PATH": os.environ["PATH"],
                 "LC_ALL": "C.UTF-8",
                 "TMPDIR": str(self.temporary),
                 **{name: str(value) for name, value in variables.items()},
             },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            trace=trace,
+            before=before,
         )
 
-    def load(self, *before: str, **variables: object) -> tuple[int, str]:
+    def load(self, **variables: object) -> tuple[int, str]:
         """A run to its end, whatever that is: exit status and standard error."""
-        return ended(self.start(*before, **variables))
+        return ended(self.start((), None, **variables))
 
     def under_strace(self, call: str, fault: str) -> tuple[int, str]:
         """A run with a fault injected into a system call of the process itself, its reading child left alone."""
-        log = self.folder / "strace.log"
-        trace = ["-y", "-e", "signal=none", "-e", f"trace={call}", "-e", f"inject={call}:{fault}"]
-        return self.load("strace", "-qq", "-o", str(log), *trace)
+        trace = [*injected(call, fault, self.folder / "strace.log"), "-e", "signal=none"]
+        return ended(self.start(trace=trace))
 
     def last_call(self) -> str:
         """The call that the last run was killed in, as "rename processed"."""
@@ -241,9 +243,8 @@ class Site:
         assert found == wanted
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+def ended(process: Forked) -> tuple[int, str]:
     """Exit status and standard error of a process, once it has ended."""
-    with process:
-        _, error = process.communicate(timeout=90)
-    assert "Traceback" not in error, error
-    return process.returncode, error
+    done = process.finished()
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stderr

@@ -6,17 +6,16 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 from fixtures_dovecot import PASSWORD
 from fixtures_postgres import FAST
 from support_events import KEY
+from support_fork import Forked, mailferry
 from support_link import Link
 from support_mail import mail, workbook
 from support_wait import PATIENCE, wait_for
@@ -80,8 +79,7 @@ class Host:
         self.name = name
         self.link = link
         self.config = folder / "mailferry.toml"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._logs: list[BinaryIO] = []
+        self._process: Forked | None = None
         #: How often others of it were ready.
         self._before = 0
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,12 +88,11 @@ class Host:
     def start(self, *, ready: bool = True, **variables: str) -> Self:
         """Start it; `ready`: and wait until it says so."""
         before = self._before = self.manager.ready
-        log = (self.folder / "service.log").open("ab")
-        self._logs.append(log)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mailferry", "start", "--config", str(self.config)],
-            cwd=self.folder,
-            env={
+        self._process = Forked(
+            mailferry,
+            *("start", "--config", str(self.config)),
+            folder=self.folder,
+            variables={
                 "PATH": os.environ["PATH"],
                 "HOME": str(self.folder),
                 "LC_ALL": "C.UTF-8",
@@ -103,9 +100,7 @@ class Host:
                 "NOTIFY_SOCKET": "@" + self.manager.address[1:],
                 **variables,
             },
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            log=self.folder / "service.log",
         )
         if ready:
             self.wait_ready(before)
@@ -140,7 +135,7 @@ class Host:
     def wait(self) -> int:
         """Its exit status, once it has ended."""
         assert self._process
-        return self._process.wait(timeout=PATIENCE)
+        return self._process.wait(PATIENCE)
 
     def end(self) -> int:
         """End it in good order."""
@@ -155,8 +150,6 @@ class Host:
         if self.alive:
             self.signal(signal.SIGCONT)
             self.kill()
-        for log in self._logs:
-            log.close()
         self.manager.close()
 
 

@@ -1,7 +1,4 @@
-"""Event feeds into a table: a site whose feeds have a database, runs of it, and what came of them.
-
-As a program (`python support_table.py CONFIG NOW COMMIT_EVENTS [take-over]`) this is one run in a process of its own.
-"""
+"""Event feeds into a table: a site whose feeds have a database, runs of it, and what came of them."""
 
 from __future__ import annotations
 
@@ -9,11 +6,11 @@ import asyncio
 import contextlib
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from support_events import Clock, Ended, Site, a_site, suffix
+from support_fork import Forked
 
 from mailferry import database, logs
 from mailferry.config import event_feeds
@@ -23,6 +20,7 @@ from mailferry.events.source import Connections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from mailferry.config.database import DatabaseSettings
     from mailferry.config.event_feed import EventFeed
@@ -54,9 +52,10 @@ class TableSite(Site):
     def collect(self, *, workers: int = 8, take_over: bool = False) -> Ended:
         return collect(self.config, self.clock, workers=workers, take_over=take_over)
 
-    def runner(self, *, commit_events: int = 40, take_over: bool = False) -> list[str]:
-        more = ["take-over"] if take_over else []
-        return [sys.executable, __file__, str(self.config), str(self.clock.now), str(commit_events), *more]
+    def forked(self, *, commit_events: int = 40, take_over: bool = False, **options: Any) -> Forked:
+        """One run as a process, with a commit after so many events."""
+        work = (one_run, self.config, self.clock.now, commit_events, take_over)
+        return Forked(*work, **options)
 
     def query(self, text: str, *values: object) -> list[tuple[Any, ...]]:
         with psycopg.connect(**database.parameters(self.settings)) as conn:
@@ -140,14 +139,9 @@ async def _taking_over(feeds: Sequence[EventFeed], pool: Pool, clock: Clock) -> 
         await connections.close()
 
 
-def _main() -> None:
-    config, now, commit_events, *more = sys.argv[1:]
-    writer.COMMIT_EVENTS = int(commit_events)
+def one_run(config: Path, now: float, commit_events: int, take_over: bool) -> None:
+    writer.COMMIT_EVENTS = commit_events
     logs.set_up()
-    ended = collect(Path(config), Clock(float(now)), take_over=bool(more))
+    ended = collect(config, Clock(now), take_over=take_over)
     skipped = any(result.status == "skipped" for result in ended.results.values())
     sys.exit(75 if skipped else ended.status)
-
-
-if __name__ == "__main__":
-    _main()

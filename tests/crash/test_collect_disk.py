@@ -8,7 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from support_events import OUTGOING, SIGN_INS, START, a_site, environment, finished, runner, under_strace
+from support_events import OUTGOING, SIGN_INS, START, a_site, finished, forked, runner
+from support_fork import environment, injected
 
 from mailferry.testing.population import Traits
 
@@ -43,10 +44,8 @@ def test_a_sync_that_fails_from_some_moment_on(tmp_path: Path, name: str, first:
     with a_site(tmp_path, {OUTGOING: TRAITS}) as site:
         site.configure()
         path, log = what(site, name), tmp_path / "strace.log"
-        command = under_strace(
-            runner(site, commit_events=5), "fsync", f"error=EIO:when={first}+", paths=[path], log=log
-        )
-        ended = finished(command)
+        trace = injected("fsync", f"error=EIO:when={first}+", log, paths=[path])
+        ended = forked(site, commit_events=5, trace=trace).finished()
         if name == "data folder" and first > 1:
             # New names: two hours, two syncs at most.
             assert ended.returncode in {0, 1}
@@ -63,15 +62,13 @@ def test_no_space_from_some_write_on(tmp_path: Path, name: str, first: int) -> N
     with a_site(tmp_path, {OUTGOING: TRAITS}) as site:
         site.configure()
         path, log = what(site, name), tmp_path / "strace.log"
-        command = under_strace(
-            runner(site, commit_events=5), "write", f"error=ENOSPC:when={first}+", paths=[path], log=log
-        )
-        ended = finished(command)
+        trace = injected("write", f"error=ENOSPC:when={first}+", log, paths=[path])
+        ended = forked(site, commit_events=5, trace=trace).finished()
         assert ended.returncode == 1, ended.stderr
         assert "free space on that disk" in ended.stderr
         # Later runs on the full disk change nothing, and lose nothing.
         lines = site.lines(OUTGOING)
-        assert finished(command).returncode == 1
+        assert forked(site, commit_events=5, trace=trace).finished().returncode == 1
         assert site.lines(OUTGOING)[: len(lines)] == lines
         assert_repaired_by_the_next_run(site)
 
@@ -103,7 +100,7 @@ def test_a_small_disk_that_fills_up_and_is_enlarged(tmp_path: Path) -> None:
         with a_site(tmp_path, {OUTGOING: traits}) as site:
             site.configure()
             for _ in range(2):
-                ended = finished(runner(site, commit_events=50))
+                ended = forked(site, commit_events=50).finished()
                 assert ended.returncode == 1
                 assert "free space on that disk" in ended.stderr
             assert site.assert_beginning(OUTGOING) > 0
@@ -153,7 +150,7 @@ def test_logs_and_heartbeat_that_cannot_be_written_stop_no_data(tmp_path: Path) 
         folder = site.data_folder(OUTGOING)
         for name in ("messages.log", "errors.log", ".example.com-outgoinglog_heartbeat.json.tmp"):
             (folder / name).mkdir(parents=True)
-        ended = finished(runner(site))
+        ended = forked(site).finished()
         assert ended.returncode == 0
         assert "cannot write" in ended.stderr
         site.assert_exactly_once(OUTGOING)

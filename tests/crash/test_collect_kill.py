@@ -10,7 +10,6 @@ import itertools
 import random
 import re
 import shutil
-import subprocess
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,11 +20,9 @@ from support_events import (
     SIGN_INS,
     START,
     a_site,
-    environment,
-    finished,
-    runner,
-    under_strace,
+    forked,
 )
+from support_fork import KILLED, injected
 from support_wait import wait_for
 
 from mailferry.events import checkpoint
@@ -37,8 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support_events import Site
+    from support_fork import Forked
 
-KILLED = -9
 #: Three hours, so that one commit extends several files.
 TRAITS = Traits(
     rate=0.03,
@@ -138,9 +135,9 @@ def test_kill_at_each_call_that_changes_the_data_or_its_checkpoint(tmp_path: Pat
             repairing = kills % 3 == 2 and left_to_repair(site, feed)
             call, number = ("ftruncate", 1) if repairing else next(turns)
             fault = f"signal=KILL:when={number}"
-            ended = finished(
-                under_strace(runner(site), call, fault, paths=vouching_paths(site, feed), log=log)
-            )
+            ended = forked(
+                site, trace=injected(call, fault, log, paths=vouching_paths(site, feed))
+            ).finished()
             if ended.returncode == 0:  # all is collected: once more from the beginning
                 site.assert_exactly_once(feed)
                 start_again(site)
@@ -180,7 +177,7 @@ def test_kill_at_each_call_of_a_run_whatever_it_writes(tmp_path: Path) -> None:
             ("rename", 2),
         ]:
             for _ in range(2):
-                ended = finished(under_strace(runner(site), call, f"signal=KILL:when={number}", log=log))
+                ended = forked(site, trace=injected(call, f"signal=KILL:when={number}", log)).finished()
                 assert ended.returncode in {KILLED, 0}
                 kills += ended.returncode == KILLED
                 shipper.read()
@@ -202,12 +199,12 @@ def test_kill_at_random_moments(tmp_path: Path, seed: int) -> None:
         def answered() -> int:
             return sum(dict(site.provider.stats.requests).values())
 
-        def come(process: subprocess.Popen[bytes], moment: int) -> bool:
+        def come(process: Forked, moment: int) -> bool:
             return process.poll() is not None or answered() >= moment
 
         while kills < 8:
             moment = answered() + draw.randrange(1, 120)
-            with subprocess.Popen(runner(site, commit_events=15), env=environment()) as process:
+            with forked(site, commit_events=15) as process:
                 wait_for("its moment", partial(come, process, moment), every=0.001)
                 process.kill()
                 killed = process.wait() == KILLED
@@ -226,11 +223,8 @@ def test_kill_at_random_moments(tmp_path: Path, seed: int) -> None:
 def killed_before_the_sync_of_the_data(site: Site, feed: Feed, log: Path) -> tuple[Path, int]:
     """A run that announced a write and made it, no more. Gives the file, and its length before that write."""
     hour = vouching_paths(site, feed)[-2]
-    whole = runner(site, commit_events=5000)
-    assert (
-        finished(under_strace(whole, "fsync", "signal=KILL:when=1", paths=[hour], log=log)).returncode
-        == KILLED
-    )
+    trace = injected("fsync", "signal=KILL:when=1", log, paths=[hour])
+    assert forked(site, commit_events=5000, trace=trace).finished().returncode == KILLED
     found = checkpoint.load(site.position_file(feed))
     assert found is not None
     assert found.intent is not None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-import subprocess
 from functools import partial
 from typing import TYPE_CHECKING
 
-from support_events import OUTGOING, SIGN_INS, START, environment
+from support_events import OUTGOING, SIGN_INS, START
+from support_fork import KILLED
 from support_link import Step, Wire
 from support_table import a_table_site
 from support_wait import wait_for
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
+    from support_fork import Forked
     from support_table import TableSite
 
     from mailferry.config.database import DatabaseSettings
 
-KILLED = -9
 TRAITS = Traits(
     rate=0.15,
     start=START,
@@ -73,12 +73,8 @@ def test_kill_at_each_statement_and_the_next_run_goes_on(
         site.wire = wire.port
         site.configure(max_parallel_details=8)
         for step in STEPS:
-            with subprocess.Popen(
-                site.runner(commit_events=15, take_over=True), env=environment(), stderr=subprocess.PIPE
-            ) as process:
-                wire.at(step, process.kill)
-                _, said = process.communicate(timeout=60)
-            assert process.returncode == KILLED, (str(step), said)
+            ended = site.forked(commit_events=15, take_over=True, before=wire.kills(step)).finished()
+            assert ended.returncode == KILLED, (str(step), ended.stderr)
             beginning(site)
         wire.at(None)
         assert site.collect(take_over=True).status == 0
@@ -124,14 +120,12 @@ def test_kill_at_random_moments(tmp_path: Path, database_settings: DatabaseSetti
         def answered() -> int:
             return sum(dict(site.provider.stats.requests).values())
 
-        def come(process: subprocess.Popen[bytes], moment: int) -> bool:
+        def come(process: Forked, moment: int) -> bool:
             return process.poll() is not None or answered() >= moment
 
         while kills < 12:
             moment = answered() + draw.randrange(1, 150)
-            with subprocess.Popen(
-                site.runner(commit_events=15, take_over=True), env=environment()
-            ) as process:
+            with site.forked(commit_events=15, take_over=True) as process:
                 wait_for("its moment", partial(come, process, moment), every=0.001)
                 process.kill()
                 killed = process.wait() == KILLED

@@ -24,11 +24,11 @@ from mailferry.mailbox import run_once
 from mailferry.mailbox.ledger import records
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from fixtures_dovecot import Account
+    from support_fork import Forked
 
 #: Rows whose CSV is more than a pipe holds, so that the reading child waits in the middle of them.
 LARGE = 3000
@@ -65,7 +65,7 @@ def reading_child(parent: int) -> psutil.Process:
     return found
 
 
-def assert_done(site: Site, process: subprocess.Popen[str], attempts: int) -> None:
+def assert_done(site: Site, process: Forked, attempts: int) -> None:
     status, error = ended(process)
     assert status == 0, error
     site.assert_exactly_once()

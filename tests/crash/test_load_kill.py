@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from support_fork import KILLED
 from support_link import Step, Wire
-from support_load import KILLED, Site, ended
+from support_load import Site, ended
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,8 +70,7 @@ def test_kill_before_and_after_each_statement(site: Site, part: str) -> None:
         for step in ALL_STEPS[part]:
             let_through_when_cut_off_too_often(site)
             site.send()
-            process = site.start(DB_HOST="127.0.0.1", DB_PORT=wire.port)
-            wire.at(step, process.kill)
+            process = site.start(before=wire.kills(step), DB_HOST="127.0.0.1", DB_PORT=wire.port)
             status, error = ended(process)
             assert status == KILLED, f"{step}: {error}"
     site.send_all_kinds()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
-import pickle
-import subprocess
 import sys
 import threading
 from typing import TYPE_CHECKING
@@ -14,49 +12,26 @@ from typing import TYPE_CHECKING
 import psutil
 import psycopg
 import pytest
-from support_load import KILLED, Site
+from support_fork import KILLED, Forked
+from support_load import Site
 from support_mail import feed_of
 from support_wait import wait_for
 
 from mailferry import database
+from mailferry.errors import Retry
 from mailferry.mailbox.cleanup import tidy
+from mailferry.mailbox.ledger import arrivals
 from mailferry.mailbox.pool import Stations
-from mailferry.mailbox.turns import poll
+from mailferry.mailbox.turns import Turn, load_next, poll
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mailferry.config.database import DatabaseSettings
+    from mailferry.config.mailbox_feed import MailboxFeed
     from mailferry.mailbox.context import Work
 
-#: Takes turns at all tables until every job has ended.
-_WORKER = """
-import datetime, pickle, sys, threading
-from mailferry import database
-from mailferry.errors import Retry
-from mailferry.mailbox.ledger import arrivals
-from mailferry.mailbox.pool import Stations
-from mailferry.mailbox.turns import Turn, load_next
-
-runner, feed, lease = pickle.load(sys.stdin.buffer)
-stop = threading.Event()
-with database.connect(feed.database) as pool:
-    with Stations({feed.name: feed}, pool, runner=runner, stop=stop, lease=lease) as stations:
-        waiting = True
-        while waiting:
-            try:
-                with database.transaction(pool) as conn:
-                    due = arrivals.due(conn, [feed.name])
-                    left = "SELECT EXISTS (SELECT FROM mailferry.jobs WHERE state IN ('pending', 'in_progress'))"
-                    (waiting,) = conn.execute(left).fetchone()
-                for target, wait in due:
-                    while wait <= 0 and load_next(stations, target, [feed.name]).turn is Turn.WORKED:
-                        pass
-            except Retry as error:
-                print(error, file=sys.stderr)
-            stop.wait(0.02)
-"""
 _STANDING = """
 SELECT pid FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock' AND starts_with(query, 'CREATE UNLOGGED TABLE')
@@ -92,30 +67,55 @@ def tidy_up(site: Site, base: Path | None = None) -> None:
         tidy(work)
 
 
+def work(name: str, feed: MailboxFeed, lease: float) -> None:
+    """Take turns at all tables until every job has ended."""
+    stop = threading.Event()
+    with (
+        database.connect(feed.database) as pool,
+        Stations(
+            {feed.name: feed}, pool, runner=name, stop=stop, lease=dt.timedelta(seconds=lease)
+        ) as stations,
+    ):
+        waiting = True
+        while waiting:
+            try:
+                waiting = take_turns(stations, pool, feed.name)
+            except Retry as error:
+                print(error, file=sys.stderr)
+            stop.wait(0.02)
+
+
+def take_turns(stations: Stations, pool: database.Pool, feed: str) -> bool:
+    """Whether there is anything left to do."""
+    with database.transaction(pool) as conn:
+        due = arrivals.due(conn, [feed])
+        left = "SELECT FROM mailferry.jobs WHERE state IN ('pending', 'in_progress') LIMIT 1"
+        waiting = conn.execute(left).fetchone() is not None
+    for target, wait in due:
+        while wait <= 0 and load_next(stations, target, [feed]).turn is Turn.WORKED:
+            pass
+    return waiting
+
+
 @contextlib.contextmanager
-def workers(
-    site: Site, *names: str, lease: float = 30, base: Path | None = None
-) -> Iterator[list[subprocess.Popen[bytes]]]:
+def workers(site: Site, *names: str, lease: float = 30, base: Path | None = None) -> Iterator[list[Forked]]:
     """Worker processes; what they say goes to files in the site's folder."""
     settings = site.settings.model_copy(update={"pool_max": 6})
     feed = feed_of(base or site.base, site.maildir.root, settings)
     with contextlib.ExitStack() as stack:
         started = []
         for name in names:
-            log = stack.enter_context((site.folder / f"{name}.log").open("wb"))
-            process = subprocess.Popen([sys.executable, "-c", _WORKER], stdin=subprocess.PIPE, stderr=log)
+            log = site.folder / f"{name}.log"
+            process = Forked(work, name, feed, lease, log=log)
             stack.callback(process.wait)
             stack.callback(process.kill)
-            assert process.stdin
-            process.stdin.write(pickle.dumps((name, feed, dt.timedelta(seconds=lease))))
-            process.stdin.close()
             started.append(process)
         yield started
 
 
-def finish(site: Site, *processes: subprocess.Popen[bytes]) -> None:
+def finish(site: Site, *processes: Forked) -> None:
     for process in processes:
-        assert process.wait(timeout=90) == 0, [path.read_text() for path in site.folder.glob("*.log")]
+        assert process.wait() == 0, [path.read_text() for path in site.folder.glob("*.log")]
 
 
 @contextlib.contextmanager

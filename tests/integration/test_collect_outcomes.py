@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,7 +24,7 @@ from support_events import (
     collect,
     command,
     finished,
-    runner,
+    forked,
     section,
     suffix,
 )
@@ -203,8 +202,8 @@ def test_a_section_that_another_process_collects_is_skipped_with_a_message_and_e
 def test_two_runs_at_once_write_every_event_once(tmp_path: Path) -> None:
     with a_site(tmp_path, dict.fromkeys(ALL_FEEDS, PLAIN), Settings(latency=0.01)) as site:
         site.configure()
-        with ThreadPoolExecutor(2) as both:
-            ended = list(both.map(finished, [runner(site), runner(site)]))
+        both = [forked(site), forked(site)]
+        ended = [one.finished() for one in both]
         assert [one.returncode for one in ended] == [0, 0], ended
         assert "skipped" in ended[0].stderr + ended[1].stderr
         for feed in ALL_FEEDS:

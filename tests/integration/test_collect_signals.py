@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
-from support_events import INCOMING, OUTGOING, RECENT, SIGN_INS, a_site, command, environment, suffix
+from support_events import INCOMING, OUTGOING, RECENT, SIGN_INS, a_site, command, suffix
+from support_fork import environment
 from support_wait import wait_for
 
 from mailferry.events import checkpoint

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import threading
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ from support_events import (
     SIGN_INS,
     START,
     command,
-    environment,
     finished,
     suffix,
 )
@@ -218,17 +216,15 @@ def test_of_two_runs_at_once_the_second_is_skipped_and_one_that_takes_over_ends_
     slow = Settings(latency=0.02)
     with a_table_site(tmp_path, {OUTGOING: PLAIN}, database_settings, slow) as site:
         site.configure(max_parallel_details=1)
-        with subprocess.Popen(
-            site.runner(commit_events=5), env=environment(), stderr=subprocess.PIPE
-        ) as first:
+        with site.forked(commit_events=5) as first:
             wait_for("the first run's first commit", lambda: held(site))
             second = site.collect()
             assert (second.of(OUTGOING).status, second.status) == ("skipped", 0)
             third = site.collect(take_over=True)
             assert third.of(OUTGOING).status == "completed"
-            _, said = first.communicate(timeout=60)
-            assert first.returncode == 1
-            assert b"database" in said
+            ended = first.finished()
+            assert ended.returncode == 1
+            assert "database" in ended.stderr
         site.assert_exactly_once(OUTGOING)
 
 
@@ -238,9 +234,7 @@ def test_a_frozen_runner_is_taken_over_and_commits_nothing_when_it_comes_back(
     slow = Settings(latency=0.01)
     with a_table_site(tmp_path, {OUTGOING: PLAIN, SIGN_INS: PLAIN}, database_settings, slow) as site:
         site.configure(max_parallel_details=1)
-        with subprocess.Popen(
-            site.runner(commit_events=5), env=environment(), stderr=subprocess.PIPE
-        ) as frozen:
+        with site.forked(commit_events=5) as frozen:
             wait_for("its first lines", lambda: len(site.lines(OUTGOING)) > 20)
             frozen.send_signal(signal.SIGSTOP)
             ended = site.collect(take_over=True)
@@ -248,9 +242,9 @@ def test_a_frozen_runner_is_taken_over_and_commits_nothing_when_it_comes_back(
             before = site.query("SELECT feed, number, identity FROM mail_events ORDER BY 1, 2")
             fences = site.query("SELECT fence FROM mailferry.event_progress ORDER BY feed")
             frozen.send_signal(signal.SIGCONT)
-            _, said = frozen.communicate(timeout=60)
-            assert frozen.returncode in {0, 1}  # its other feed may have been through
-            assert b"Traceback" not in said
+            back = frozen.finished()
+            assert back.returncode in {0, 1}  # its other feed may have been through
+            assert "Traceback" not in back.stderr
         assert site.query("SELECT feed, number, identity FROM mail_events ORDER BY 1, 2") == before
         assert site.query("SELECT fence FROM mailferry.event_progress ORDER BY feed") == fences
         for feed in (OUTGOING, SIGN_INS):

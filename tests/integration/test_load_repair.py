@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-import pickle
+import os
+import pkgutil
 import signal
-import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from support_fork import KILLED, Forked
 from support_mail import mail, workbook
 from support_run import HEADER, Setting, one
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mailferry.config.database import DatabaseSettings
+    from mailferry.config.mailbox_feed import MailboxFeed
 
 
 @pytest.fixture
@@ -37,21 +38,16 @@ def here(tmp_path: Path, database_settings: DatabaseSettings) -> Setting:
     return Setting(tmp_path, database_settings)
 
 
+def load_and_die(feed: MailboxFeed, step: str) -> None:
+    owner, _, name = step.rpartition(".")
+    setattr(pkgutil.resolve_name(owner), name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    run_once.run(feed)
+
+
 def die(here: Setting, step: str) -> None:
     """Load in another process, which is killed the moment it comes to `step`, a function's full name."""
-    code = (
-        "import os, pickle, pkgutil, signal, sys\n"
-        "from mailferry.mailbox import loader\n"
-        "feed = pickle.load(sys.stdin.buffer)\n"
-        "owner, _, name = sys.argv[1].rpartition('.')\n"
-        "kill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "setattr(pkgutil.resolve_name(owner), name, kill)\n"
-        "run_once.run(feed)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, step], input=pickle.dumps(here.feed()), check=False, timeout=60
-    )
-    assert done.returncode == -signal.SIGKILL
+    done = Forked(load_and_die, here.feed(), step).finished()
+    assert done.returncode == KILLED, done.stderr
 
 
 @pytest.mark.parametrize(
