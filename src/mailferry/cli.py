@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mailferry.commands import mailbox, service
+from mailferry.commands import completeness, mailbox, service
 from mailferry.commands.config import config
 from mailferry.commands.events import collect
 from mailferry.commands.simulate import simulate
@@ -22,6 +22,9 @@ app = typer.Typer(
 )
 
 app.command()(collect)
+app.command()(completeness.verify)
+app.command()(completeness.backfill)
+app.add_typer(completeness.gaps, name="gaps")
 app.command()(mailbox.load)
 app.command()(mailbox.explain)
 app.command()(mailbox.check)

@@ -143,6 +143,31 @@ def test_what_event_commands_print_and_write_is_what_the_pages_say(tmp_path: Pat
     assert heartbeat["metrics"].keys() == METRICS
 
 
+def test_what_the_commands_about_completeness_print_is_what_the_page_says(tmp_path: Path) -> None:
+    with provider(tmp_path) as announced:
+        asked(tmp_path, "collect", "--json")
+        verified = asked(tmp_path, "verify", "--json")
+        filled = asked(
+            tmp_path,
+            "backfill",
+            "example.com-authentication",
+            "--from",
+            str(announced["start"]),
+            "--dry-run",
+            "--json",
+        )
+        gaps = asked(tmp_path, "gaps", "list", "--json")
+    assert verified.keys() == fields("verify", "the whole")
+    [feed] = verified["feeds"]
+    assert feed.keys() == fields("verify", "of `feeds`")
+    counts = fields("verify", "`total`, of `hours`")
+    assert feed["total"].keys() == counts
+    assert feed["hours"][0].keys() == counts | fields("verify", "of `hours`, too")
+    assert filled.keys() == fields("backfill", "the whole")
+    assert filled["feeds"][0].keys() == fields("backfill", "of `feeds`")
+    assert gaps.keys() == fields("gaps", "the whole")
+
+
 def test_what_the_services_commands_print_is_what_the_page_says(site: Site) -> None:
     files = ("--config", "config.env", "--config", "uzmanposta.ini")
     with (

@@ -128,9 +128,7 @@ def test_what_was_moved_away_is_on_record_as_missing_until_an_audit_finds_it() -
     assert gone.audited(START, START + HOUR, START + DAY, Counter({START: 2}), DELAYS).missing == 0
 
 
-@pytest.mark.parametrize(
-    "state", [{}, {"spans": [[1, 2]]}, {"spans": [[0, 9, 0, 0, 0, 0, 0], [5, 6, 0, 0, 0, 0, 0]]}]
-)
+@pytest.mark.parametrize("state", [{}, {"spans": [[1, 2]]}, {"spans": [[0, 9, *[0] * 6], [5, 6, *[0] * 6]]}])
 def test_a_damaged_record_is_refused(state: dict[str, object]) -> None:
     state = {"lists": 0, "audit_lists": 0, "audit_late": 0, **state}
     with pytest.raises((KeyError, TypeError, ValueError)):

@@ -237,7 +237,7 @@ def test_every_command_of_ours_in_a_shell_block_exists_with_its_options() -> Non
         plain = re.sub(r"<<'(\w+)'.*?^\1$|echo \"[^\"]*\"", "", text, flags=re.MULTILINE | re.DOTALL)
         for call in re.findall(r"(?<![\w/.-])(?<!-U )mailferry ((?:[a-z]+\b)[^|&;>#)\n]*)", plain):
             words = call.split()
-            path = " ".join(["mailferry", *words[: 2 if words[0] in ("jobs", "config") else 1]])
+            path = " ".join(["mailferry", *words[: 2 if words[0] in ("jobs", "config", "gaps") else 1]])
             if path not in known:
                 unknown.append(f"{where}: {path}")
                 continue

@@ -73,7 +73,7 @@ def run_collect(
     from mailferry.events import run
     from mailferry.events.collector import Result
 
-    _set_up_logs(file.service)
+    set_up_logs(file.service)
     faults = {name.partition(":")[2] or "default": found for name, found in file.faults.items() if every}
     faults |= run.prepare(feeds, file.path)
     feeds = [feed for feed in feeds if feed.section not in faults]
@@ -129,7 +129,7 @@ def _read(config: Path) -> EventFeeds:
     )
 
 
-def _set_up_logs(settings: ServiceSettings | None) -> None:
+def set_up_logs(settings: ServiceSettings | None) -> None:
     """Where no file says how, as the environment does; what of that cannot be used must not keep the events waiting."""
     from mailferry import logs
     from mailferry.config import service

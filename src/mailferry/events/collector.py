@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from mailferry.config.event_feed import EventFeed
     from mailferry.database import Pool
-    from mailferry.events.destination import Destination
+    from mailferry.events.destination import Destination, Held
     from mailferry.events.reader import Item
     from mailferry.events.source import Connections
     from mailferry.events.windows import Range
@@ -285,17 +285,8 @@ class Collector:
             )
             await writer.taken(now, held.times)
             return
-        times: Counter[int] = Counter()
         late = self._metrics.audit_late
-
-        async def count(done: Done) -> None:
-            times.update(done.times)
-            await self._gaps(done, writer)
-
-        reader = Reader(self._feed, source, self._metrics, self._journal, self._clock)
-        seen = Seen(dict.fromkeys(held.keys, due.end) | progress.seen.ends, dict(progress.seen.states))
-        reading = asyncio.create_task(reader.read(*due, progress.position, seen, step=due.end - due.start))
-        await self._write(reader, reading, stopping, writer, count)
+        times = await self._list_again(due, held, source, progress, stopping, writer)
         if self._stop.is_set():
             return
         await writer.audited(now, times)
@@ -303,6 +294,30 @@ class Collector:
         self._journal.step(
             f"audited {_utc(due.start)} to {_utc(due.end)}: {times.total():,} events, {late} of them late"
         )
+
+    async def _list_again(
+        self,
+        asked: Range,
+        held: Held,
+        source: Source,
+        progress: Progress,
+        stopping: asyncio.Task[bool],
+        writer: Writer,
+    ) -> Counter[int]:
+        """List a range, and write what is not held of it; the number of its events by their second."""
+        times: Counter[int] = Counter()
+
+        async def count(done: Done) -> None:
+            times.update(done.times)
+            await self._gaps(done, writer)
+
+        reader = Reader(self._feed, source, self._metrics, self._journal, self._clock)
+        seen = Seen(dict.fromkeys(held.keys, asked.end) | progress.seen.ends, dict(progress.seen.states))
+        reading = asyncio.create_task(
+            reader.read(*asked, progress.position, seen, step=asked.end - asked.start)
+        )
+        await self._write(reader, reading, stopping, writer, count)
+        return times
 
     # --- writing
 

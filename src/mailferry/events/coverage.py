@@ -38,6 +38,8 @@ class Span:
     events: int
     #: Events written of this time.
     held: int
+    #: Of them written when the time had been covered already: they may stand behind younger ones.
+    late: int = 0
     #: Of what was written, so many were found to be no longer there.
     missing: int = 0
 
@@ -54,16 +56,27 @@ class Coverage:
     audit_late: int = 0
 
     def listed(
-        self, start: int, end: int, at: int, times: Iterable[int], delays: Sequence[int] = ()
+        self,
+        start: int,
+        end: int,
+        at: int,
+        times: Iterable[int],
+        delays: Sequence[int] = (),
+        *,
+        behind: bool = False,
     ) -> Coverage:
-        """Add what [start, end) has that was not covered yet, as listed at `at`; `times` are those of all its events."""
+        """Add what [start, end) has that was not covered yet, as listed at `at`; `times` are those of all its events.
+
+        `behind`: they may have been written behind younger ones.
+        """
         counts = Counter(times)
         fresh = []
         for hole_start, hole_end in self.holes(start, end):
             edges = [hole_start, *range(hole_start // HOUR * HOUR + HOUR, hole_end, HOUR), hole_end]
             for a, b in itertools.pairwise(edges):
                 count = sum(n for time, n in counts.items() if a <= time < b)
-                fresh.append(Span(start=a, end=b, age=max(0, at - b), listed_at=at, events=count, held=count))
+                span = Span(start=a, end=b, age=max(0, at - b), listed_at=at, events=count, held=count)
+                fresh.append(replace(span, late=count) if behind else span)
         if not fresh:
             return self
         if len(fresh) == 1 and self.spans and fresh[0].start % HOUR:
@@ -79,7 +92,8 @@ class Coverage:
         if at is None:
             return self
         span = self.spans[at]
-        span = replace(span, events=span.events + count, held=span.held + count)
+        late = max(0, span.late + count)
+        span = replace(span, events=span.events + count, held=span.held + count, late=late)
         return replace(self, spans=(*self.spans[:at], span, *self.spans[at + 1 :]))
 
     def audited(
@@ -109,6 +123,21 @@ class Coverage:
             return replace(span, missing=max(0, span.held - found))
 
         return self._again(start, end, at, delays, less)
+
+    def recounted(self, start: int, end: int, there: Mapping[int, int]) -> Coverage:
+        """Of the spans within [start, end) no more events are held than those of `there`, by time: all of them were read."""
+
+        def fewer(span: Span) -> Span:
+            found = sum(n for time, n in there.items() if span.start <= time < span.end)
+            return replace(span, held=min(span.held, found), missing=0)
+
+        inside = (start <= span.start and span.end <= end for span in self.spans)
+        return replace(
+            self,
+            spans=tuple(
+                fewer(span) if within else span for span, within in zip(self.spans, inside, strict=True)
+            ),
+        )
 
     def _again(self, start: int, end: int, at: int, delays: Sequence[int], change: Any) -> Coverage:
         spans = [
@@ -228,5 +257,6 @@ def _merged(a: Span, b: Span) -> Span:
         listed_at=min(a.listed_at, b.listed_at),
         events=a.events + b.events,
         held=a.held + b.held,
+        late=a.late + b.late,
         missing=a.missing + b.missing,
     )

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from mailferry.events.check import Lines
     from mailferry.events.journal import Journal
     from mailferry.events.progress import Progress
+    from mailferry.events.stored import Found
 
 _T = TypeVar("_T")
+
+#: Seconds that a run waits for its turn while a back-fill works on the feed, piece by piece.
+BACKFILL_TURN = 300.0
 
 
 class Line(NamedTuple):
@@ -58,7 +63,7 @@ class Held(NamedTuple):
     """What a destination has of some time."""
 
     #: Identities, and those that an event of a line may have been listed by.
-    keys: Collection[str]
+    keys: set[str]
     #: The number of events of each second (Unix time).
     times: Counter[int]
     #: Events without a time of their own: they may belong to another second.
@@ -81,7 +86,28 @@ class Destination(Protocol):
     checkpoint: str
 
     def acquire(self) -> bool:
-        """Become the feed's only runner; False where another one is. Before everything else."""
+        """Become the feed's only runner; False where another one is. Before `open` and `commit`.
+
+        While a back-fill works piece by piece, its turn to pause is waited for.
+        """
+
+    def unlock(self) -> None:
+        """Let the next runner in; what else the run holds it keeps."""
+
+    def mark(self) -> bool:
+        """Show that a back-fill works on the feed, until `unmark`; False where another one does."""
+
+    def unmark(self) -> None:
+        """The back-fill is over."""
+
+    def look(self) -> Progress | None:
+        """How far the feed got (None: it has never run). Changes nothing, and needs no lock."""
+
+    def check(self, lines: Lines) -> None:
+        """Pass every line or row of its time to `lines`, in order. Needs no lock."""
+
+    def found(self, start: int, end: int) -> Iterator[Found]:
+        """The events from `start` up to `end` and an hour more at both ends, in order. Needs no lock."""
 
     def open(self) -> tuple[Progress | None, Recovered]:
         """Where to go on (None: this feed has never run), after repairing what a crash has left."""
@@ -94,7 +120,7 @@ class Destination(Protocol):
         """
 
     def held(self, start: int, end: int) -> Held:
-        """What there is of the events from `start` up to but not including `end`, Unix seconds; after `open`."""
+        """What there is of the events from `start` up to but not including `end`, Unix seconds. Needs no lock."""
 
     def expire(self) -> list[str]:
         """Delete what is older than `log_retention_days`; says what was deleted."""

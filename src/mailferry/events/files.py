@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import time
@@ -16,7 +17,7 @@ from mailferry.errors import Retry
 from mailferry.events import checkpoint, order, stored
 from mailferry.events import record as records
 from mailferry.events.checkpoint import Announced, Checkpoint, Intent
-from mailferry.events.destination import Committed, Held, Recovered
+from mailferry.events.destination import BACKFILL_TURN, Committed, Held, Recovered
 from mailferry.events.folder import files_of
 from mailferry.events.heartbeat import Heartbeat
 from mailferry.events.journal import FileJournal, Journal
@@ -24,14 +25,16 @@ from mailferry.events.order import Identity
 from mailferry.events.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from filelock import BaseFileLock
 
     from mailferry.config.event_feed import EventFeed
+    from mailferry.events.check import Lines
     from mailferry.events.destination import Line
     from mailferry.events.metrics import Metrics
+    from mailferry.events.stored import Found
 
 
 class HourlyFiles:
@@ -56,30 +59,48 @@ class HourlyFiles:
         self.checkpoint = f"the first line of {feed.position_file}"
         self._heartbeat = Heartbeat(feed, metrics, self.journal, clock)
         self._lock: BaseFileLock | None = None
+        self._mark: BaseFileLock | None = None
+        self._marker = feed.lock_file_path.with_name(f"{feed.lock_file_path.name}.backfill")
 
     def acquire(self) -> bool:
         """Lock the feed; False where another process has it."""
-        from filelock import FileLock, Timeout
-
         path = self._feed.lock_file_path
-        lock = FileLock(path, timeout=0, thread_local=False)
-        try:
-            lock.acquire()
-        except Timeout:
-            return False
-        except OSError as error:
-            raise Retry(
-                f"cannot lock {path}: {error.strerror}; check the permissions of its folder"
-            ) from error
-        self._lock = lock
-        return True
+        self._lock = _locked(path)
+        if self._lock is None and self._mark is None:
+            mark = _locked(self._marker)
+            if mark is None:
+                self._lock = _locked(path, BACKFILL_TURN)
+            else:
+                mark.release()
+        return self._lock is not None
 
-    def release(self) -> None:
-        """Close the logs and unlock the feed."""
-        self.journal.close()
+    def unlock(self) -> None:
+        """Unlock the feed."""
         if self._lock:
             self._lock.release()
         self._lock = None
+
+    def mark(self) -> bool:
+        """Lock a file of its own for the back-fill."""
+        self._mark = _locked(self._marker)
+        return self._mark is not None
+
+    def unmark(self) -> None:
+        """Let go of that file."""
+        if self._mark:
+            self._mark.release()
+        self._mark = None
+
+    def release(self) -> None:
+        """Close the logs and let go of both locks."""
+        self.journal.close()
+        self.unlock()
+        self.unmark()
+
+    def look(self) -> Progress | None:
+        """What the checkpoint says; a write under way is left alone."""
+        found = checkpoint.load(self._feed.position_file)
+        return found.progress if found else None
 
     def beat(self, status: str, error: str = "") -> None:
         """Replace the heartbeat file."""
@@ -135,14 +156,25 @@ class HourlyFiles:
         keys: set[str] = set()
         times: Counter[int] = Counter()
         untimed = 0
-        for event in stored.found(self.files_of(start, end), self._identity):
+        for event in self.found(start, end):
             keys.add(event.key)
-            if self._feed.has_detail:
-                keys.update(stored.other_keys(event.record))
+            keys.update(stored.other_keys(event.record))
             if event.time is not None:
                 times[event.time] += 1
             untimed += not event.timed
         return Held(keys, times, untimed)
+
+    def found(self, start: int, end: int) -> Iterator[Found]:
+        """The lines of those files that are records."""
+        return stored.found(self.files_of(start, end), self._identity)
+
+    def check(self, lines: Lines) -> None:
+        """Pass the files of its time to `lines`, the oldest first."""
+        for path in self.files_of(lines.start, lines.end):
+            lines.file(path, functools.partial(self._belongs, path.name), keyed=self._feed.has_detail)
+
+    def _belongs(self, name: str, time: int) -> bool:
+        return self._feed.file_time == "collected" or self.name(time) == name
 
     def files_of(self, start: int, end: int) -> list[Path]:
         """The files that may hold events from `start` up to `end`, Unix seconds, in the order of their names' time.
@@ -236,6 +268,20 @@ class HourlyFiles:
             # What lies beyond the position is known until the range that lists it has passed.
             progress.seen.add(entry.key, max(progress.position, entry.time or 0))
         return Recovered(len(progress.seen), 0)
+
+
+def _locked(path: Path, patience: float = 0) -> BaseFileLock | None:
+    """A lock on this file; None where another process has it for longer than `patience` seconds."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=patience, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    except OSError as error:
+        raise Retry(f"cannot lock {path}: {error.strerror}; check the permissions of its folder") from error
+    return lock
 
 
 def _zone(name: str) -> tzinfo | None:

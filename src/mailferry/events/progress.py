@@ -11,8 +11,9 @@ from mailferry.events.windows import Gap
 
 #: Events without their detail that are kept on record; the count of all goes on.
 MISSING_KEPT = 1000
-#: Gaps kept on record; the count of all goes on.
+#: Closed gaps kept on record, and gaps in all; the count goes on.
 GAPS_KEPT = 100
+OPEN_KEPT = 1000
 
 
 def falls_behind(position: float, now: float, keeps: int) -> str:
@@ -53,6 +54,11 @@ class Progress:
         """Where the next run starts to read."""
         return max(self.floor, self.position - look_back)
 
+    @property
+    def open_gaps(self) -> list[Gap]:
+        """Gaps that were neither filled nor acknowledged."""
+        return [gap for gap in self.gaps if gap.open]
+
     def add_gap(self, gap: Gap) -> bool:
         """Put a gap on record; False where it already was, as look-back finds it again."""
         if any(
@@ -64,7 +70,9 @@ class Progress:
         if last and last.kind == gap.kind == "expired" and last.start <= gap.start <= last.end:
             self.gaps = [*self.gaps[:-1], replace(last, end=gap.end)]
         else:
-            self.gaps = [*self.gaps, gap][-GAPS_KEPT:]
+            closed = [known for known in self.gaps if not known.open]
+            forgotten = closed[: max(0, len(closed) - GAPS_KEPT)]
+            self.gaps = [*(known for known in self.gaps if known not in forgotten), gap][-OPEN_KEPT:]
             self.gap_count += 1
         return True
 

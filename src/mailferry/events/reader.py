@@ -116,6 +116,13 @@ class Reader:
         except BaseException as error:  # noqa: BLE001 - raised again by the writer, after all that came before
             await self.items.put(error)
 
+    async def listed(self, begin: int, end: int) -> AsyncGenerator[tuple[Batch, list[Placed]], None]:
+        """The batches of a range, oldest first, with their events as the lists have them; nothing else is asked for."""
+        self._step = max(1, min(end - begin, RANGE_LIMIT))
+        async with contextlib.aclosing(self._ahead(begin, end, end)) as batches:
+            async for batch in batches:
+                yield batch, order.oldest_first(batch.answer, batch.range.start)
+
     async def discard(self) -> None:
         """End the details that nobody waits for any more."""
         lines: list[Line | asyncio.Task[Line]] = []

@@ -98,6 +98,13 @@ def event_time(record: Any) -> int | None:
 
     A mail record's time is that of its first recipient that has one; the others carry `time`, `timestamp` or `starttime`.
     """
+    try:
+        # What nearly every mail record has, many times faster.
+        time = record["recipients"][0]["time"]
+    except (TypeError, KeyError, IndexError):
+        time = None
+    if type(time) is int and 0 <= time < _MILLISECONDS:
+        return time
     return _timed(record)[1]
 
 

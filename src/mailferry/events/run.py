@@ -103,7 +103,7 @@ async def collect(
                     feed, connections, pool=pool, runner=runner, stop=stop, watch=watch, clock=clock
                 ).run()
 
-    restore = _on_signals(ask_to_stop)
+    restore = on_signals(ask_to_stop)
     try:
         await asyncio.gather(*(work() for _ in range(min(workers, len(feeds)))))
     finally:
@@ -138,7 +138,7 @@ def exit_status(results: Sequence[Result]) -> int:
     return Exit.GAP if any(result.new_gaps for result in results) else Exit.DONE
 
 
-def _on_signals(react: Callable[[int], None]) -> Callable[[], None]:
+def on_signals(react: Callable[[int], None]) -> Callable[[], None]:
     """Call `react` in the running loop on SIGINT and SIGTERM; gives what undoes that."""
     undo = contextlib.ExitStack()
     if threading.current_thread() is not threading.main_thread():

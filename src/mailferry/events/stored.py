@@ -51,10 +51,11 @@ def found(paths: Iterable[Path], identity: Identity = order.DEFAULT) -> Iterator
 
 
 def other_keys(record: Any) -> Iterator[str]:
-    """Identities that a mail's list record may have had, whose detail is `record`."""
+    """Identities that the list record of an event with a queue id may have had, which shows another of its times."""
     queue_id = records.queue_id(record)
-    if queue_id is not None:
-        for time in records.times(record):
+    times = () if queue_id is None else records.times(record)
+    if queue_id is not None and len(times) > 1:
+        for time in times:
             yield order.addressed(queue_id, time)
 
 

@@ -20,12 +20,14 @@ from psycopg.types.json import Jsonb
 from mailferry.database import advisory_key, queries, translated
 from mailferry.errors import Retry, Stop
 from mailferry.events import partitions
+from mailferry.events import record as records
 from mailferry.events.coverage import Coverage
-from mailferry.events.destination import Committed, Held, Recovered
+from mailferry.events.destination import BACKFILL_TURN, Committed, Held, Recovered
 from mailferry.events.journal import Journal
 from mailferry.events.order import Seen
 from mailferry.events.progress import Progress
 from mailferry.events.rows import COLUMNS, copied, rows
+from mailferry.events.stored import Found
 from mailferry.events.windows import Gap
 
 if TYPE_CHECKING:
@@ -35,10 +37,13 @@ if TYPE_CHECKING:
 
     from mailferry.config.event_feed import EventFeed
     from mailferry.database import Connection, Pool
+    from mailferry.events.check import Lines
     from mailferry.events.destination import Line
     from mailferry.events.partitions import Partition, Table
     from mailferry.events.rows import Row
 
+#: Seconds between two tries for the lock while a back-fill works on the feed.
+_TURN = 0.1
 #: Characters of an identity, see `order.identified`.
 _IDENTITY = 16
 #: Characters of the digest of a record, see `order.identified`.
@@ -78,6 +83,8 @@ class EventTable:
         self._clock = clock
         self._days = min(feed.log_retention_days, _FOR_EVER)
         self._lock = advisory_key("events", feed.section)
+        self._mark = advisory_key("backfill", feed.section)
+        self._locked = self._marked = False
         self._held: Connection | None = None
         self._table: Table | None = None
         self._partitions: list[Partition] | None = None
@@ -93,28 +100,78 @@ class EventTable:
     def acquire(self) -> bool:
         """Take a connection, and on it the feed's lock; False where another session has that."""
         with _told():
-            self._held = conn = self._pool.getconn()
-            conn.autocommit = True
-            row = conn.execute(_sql("lock"), {"key": self._lock}).fetchone()
-            assert row is not None
-            locked, encoding, _ = row
-            if encoding != "UTF8":
-                raise Stop(
-                    f"The database's encoding is {encoding}, which cannot hold every event. Use a database in UTF8."
-                )
+            conn = self._connected()
+            locked = _try_lock(conn, self._lock)
             if not locked and self._take_over:
                 conn.execute(_sql("evict"), {"key": self._lock})
                 # Free when the session that held it is gone.
                 conn.execute("SELECT pg_advisory_lock(%s)", (self._lock,))
                 locked = True
-        return bool(locked)
+            until = time.monotonic() + (BACKFILL_TURN if not locked and self._back_filled(conn) else 0)
+            while not locked and time.monotonic() < until:
+                time.sleep(_TURN)
+                locked = _try_lock(conn, self._lock)
+        self._locked = locked
+        return locked
+
+    def unlock(self) -> None:
+        """Unlock the feed; a connection that is lost has no lock."""
+        if self._held and self._locked:
+            _let_go(self._held, self._lock)
+        self._locked = False
+
+    def unmark(self) -> None:
+        """Let go of that lock."""
+        if self._held and self._marked:
+            _let_go(self._held, self._mark)
+        self._marked = False
+
+    def mark(self) -> bool:
+        """Take a lock of its own for the back-fill."""
+        with _told():
+            self._marked = _try_lock(self._connected(), self._mark)
+        return self._marked
+
+    def _back_filled(self, conn: Connection) -> bool:
+        """Whether a back-fill of another session works on the feed."""
+        if self._marked:
+            return False
+        free = _try_lock(conn, self._mark)
+        if free:
+            _let_go(conn, self._mark)
+        return not free
+
+    def look(self) -> Progress | None:
+        """What the feed's row says, but for identities."""
+        with _told(), self._connected().cursor(row_factory=dict_row) as cursor:
+            row = cursor.execute(_sql("look"), {"feed": self._feed.section}).fetchone()
+        return None if row is None or row["position"] is None else progress_of(row)
+
+    def check(self, lines: Lines) -> None:
+        """Pass the rows of its time to `lines`, in the order of arrival."""
+        for at, identity in self._rows("in_order", lines.start, lines.end):
+            lines.row(at, f"identity {identity}")
+
+    def found(self, start: int, end: int) -> Iterator[Found]:
+        """The rows of this time, in the order of arrival."""
+        for at, identity, record in self._rows("found", start - 3600, end + 3600):
+            yield Found(at, timed=True, key=identity, record=records.decode(record.encode()))
+
+    def _rows(self, statement: str, start: int, end: int) -> Iterator[tuple[Any, ...]]:
+        values = {"feed": self._feed.section, "start": start, "end": end}
+        with _told():
+            conn = self._connected()
+            # A cursor of the server's: a day may be a million rows.
+            with conn.transaction(), conn.cursor(name="rows") as cursor:
+                cursor.itersize = 5000
+                yield from cursor.execute(self._statement(statement), values)
 
     def open(self) -> tuple[Progress | None, Recovered]:
         """Raise the fence, and read how far the feed got."""
         feed = self._feed
         source = f"{feed.category}/{feed.type}/{feed.domain}"
         with _told():
-            self._table = partitions.prepared(self._conn, feed.table)
+            assert self._table
             values: dict[str, Any] = {"feed": feed.section, "source": source, "runner": self._runner}
             values |= {"target": self._table.title, "retention_days": self._days}
             with self._conn.transaction(), self._conn.cursor(row_factory=dict_row) as cursor:
@@ -134,21 +191,7 @@ class EventTable:
                         self._seen.add(key, end, state)
         if row["position"] is None:
             return None, Recovered()
-        progress = Progress(
-            position=row["position"],
-            # A position that a person has set back lies before what `seen` knows; what the table holds comes once all the same.
-            floor=row["floor"]
-            if row["floor"] <= row["position"]
-            else max(0, row["position"] - feed.look_back),
-            seen=self._seen.copy(),
-            counts=row["counts"],
-            details_missing=row["details_missing"],
-            gaps=[Gap(**gap) for gap in row["gaps"]],
-            gap_count=row["gap_count"],
-            late=row["late"],
-            events=row["events"],
-            coverage=Coverage.from_json(row["coverage"]),
-        )
+        progress = progress_of(row, self._seen.copy(), feed.look_back)
         self.vouched = replace(progress, seen=Seen())
         return progress, Recovered()
 
@@ -179,7 +222,7 @@ class EventTable:
         """Ask for the rows of this time, and of an hour more at both ends: the provider may file an event elsewhere."""
         values = {"feed": self._feed.section, "start": start - 3600, "end": end + 3600}
         with _told():
-            found = self._conn.execute(self._statement("held"), values).fetchall()
+            found = self._connected().execute(self._statement("held"), values).fetchall()
         return Held({identity for identity, _ in found}, Counter(time for _, time in found))
 
     def expire(self) -> list[str]:
@@ -196,6 +239,7 @@ class EventTable:
     def release(self) -> None:
         """Give lock and connection back."""
         conn, self._held = self._held, None
+        self._locked = self._marked = False
         if conn is None:
             return
         try:
@@ -205,6 +249,20 @@ class EventTable:
             conn.close()  # it is lost, and with it the lock
         finally:
             self._pool.putconn(conn)
+
+    def _connected(self) -> Connection:
+        """The run's connection, and its table, made where it is missing."""
+        if self._held is None:
+            self._held = self._pool.getconn()
+            self._held.autocommit = True
+            row = self._held.execute(_sql("encoding")).fetchone()
+            assert row is not None
+            if row[0] != "UTF8":
+                raise Stop(
+                    f"The database's encoding is {row[0]}, which cannot hold every event. Use a database in UTF8."
+                )
+            self._table = partitions.prepared(self._held, self._feed.table)
+        return self._held
 
     @property
     def _conn(self) -> Connection:
@@ -322,6 +380,34 @@ class EventTable:
         assert self._table
         columns = sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
         return partitions.statement(name, table=self._table.identifier, columns=columns)
+
+
+def progress_of(row: dict[str, Any], seen: Seen | None = None, look_back: int = 0) -> Progress:
+    """How far a feed got by its row of `mailferry.event_progress`, whose position is not null."""
+    position, floor = row["position"], row["floor"]
+    return Progress(
+        position=position,
+        # A position that a person has set back lies before what `seen` knows; what the table holds comes once all the same.
+        floor=floor if floor <= position else max(0, position - look_back),
+        seen=seen or Seen(),
+        counts=row["counts"],
+        details_missing=row["details_missing"],
+        gaps=[Gap(**gap) for gap in row["gaps"]],
+        gap_count=row["gap_count"],
+        late=row["late"],
+        events=row["events"],
+        coverage=Coverage.from_json(row["coverage"]),
+    )
+
+
+def _try_lock(conn: Connection, key: int) -> bool:
+    row = conn.execute("SELECT pg_try_advisory_lock(%s)", (key,)).fetchone()
+    return bool(row and row[0])
+
+
+def _let_go(conn: Connection, key: int) -> None:
+    with contextlib.suppress(psycopg.Error):
+        conn.execute("SELECT pg_advisory_unlock(%s)", (key,))
 
 
 def _sql(name: str) -> bytes:

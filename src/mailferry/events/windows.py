@@ -42,6 +42,18 @@ class Gap:
     #: Unix seconds; `end` is the first second that is not part of the gap.
     start: int
     end: int
+    #: When it was found, Unix seconds; 0: a version that did not note it.
+    found_at: int = 0
+    #: "open", "filled" (a later try got everything) or "acknowledged" (a person has seen it), and since when.
+    state: str = "open"
+    closed_at: int | None = None
+    #: What the person who acknowledged it wrote.
+    reason: str = ""
+
+    @property
+    def open(self) -> bool:
+        """Whether a person should look at it."""
+        return self.state == "open"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

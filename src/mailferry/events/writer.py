@@ -47,6 +47,8 @@ class Writer:
         self._last_end = self._latest_end = progress.position
         #: Time that is audited: what is late is a find of that audit.
         self._audited: Range | None = None
+        #: That was asked for by a person: what it finds is not late.
+        self._refilling = False
         self._lists = metrics.lists
         self._unreadable = metrics.unreadable
         self._changed = False
@@ -75,7 +77,7 @@ class Writer:
 
     def _is_new(self, line: Line) -> None:
         progress = self._progress
-        if line.time < progress.position:
+        if line.time < progress.position and not self._refilling:
             progress.late += 1
             self._metrics.late += 1
             if self._audited:
@@ -106,8 +108,12 @@ class Writer:
         self._has_changed(len(done.changed))
         start, asked_at = done.batch.range.start, done.batch.asked_at
         if asked_at is not None:
-            progress.coverage = progress.coverage.listed(start, end, asked_at, done.times, self._delays)
-        gaps = [gap for gap in done.batch.gaps if progress.add_gap(gap)]
+            progress.coverage = progress.coverage.listed(
+                start, end, asked_at, done.times, self._delays, behind=self._refilling
+            )
+        found_at = int(time.time()) if asked_at is None else asked_at
+        new = [replace(gap, found_at=found_at) for gap in done.batch.gaps]
+        gaps = [gap for gap in new if progress.add_gap(gap)]
         self._metrics.gaps += len(gaps)
         progress.position = max(progress.position, end)
         self._changed = True
@@ -115,10 +121,13 @@ class Writer:
             await self.flush()
         return gaps
 
-    async def audit(self, audited: Range) -> None:
-        """From here on time is audited that lies before the position; what was pending is committed."""
+    async def audit(self, audited: Range, *, refilling: bool = False) -> None:
+        """From here on time is listed again that lies before the position; what was pending is committed.
+
+        `refilling`: as a person asked for it; what it finds does not count as late.
+        """
         await self.flush()
-        self._audited = audited
+        self._audited, self._refilling = audited, refilling
 
     async def audited(self, asked_at: int, times: Mapping[int, int]) -> None:
         """All of that time was listed again: so many events of each second."""
@@ -133,7 +142,8 @@ class Writer:
     ) -> None:
         assert self._audited
         self._progress.coverage = change(*self._audited, asked_at, times, self._delays)
-        self._metrics.audited_seconds += self._audited.end - self._audited.start
+        if not self._refilling:
+            self._metrics.audited_seconds += self._audited.end - self._audited.start
         self._changed = True
         await self.flush()
         self._audited = None
@@ -165,7 +175,7 @@ class Writer:
 
     def _count_lists(self) -> None:
         progress, made = self._progress, self._metrics.lists - self._lists
-        name = "audit_lists" if self._audited else "lists"
+        name = "audit_lists" if self._audited and not self._refilling else "lists"
         progress.coverage = replace(progress.coverage, **{name: getattr(progress.coverage, name) + made})
-        self._metrics.audit_lists += made if self._audited else 0
+        self._metrics.audit_lists += made if name == "audit_lists" else 0
         self._lists = self._metrics.lists

@@ -15,11 +15,12 @@ from mailferry.mailbox.ledger import records
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from mailferry.config.event_feed import EventFeed
     from mailferry.config.service import Configuration
     from mailferry.database import Connection
+    from mailferry.events.progress import Progress
     from mailferry.mailbox.ledger.jobs import Statistics
 
 #: Seconds past its time from which a feed that has not run counts as neglected.
@@ -50,9 +51,17 @@ class FeedStatus:
     position: datetime | None = None
     lag_seconds: int | None = None
     gaps: int = 0
+    #: Gaps that were neither filled nor acknowledged.
+    open_gaps: int = 0
     late: int = 0
     #: What is odd about events since the feed began: without_time, changed, details_missing, unreadable.
     counts: dict[str, int] = field(default_factory=dict)
+    #: Time up to which every hour was listed again after the last of the delays of `audit`.
+    audited_to: datetime | None = None
+    #: Since when it is on record which time was listed.
+    covered_from: datetime | None = None
+    #: Events written that were found to be there no longer.
+    missing: int = 0
     # Mailbox feeds
     #: "watching", "polling", "away" and the like; "" where no worker watches it.
     watch: str = ""
@@ -91,7 +100,7 @@ def look(configuration: Configuration, now: datetime) -> Status:
     if _has_database(configuration):
         try:
             with database.connect(configuration.database) as pool, database.transaction(pool) as conn:
-                _ask(conn, status, now)
+                _ask(conn, status, now, configuration.events)
         except MailferryError as error:
             status.database_error = mask(str(error))
             for unasked in feeds:
@@ -113,14 +122,17 @@ def _has_database(configuration: Configuration) -> bool:
     return (settings.data_dir / "postgres" / "data").is_dir()
 
 
-def _ask(conn: Connection, status: Status, now: datetime) -> None:
+def _ask(conn: Connection, status: Status, now: datetime, events: Sequence[EventFeed]) -> None:
+    from mailferry.events.table import progress_of
+
     queries = database.queries("status")
     by_name = {feed.name: feed for feed in status.feeds}
     with conn.cursor(row_factory=dict_row) as cursor:
         for row in cursor.execute(queries["feeds"], {"names": list(by_name)}).fetchall():
             _fill(by_name[row["name"]], row, now)
-        for row in cursor.execute(queries["progress"], {"names": list(by_name)}).fetchall():
-            _reached(by_name[row["feed"]], row["position"], row["gap_count"], row["late"], row["counts"], now)
+        configured = {feed.section: feed for feed in events}
+        for row in cursor.execute(queries["progress"], {"names": list(configured)}).fetchall():
+            _reached(by_name[row["feed"]], progress_of(row), configured[row["feed"]], now)
         status.workers = cursor.execute(queries["workers"]).fetchall()
     if conn.execute(queries["has_queue"]).fetchone() == (True,):
         for name, state, count in conn.execute(queries["queue"]).fetchall():
@@ -154,12 +166,25 @@ def _position(feed: FeedStatus, seconds: int, now: datetime) -> None:
     feed.lag_seconds = max(0, round(now.timestamp() - seconds))
 
 
-def _reached(
-    feed: FeedStatus, seconds: int, gaps: int, late: int, counts: dict[str, int], now: datetime
-) -> None:
+def _reached(feed: FeedStatus, progress: Progress, configured: EventFeed, now: datetime) -> None:
     """How far a feed got by its destination's own word, whoever ran it: the service or cron."""
-    _position(feed, seconds, now)
-    feed.gaps, feed.late, feed.counts = gaps, late, counts
+    _position(feed, progress.position, now)
+    feed.gaps, feed.late, feed.open_gaps = progress.gap_count, progress.late, len(progress.open_gaps)
+    feed.counts = progress.counts
+    coverage = progress.coverage
+    feed.missing = coverage.missing
+    if coverage.spans:
+        feed.covered_from = datetime.fromtimestamp(coverage.spans[0].start, UTC)
+    audited_to = coverage.audited_to(configured.audit_delays[-1]) if configured.audit_delays else None
+    if audited_to is not None:
+        feed.audited_to = datetime.fromtimestamp(audited_to, UTC)
+    troubles = [feed.error]
+    if feed.open_gaps:
+        troubles.append(f"{feed.open_gaps:,} open gaps: mailferry gaps list {feed.name}")
+    if feed.missing:
+        troubles.append(f"{feed.missing:,} events written are no longer there: mailferry verify {feed.name}")
+    feed.unhealthy = feed.unhealthy or len(troubles) > 1
+    feed.error = "; ".join(filter(None, troubles))
     if feed.state in ("new", "unknown"):
         feed.state = "completed"
 
@@ -174,8 +199,7 @@ def _read_checkpoint(feed: EventFeed, status: FeedStatus, now: datetime) -> None
         status.error, status.unhealthy = mask(str(error)), True
         return
     if found:
-        progress = found.progress
-        _reached(status, progress.position, progress.gap_count, progress.late, progress.counts, now)
+        _reached(status, found.progress, feed, now)
 
 
 def _warn(feed: EventFeed, status: FeedStatus, now: datetime) -> None:
@@ -239,6 +263,9 @@ def _feed_lines(feed: FeedStatus) -> Iterable[str]:
             if count
         )
         yield f"    position  {_time(feed.position)}, {lag}{extra}"
+        if feed.covered_from:
+            audited = f"audited up to {_time(feed.audited_to)}" if feed.audited_to else "not audited yet"
+            yield f"    coverage  from {_time(feed.covered_from)}; {audited}"
         return
     watch = feed.watch or "not watched"
     answer = f"; last answer {_time(feed.last_answer)}" if feed.last_answer else ""

@@ -1,7 +1,7 @@
 -- Event feeds that write into a table; see events/table.py and events/partitions.py for what each statement promises.
 
--- name: lock
-SELECT pg_try_advisory_lock(%(key)s), current_setting('server_encoding'), set_config('client_encoding', 'UTF8', false)
+-- name: encoding
+SELECT current_setting('server_encoding'), set_config('client_encoding', 'UTF8', false)
 
 -- name: evict
 -- Ends whatever holds the lock; one that is frozen, too.
@@ -60,6 +60,20 @@ WHERE feed = %(feed)s AND identity = %(identity)s AND time = to_timestamp(%(time
 -- Its time has changed too.
 UPDATE {table} SET record = CASE WHEN %(partly)s THEN record || %(record)s::jsonb ELSE %(record)s::jsonb END, raw = %(raw)s
 WHERE feed = %(feed)s AND identity = %(identity)s
+
+-- name: look
+SELECT position, floor, events, late, counts, details_missing, gap_count, gaps, coverage
+FROM mailferry.event_progress WHERE feed = %(feed)s
+
+-- name: in_order
+SELECT extract(epoch FROM time)::bigint, identity FROM {table}
+WHERE feed = %(feed)s AND time >= to_timestamp(%(start)s::bigint) AND time < to_timestamp(%(end)s::bigint)
+ORDER BY number
+
+-- name: found
+SELECT extract(epoch FROM time)::bigint, identity, coalesce(raw, record::text) FROM {table}
+WHERE feed = %(feed)s AND time >= to_timestamp(%(start)s::bigint) AND time < to_timestamp(%(end)s::bigint)
+ORDER BY number
 
 -- name: held
 SELECT identity, extract(epoch FROM time)::bigint FROM {table}

@@ -9,7 +9,8 @@ FROM mailferry.feeds WHERE name = ANY(%(names)s)
 
 -- name: progress
 -- Of feeds that write into a table, whoever runs them.
-SELECT feed, position, gap_count, late, counts FROM mailferry.event_progress WHERE feed = ANY(%(names)s) AND position IS NOT NULL
+SELECT feed, position, floor, events, late, counts, details_missing, gap_count, gaps, coverage
+FROM mailferry.event_progress WHERE feed = ANY(%(names)s) AND position IS NOT NULL
 
 -- name: workers
 SELECT host, pid, version, started_at, heartbeat_at, heartbeat_at > now() - interval '30 seconds' AS alive, running, reload_error
