@@ -10,53 +10,38 @@ here=$(dirname "$(readlink -f "$0")")
 sources=${here%/*}
 wheelhouse=$(readlink -f "$1")
 out=$(readlink -f "$2")
-python=/usr/bin/python3
 # shellcheck source=deployment/layout.sh
 . "$sources/deployment/layout.sh"
+# shellcheck source=deployment/build.sh
+. "$sources/deployment/build.sh"
+die() {
+    printf 'build-deb.sh: %s\n' "$*" >&2
+    exit 1
+}
 
-stage=$(mktemp -d)
-trap 'rm -rf "$stage"' EXIT
-root=$stage/root
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+root=$scratch/root
 program=$root/opt/mailferry/current
-wheels=("$wheelhouse"/mailferry-*.whl)
-version=${wheels[0]##*/mailferry-}
-version=${version%%-*}
 
 # The program, where it will be. Scripts and compiled files name that place, not this one.
-mkdir -p "${program%/*}" "$root/DEBIAN"
-"$python" -Im venv --without-pip "$program"
-pip=("$program/bin/python" "$(find "$wheelhouse" -name 'pip-*.whl')/pip")
-options=(--quiet --no-input --no-cache-dir --disable-pip-version-check --no-compile --no-index --find-links "$wheelhouse")
-"${pip[@]}" install "${options[@]}" --require-hashes \
-    -r "$sources/requirements/runtime.txt" -r "$sources/deployment/requirements/oauth.txt"
-"${pip[@]}" install "${options[@]}" --no-deps "${wheels[0]}"
-fill_share "$program" "$sources"
-complete_shells "$program"
+find_python
+find_pip
+find_wheel
+build_program "$program" oauth
 find "$program" -name __pycache__ -prune -exec rm -rf {} +
 rm -f "$program"/bin/[Aa]ctivate*
 grep -lrI --null "$root" "$program/bin" "$program/pyvenv.cfg" | xargs -0 sed -i "s|$root||g"
 "$python" -Im compileall -q -s "$root" -j 0 "$program/lib"
 
-# What goes elsewhere
-install -d "$root"/usr/{bin,lib/systemd/system,share/{bash-completion/completions,zsh/vendor-completions,fish/vendor_completions.d,doc/mailferry}} "$root/etc/logrotate.d"
-share=/opt/mailferry/current/share/mailferry
-for name in mailferry trackandtrace uzmanposta; do
-    ln -s "/opt/mailferry/current/bin/$name" "$root/usr/bin/$name"
-done
-for name in start stop status logs test; do
-    ln -s "$share/trackandtrace-command" "$root/usr/bin/trackandtrace-$name"
-done
-install -m 644 "$sources"/systemd/*.service "$sources"/systemd/*.timer "$root/usr/lib/systemd/system/"
-if [[ $(systemctl --version | awk 'NR == 1 { print int($2) }') -ge 254 ]]; then
-    for unit in trackandtrace mailferry; do
-        install -Dm 644 "$sources/systemd/restart-steps.conf" \
-            "$root/usr/lib/systemd/system/$unit.service.d/50-restart-steps.conf"
-    done
-fi
-install -m 644 "$sources/deployment/trackandtrace.logrotate" "$root/etc/logrotate.d/trackandtrace"
-ln -s "$share/completions/mailferry.bash" "$root/usr/share/bash-completion/completions/mailferry"
-ln -s "$share/completions/mailferry.zsh" "$root/usr/share/zsh/vendor-completions/_mailferry"
-ln -s "$share/completions/mailferry.fish" "$root/usr/share/fish/vendor_completions.d/mailferry.fish"
+while read -r kind source target; do
+    mkdir -p "$root${target%/*}"
+    case $kind in
+    link) ln -s "$source" "$root$target" ;;
+    *) install -m 644 "$program/share/mailferry/$source" "$root$target" ;;
+    esac
+done < <(placed /usr/lib/systemd/system /usr vendor-completions)
+install -d "$root/usr/share/doc/mailferry" "$root/DEBIAN"
 install -m 644 "$sources/LICENSE" "$root/usr/share/doc/mailferry/copyright"
 install -m 644 "$sources/docs/install.md" "$root/usr/share/doc/mailferry/"
 

@@ -40,8 +40,8 @@ def wheelhouse(out: Path) -> None:
     wheel(out)
 
 
-def download(out: Path, sources: Path = ROOT) -> None:
-    """Every wheel that the locks name, checked by hash."""
+def download(out: Path, sources: Path = ROOT, *, python: str | None = None) -> None:
+    """Every wheel that the locks name, checked by hash; for another version of Python, such as "3.13", where one is named."""
     locks = [part for lock in LOCKS for part in ("-r", str(sources / lock))]
     pip = ["python3", "-m", "pip", "--python", sys.executable, "download", "--quiet"]
     options = [
@@ -51,6 +51,7 @@ def download(out: Path, sources: Path = ROOT) -> None:
         "--require-hashes",
         "--dest",
         str(out),
+        *(["--python-version", python] if python else []),
     ]
     subprocess.run([*pip, *options, *locks], check=True)
 

@@ -42,6 +42,8 @@ ln -s pts/ptmx $root/dev/ptmx
 ln -s /proc/self/fd $root/dev/fd
 mount -t tmpfs -o mode=755 tmpfs $root/run
 mount -t tmpfs -o mode=1777 tmpfs $root/tmp
+# The host's kernel loads its modules.
+[ "$kind" != systemd ] || { mkdir -p $root/run/systemd/system && ln -s /dev/null $root/run/systemd/system/systemd-modules-load.service; }
 ip link set lo up
 mkdir $root/run/outside
 cd $root

@@ -55,6 +55,14 @@ def test_systemd_and_dpkg_find_nothing_to_say(site: Site) -> None:
     assert "mailferry" not in site.machine.run("dpkg", "--audit").out
 
 
+def test_links_that_the_service_has_planted_lead_root_nowhere(site: Site) -> None:
+    package = site.machine.sh("ls /root/first-deb/*.deb").out.strip()
+    assert not site.leads_root_astray(lambda: site.machine.run("dpkg", "-i", package))
+    site.machine.run("dpkg", "-i", package)
+    owner = site.machine.run("stat", "-c", "%a %U", "/var/lib/trackandtrace/pending").out
+    assert owner == "750 trackandtrace\n"
+
+
 def test_deploy_sh_leaves_a_packaged_program_alone(site: Site) -> None:
     assert "apt" in site.deploy("install --wheelhouse /root/first", status=1)
     assert site.machine.run("mailferry", "--help").out

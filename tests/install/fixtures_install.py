@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from machine import ROOT, fresh
+from machine import RELEASES, ROOT, fresh, python_version
 from release import LOCKS, RELEASE, SOURCES, Site, Versions, copy, download
 
 if TYPE_CHECKING:
@@ -21,16 +21,15 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy((*RELEASE, *SOURCES), ROOT, tmp_path_factory.mktemp("sources"))
 
 
-@pytest.fixture(scope="session")
-def wheels(sources: Path) -> Path:
-    """The locked wheels of others, downloaded once for these locks."""
+def wheels(sources: Path, python: str) -> Path:
+    """The locked wheels of others for this Python, downloaded once for these locks."""
     digest = hashlib.sha256(b"".join((sources / lock).read_bytes() for lock in LOCKS)).hexdigest()[:12]
-    folder = ROOT / f".cache/install/wheels-{digest}"
+    folder = ROOT / f".cache/install/wheels-{python}-{digest}"
     if not folder.exists():
-        new = folder.with_suffix(".new")
+        new = folder.with_name(f"{folder.name}.new")
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        download(new, sources)
+        download(new, sources, python=python)
         new.rename(folder)
     return folder
 
@@ -40,8 +39,9 @@ def versions(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Version
     return Versions(sources, tmp_path_factory.mktemp("versions"))
 
 
-@pytest.fixture(scope="module")
-def site(request: pytest.FixtureRequest, sources: Path, wheels: Path) -> Iterator[Site]:
-    """One a module: its tests are one machine's story, told in order. The module says which KIND."""
-    with fresh(request.module.KIND) as machine:
-        yield Site(machine, sources, wheels)
+@pytest.fixture(scope="module", params=RELEASES)
+def site(request: pytest.FixtureRequest, sources: Path) -> Iterator[Site]:
+    """One a module and release: its tests are one machine's story, told in order. The module says which KIND."""
+    release = request.param
+    with fresh(release, request.module.KIND) as machine:
+        yield Site(machine, sources, wheels(sources, python_version(release)))

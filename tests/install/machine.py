@@ -1,4 +1,4 @@
-"""Fresh Debian 12 machines for the installation's tests: debootstrapped once, each use a copy that lives in memory.
+"""Fresh Debian machines for the installation's tests: debootstrapped once, each use a copy that lives in memory.
 
 A machine has processes, mounts, a network without any way out and, if wanted, a systemd of its own. Only root can make one.
 """
@@ -20,28 +20,47 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-TREE = ROOT / ".cache/install/bookworm"
+#: Debian 12 and 13.
+RELEASES = ("bookworm", "trixie")
 #: What a Debian server has; python3-venv and pip are not among it.
-PACKAGES = "python3,logrotate,systemd,ca-certificates,cron,adduser"
+PACKAGES = ("python3", "logrotate", "systemd", "ca-certificates", "cron", "adduser")
 #: Seconds for anything that is waited for.
 PATIENCE = 240
 
 
-def tree() -> Path:
+def tree(release: str) -> Path:
     """The untouched Debian; made with the first use, which needs the network."""
     assert os.geteuid() == 0, "machines of their own are made by root alone: run this as root"
-    if not TREE.exists():
-        new = TREE.with_suffix(".new")
+    made = ROOT / ".cache/install" / release
+    if not made.exists():
+        new = made.with_suffix(".new")
         shutil.rmtree(new, ignore_errors=True)
         new.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", new],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        # Not in one go: debootstrap configures systemd and cron in an order that fails.
+        install = ["apt-get", "-qq", "install", "--yes", "--no-install-recommends", *PACKAGES]
+        for command in (
+            ["debootstrap", "--variant=minbase", release, str(new)],
+            [
+                "unshare",
+                "--mount",
+                "--pid",
+                "--fork",
+                f"--mount-proc={new}/proc",
+                "chroot",
+                str(new),
+                *install,
+            ],
+        ):
+            quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=quiet)
         shutil.rmtree(new / "var/cache/apt/archives", ignore_errors=True)
-        new.rename(TREE)
-    return TREE
+        new.rename(made)
+    return made
+
+
+def python_version(release: str) -> str:
+    """Of the release's own Python, such as "3.13"."""
+    return (tree(release) / "usr/bin/python3").readlink().name.removeprefix("python")
 
 
 def wait_for(what: str, condition: Callable[[], object]) -> None:
@@ -119,11 +138,11 @@ class Machine:
 
 
 @contextlib.contextmanager
-def fresh(kind: str) -> Iterator[Machine]:
+def fresh(release: str, kind: str) -> Iterator[Machine]:
     """A machine that has just been installed; `kind` is "systemd", or "plain" for one without, like a container."""
     # The signal comes when this process ends, however it does.
     start = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount"]
-    start += [str(HERE / "boot.sh"), "outer", str(tree()), kind]
+    start += [str(HERE / "boot.sh"), "outer", str(tree(release)), kind]
     with subprocess.Popen(start, stdin=subprocess.DEVNULL) as process:
         try:
             yield _booted(process, kind)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from machine import PATIENCE, ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from machine import Machine
@@ -56,6 +57,9 @@ class Versions:
 
     def other(self, version: str, **changes: str) -> Path:
         """As it is but for its version; `changes` are put at the end of modules, `config__env` is `config/env.py`."""
+        made = self._folder / f"{version}-wheel"
+        if made.exists():
+            return next(made.glob("*.whl"))
         sources = copy(SOURCES, self._sources, self._folder / version)
         own = self.version()
         for name in ("pyproject.toml", "src/mailferry/__init__.py"):
@@ -65,7 +69,7 @@ class Versions:
         for name, text in changes.items():
             file = sources / "src/mailferry" / f"{name.replace('__', '/')}.py"
             file.write_text(f"{file.read_text('utf-8')}\n{text}\n", "utf-8")
-        return artifacts.wheel(self._folder / f"{version}-wheel", sources)
+        return artifacts.wheel(made, sources)
 
     def version(self) -> str:
         return self.this().name.split("-")[1]
@@ -103,6 +107,19 @@ class Site:
             self.machine.sh(f"kill -s {name} -- {-pid if name == 'KILL' else pid}", status=None)
             said.read()
             begun.wait(PATIENCE)
+
+    def leads_root_astray(self, install: Callable[[], object]) -> bool:
+        """Whether `install`, run by root, follows links that the service has put into its own folder."""
+        folders = "/var/lib/trackandtrace/pending", "/var/lib/trackandtrace/failed"
+        before = self.machine.sh("mkdir -m 700 /srv/closed && stat -c '%U %a' /srv/closed").out
+        script = f"rmdir {' '.join(folders)}; ln -s /srv/closed {folders[0]}; ln -s /srv/made {folders[1]}"
+        self.machine.sh(script, user="trackandtrace")
+        install()
+        after = self.machine.sh(
+            "stat -c '%U %a' /srv/closed; rmdir /srv/closed; ls -d /srv/made", status=None
+        )
+        self.machine.sh(f"rm {' '.join(folders)}", user="trackandtrace")
+        return after.out != before
 
     def snapshot(self, *without: str) -> dict[str, str]:
         """Every file that an installation has to do with: kind, mode, owner and content, by path."""
