@@ -58,17 +58,24 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def replace_file(
-    path: Path, data: bytes, *, durable: bool = True, pause: Callable[[float], None] = time.sleep
+    path: Path,
+    data: bytes,
+    *,
+    mode: int | None = None,
+    durable: bool = True,
+    pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Put `data` in the place of the file at `path`, whole or not at all.
+    """Put `data` in the place of the file at `path`, whole or not at all; `mode` is who may read it, else as before.
 
     Raises:
         OSError: it could not be done; the old file is as it was.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+    descriptor = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), mode or 0o666
+    )
     try:
-        _keep_mode(descriptor, path)
+        _keep_mode(descriptor, path, mode)
         write_all(descriptor, data)
         if durable:
             os.fsync(descriptor)
@@ -87,11 +94,11 @@ def replace_file(
         sync_folder(path.parent)
 
 
-def _keep_mode(descriptor: int, path: Path) -> None:
+def _keep_mode(descriptor: int, path: Path, mode: int | None) -> None:
     """Who may read the file that is replaced may read the new one; a new file goes by the umask."""
     if sys.platform != "win32":
         with contextlib.suppress(FileNotFoundError):
-            os.fchmod(descriptor, path.stat().st_mode & 0o777)
+            os.fchmod(descriptor, mode or path.stat().st_mode & 0o777)
 
 
 def _held_by_another() -> bool:

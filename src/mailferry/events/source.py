@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from mailferry import retry
 from mailferry.errors import MailferryError, Retry, Stop
 from mailferry.events import record as records
 from mailferry.events.throttle import LONGEST_PAUSE, AdaptiveSlots, Ahead, Slots, Throttle, retry_after
@@ -285,7 +286,7 @@ class Source:
 
     def _pause(self, request: Request, failure: _Again, tries: _Tries) -> float | None:
         """Seconds until the next try; None where there is none."""
-        pause: float = min(LONGEST_PAUSE, request.pause * 2 ** (tries.count - 1))
+        pause = retry.pause(tries.count, first=request.pause, longest=LONGEST_PAUSE)
         if isinstance(failure, _NotThere):
             tries.not_there += 1
             rounds, rest = divmod(tries.not_there, len(request.ways))

@@ -8,6 +8,8 @@ from collections import deque
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Self
 
+from mailferry import retry
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,12 +31,13 @@ class Throttle:
         """A 429 came: no request is made before its `retry_after` seconds are over, or a doubling pause. Returns the pause."""
         if self._until <= self._clock() or not self._in_a_row:
             self._in_a_row += 1  # the other refusals of one burst say the same thing
-        doubling = max(first_pause, SHORTEST_PAUSE)
+        first = max(first_pause, SHORTEST_PAUSE)
         if retry_after is None:
-            pause = min(LONGEST_PAUSE, doubling * float(1 << min(self._in_a_row - 1, 12)))
+            pause = retry.pause(self._in_a_row, first=first, longest=LONGEST_PAUSE)
         elif self._in_a_row > 1:
             # What was asked for was not enough; `Retry-After: 0` must not become a storm.
-            pause = max(retry_after, min(LONGEST_PAUSE, doubling * float(1 << min(self._in_a_row - 2, 12))))
+            again = retry.pause(self._in_a_row - 1, first=first, longest=LONGEST_PAUSE)
+            pause = max(retry_after, again)
         else:
             pause = retry_after
         self._until = max(self._until, self._clock() + pause)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from mailferry.config.spreadsheet import Limits
+from mailferry.disk import sync_folder
 from mailferry.errors import Reject, Retry
 from mailferry.mailbox.source.headers import clean, fold
 from mailferry.mailbox.source.matcher import Matcher
@@ -320,7 +321,7 @@ def _keep(
     name = safe_name(entry.name if entry else job.part.name, f"attachment.{kind}")
     target = job.path(sha256, name, member)
     path.replace(target)
-    _sync_folder(job.pending)
+    sync_folder(job.pending)
     return StoredFile(
         path=target, name=name, section=job.part.section, member=member, kind=kind, size=size, sha256=sha256
     )
@@ -335,14 +336,3 @@ def _incoming(pending: Path) -> Iterator[IO[bytes]]:
             yield file
     finally:
         Path(file.name).unlink(missing_ok=True)
-
-
-def _sync_folder(path: Path) -> None:
-    """Make a new name last; Windows cannot open folders and sees to it by itself."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from procrastinate.exceptions import ConnectorException
 
-from mailferry import database
+from mailferry import database, retry
 from mailferry.errors import MailferryError, Retry
 from mailferry.secrets import mask
 from mailferry.service import queue
@@ -99,7 +99,7 @@ class Service:
 
     async def _reach(self, stack: contextlib.AsyncExitStack) -> dict[str, Any] | None:
         """Where the database is, as soon as it is there; None when it was stopped first."""
-        pause = 1.0
+        failures = 0
         while not self._stop.is_set():
             located = database.located(self._configuration.database)
             entering = asyncio.ensure_future(asyncio.to_thread(_prepared, located))
@@ -109,11 +109,12 @@ class Service:
             try:
                 where = entering.result()
             except Retry as error:
+                failures += 1
+                pause = retry.pause(failures, longest=10)
                 said = f"waiting for the database: {mask(str(error))}"
                 log.warning("%s; again in %g s", said, pause)
                 self._notifier.waiting(pause + 60, said)
                 await self._unless_stopped(asyncio.sleep(pause))
-                pause = min(2 * pause, 10)
             else:
                 stack.push_async_callback(asyncio.to_thread, located.__exit__, None, None, None)
                 return where

@@ -8,6 +8,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from mailferry import retry
 from mailferry.errors import MailferryError
 from mailferry.secrets import mask
 from mailferry.service import queue
@@ -137,19 +138,22 @@ class ServiceWorker:
 
     async def _again(self, name: str, work: Callable[[], Awaitable[float | None]]) -> None:
         """Repeat `work`, which returns the seconds until the next time. Errors are logged, and tried again with growing pauses."""
-        pause = 1.0
+        failures = 0
         while not self._stop.is_set():
             try:
                 wait = await work() or 0
-                pause = 1.0
+                failures = 0
             except asyncio.CancelledError:
                 raise
             except MailferryError as error:
-                log.warning("%s: %s; again in %g s", name, mask(str(error)), pause)
-                wait, pause = pause, min(2 * pause, 15)
+                failures += 1
+                wait = retry.pause(failures, longest=15)
+                log.warning("%s: %s; again in %g s", name, mask(str(error)), wait)
             except Exception as error:
                 from procrastinate.exceptions import ConnectorException
 
+                failures += 1
+                wait = retry.pause(failures, longest=15)
                 lost = isinstance(error, ConnectorException)
                 text = mask(
                     f"{error.__cause__ or error}" if lost else f"unexpected {type(error).__name__}: {error}"
@@ -159,10 +163,9 @@ class ServiceWorker:
                     "%s: %s; again in %g s",
                     name,
                     text,
-                    pause,
+                    wait,
                     exc_info=not lost,
                 )
-                wait, pause = pause, min(2 * pause, 15)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), wait)
 

@@ -35,6 +35,7 @@ from mailferry.mailbox.ledger.jobs import (
 )
 from mailferry.mailbox.source.message import Passed
 from mailferry.mailbox.workbook.values import Counts, Kind, RejectedRow
+from mailferry.retry import pause
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -214,7 +215,7 @@ def fail(conn: Connection, held: Claim, error: MailferryError) -> Job:
 
 def retry_delay(attempt: int) -> timedelta:
     """How long after attempt n (from 1) the next one comes: 1, 2, 4 seconds."""
-    return timedelta(seconds=2 ** (attempt - 1))
+    return timedelta(seconds=pause(attempt))
 
 
 def moved(conn: Connection, file_id: int, path: str) -> None:

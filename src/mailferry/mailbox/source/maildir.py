@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailferry.config.mailbox import MarkBy
+from mailferry.disk import sync_folder
 from mailferry.errors import Reject, Retry, Stop
 from mailferry.mailbox.source.file_buffer import FileBuffer
 from mailferry.mailbox.source.headers import is_raw, parse_headers
@@ -151,7 +152,8 @@ class MaildirMailbox:
                 continue
             except OSError as error:
                 raise Retry(f"message {ref.uid} in {self._path} cannot be marked: {error.strerror}") from None
-            _sync_folder(target.parent)
+            with contextlib.suppress(OSError):  # some network file systems sync no folder
+                sync_folder(target.parent)
             self._known[ref.uid] = target
             return
 
@@ -275,13 +277,3 @@ def _open(path: Path) -> FileBuffer | None:
         return None
     except OSError as error:
         raise Retry(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _sync_folder(path: Path) -> None:
-    """Make a rename last; where folders cannot be opened (Windows) the system sees to it."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -8,20 +8,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mailferry.config.mailbox import Provider
+from mailferry.disk import replace_file
 from mailferry.errors import Retry, Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from mailferry.config.mailbox import OAuthSettings
 
@@ -140,16 +139,7 @@ class Tokens:
         content = {"refresh_token": refresh_token, "from": _digest(settings.refresh_token.get_secret_value())}
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            # NamedTemporaryFile makes it 0600
-            new = tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=f".{file.name}-", delete=False)  # noqa: SIM115 - closed below, before it is renamed
-            try:
-                with new:
-                    json.dump(content, new)
-                    new.flush()
-                    os.fsync(new.fileno())
-                Path(new.name).replace(file)
-            finally:
-                Path(new.name).unlink(missing_ok=True)
+            replace_file(file, json.dumps(content).encode(), mode=0o600)
         except OSError as error:
             raise Stop(
                 f"the renewed refresh token cannot be saved to {file} ({error.strerror}); make the folder writable: "

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from mailferry import retry
 from mailferry.config.mailbox import MailboxKind
 from mailferry.errors import MailferryError, Retry, Stop
 from mailferry.mailbox.context import say
@@ -230,9 +231,8 @@ class Watcher:
             return 0
         if turn.good_from is not None and self._clock() - turn.good_from >= STEADY:
             self._failures = 0
-        pause = min(self.longest_pause, 2.0**self._failures)
-        self._failures = min(self._failures + 1, 16)
-        return pause * random.uniform(0.5, 1)
+        self._failures += 1
+        return retry.pause(self._failures, longest=self.longest_pause, jitter=0.5)
 
     def _good(self, turn: Turn) -> None:
         """A command was answered: all is well."""
