@@ -58,11 +58,11 @@ _NEEDS_A_PERSON = [
     (r"permission denied for database", "GRANT CONNECT ON DATABASE ... to the database user."),
     (
         r"does not support SSL|server does not support SSL",
-        "Switch TLS on at the server, or set DB_SSLMODE=prefer if the network in between is trusted.",
+        "Switch TLS on at the server, or set sslmode (DB_SSLMODE) to prefer if the network in between is trusted.",
     ),
     (
         r"certificate|SSL error|root\.crt",
-        "Check the server's certificate, the CA file (sslrootcert) and DB_SSLMODE.",
+        "Check the server's certificate, the CA file (sslrootcert) and sslmode (DB_SSLMODE).",
     ),
 ]
 

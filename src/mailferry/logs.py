@@ -1,7 +1,8 @@
 """What people and programs read of what happens: lines on standard error, and the five log files.
 
-All code logs through `logging`, by loggers that are called as their modules, with ids from `bound`. structlog makes one
-event of each record, and here it becomes one line that nothing in it can forge: see `_shaped`.
+Every module logs by a `Log`, which is called as the module and has its topics: the files in which its lines stand beside
+MAIN, which has all, and ERRORS, which has all from ERROR on. A `Log` takes secrets out; ids come from `bound`. structlog
+makes one event of each record, and here it becomes one line that nothing in it can forge: see `_shaped`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import os
 import sys
 import threading
+import traceback
 from datetime import UTC, datetime
 from io import FileIO
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,41 +36,49 @@ MAIN, EMAIL, DATABASE, FILES, ERRORS = (
     "file_processing.log",
     "errors.log",
 )
-#: Whose lines stand in which file, by the beginnings of loggers' names; MAIN has all, ERRORS all from ERROR on.
-ROUTES: dict[str, tuple[str, ...]] = {
-    EMAIL: (
-        "imapclient",
-        "mailferry.mailbox.intake",
-        "mailferry.mailbox.run_once",
-        "mailferry.mailbox.settle",
-        "mailferry.mailbox.source.watch",
-        "mailferry.service.tasks.mailbox",
-        "mailferry.service.watches",
-    ),
-    DATABASE: (
-        "procrastinate",
-        "psycopg",
-        "mailferry.mailbox.load.table",
-        "mailferry.mailbox.pool",
-        "mailferry.mailbox.context",
-        "mailferry.service.service",
-        "mailferry.service.tasks.load",
-        "mailferry.service.worker",
-    ),
-    FILES: (
-        "mailferry.mailbox.load",
-        "mailferry.mailbox.settle",
-        "mailferry.mailbox.cleanup",
-        "mailferry.mailbox.turns",
-    ),
-}
+#: Topics of other libraries' lines, by the beginnings of their loggers' names.
+_LIBRARIES = {"imapclient": EMAIL, "procrastinate": DATABASE, "psycopg": DATABASE}
 #: This process, or this command, on all its lines.
 RUN = os.urandom(4).hex()
 #: Characters of one value, and of one traceback: together, at four bytes each, within the 48 KiB that journald takes
 #: as one line (LineMax in journald.conf(5)).
 _LONGEST, _LONGEST_TRACEBACK = 4_000, 8_000
 
-log = logging.getLogger(__name__)
+
+class Log(logging.LoggerAdapter[logging.Logger]):
+    """What a module logs by: as a `logging.Logger`, but without secrets and control characters, whoever listens."""
+
+    def __init__(self, name: str, topics: tuple[str, ...]) -> None:
+        super().__init__(logging.getLogger(name))
+        self.topics = topics
+
+    def about(self, *topics: str) -> Log:
+        """The same, for lines of other topics."""
+        return Log(self.logger.name, topics)
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        """Log `msg % args`, with a traceback where `exc_info` is an error, or true within an `except`."""
+        if not self.isEnabledFor(level):
+            return
+        try:
+            text = str(msg) % args if args else str(msg)
+        except Exception:  # noqa: BLE001 - values that do not fit the text, or have no text: told as they are
+            text = f"{_told(msg)} {_told(args)}"
+        logger, wanted = self.logger, kwargs.get("exc_info")
+        extra = {"topics": self.topics}
+        record = logger.makeRecord(logger.name, level, "", 0, "%s", (mask(text),), None, extra=extra)
+        error = wanted if isinstance(wanted, BaseException) else sys.exception() if wanted else None
+        if error is not None:
+            record.exc_text = mask_lines("".join(traceback.format_exception(error)).rstrip("\n"))
+        logger.handle(record)
+
+
+def of(name: str, *topics: str) -> Log:
+    """The log of a module."""
+    return Log(name, topics)
+
+
+log = of(__name__)
 
 
 def set_up(level: str = "INFO", *, folder: Path | None = None, style: Style = "auto") -> None:
@@ -352,13 +362,15 @@ def _open(path: str, flags: int) -> int:
 def _wanted() -> dict[str, Callable[[logging.LogRecord], bool]]:
     """Which records each file takes."""
 
-    def routed(names: tuple[str, ...]) -> Callable[[logging.LogRecord], bool]:
-        filters = [logging.Filter(name) for name in names]
-        return lambda record: any(one.filter(record) for one in filters)
+    def on(topic: str) -> Callable[[logging.LogRecord], bool]:
+        libraries = [logging.Filter(name) for name, one in _LIBRARIES.items() if one == topic]
+        return lambda record: (
+            topic in getattr(record, "topics", ()) or any(one.filter(record) for one in libraries)
+        )
 
     return {
         MAIN: lambda _record: True,
-        **{name: routed(loggers) for name, loggers in ROUTES.items()},
+        **{topic: on(topic) for topic in (EMAIL, DATABASE, FILES)},
         ERRORS: lambda record: record.levelno >= logging.ERROR,
     }
 

@@ -267,3 +267,12 @@ def test_a_path_with_a_variable_in_it_is_a_fault() -> None:
     }
     with pytest.raises(ConfigError, match="variables are not expanded"):
         alone(given)
+
+
+def test_messages_name_a_setting_as_its_user_wrote_it(tmp_path: Path) -> None:
+    mailbox = feed(tmp_path).mailbox
+    assert mailbox.spelled("ca_file") == "EMAIL_CA_FILE"
+    assert mailbox.spelled("connect_timeout") == "connect_timeout"  # there is no variable of it
+    (tmp_path / "mailferry.toml").write_text(f'[mailbox.x]\nmaildir = "{tmp_path}"\n', "utf-8")
+    (other,) = service.read([tmp_path / "mailferry.toml"], {}).mailboxes
+    assert (other.mailbox.spelled("ca_file"), other.mailbox.spelled("path")) == ("ca_file", "maildir")

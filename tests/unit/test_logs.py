@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import importlib.util
 import json
 import logging
 import sys
@@ -22,7 +21,6 @@ from mailferry import logs, secrets
 from mailferry.commands import mailbox
 from mailferry.config import service
 from mailferry.errors import ConfigError
-from mailferry.mailbox.context import say
 
 TRICKS = (
     "\n2026-01-01 00:00:00 ERROR forged",
@@ -200,33 +198,48 @@ def test_a_closed_standard_error_stops_nothing(fresh_logs: None, monkeypatch: py
         logging.getLogger("mailferry").error("nobody reads this")
 
 
-def test_what_the_mailbox_code_says_is_logged_under_its_module_with_a_masked_traceback(
+def test_a_line_is_without_secrets_and_control_characters_whoever_listens(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(secrets, "_SECRETS", {})
     secrets.hide("a-secret-word")
+    log = logs.of(__name__, logs.FILES)
     with caplog.at_level(logging.INFO, __name__):
-        say(logging.INFO, "%d rows of %s", 3, "x\ny", part="table")
-        say(logging.ERROR, "failed", error=raised("with a-secret-word"))
-        say(logging.DEBUG, "%s", Hostile())
-    assert [(one.name, one.levelname, one.message) for one in caplog.records] == [
-        (f"{__name__}.table", "INFO", "3 rows of x\\ny"),
+        log.info("%d rows of %s", 3, "x\ny a-secret-word")
+        log.error("failed", exc_info=raised("with a-secret-word"))
+        log.debug("%s", Hostile())
+        log.warning("%s", Hostile())
+        log.warning("number %d", "x")
+    assert [(one.name, one.levelname, one.message) for one in caplog.records[:2]] == [
+        (__name__, "INFO", "3 rows of x\\ny ****"),
         (__name__, "ERROR", "failed"),
     ]
+    assert [one.message.split()[0] for one in caplog.records[2:]] == ["%s", "number"]
     assert "ValueError: with ****" in caplog.text
     assert fields(rendered(caplog.records[1], as_json=True))["traceback"].endswith("ValueError: with ****")
 
 
-def test_routes_name_modules_that_are_there_or_parts_of_them() -> None:
-    for name in (name for names in logs.ROUTES.values() for name in names):
-        whole, _, part = name.rpartition(".")
-        if name.startswith("mailferry.service.tasks.") or name == "mailferry.mailbox.load.table":
-            spec = importlib.util.find_spec(whole)
-            assert spec
-            assert spec.origin
-            assert f'"{part}"' in Path(spec.origin).read_text("utf-8") or part == "mailbox"
-        else:
-            assert importlib.util.find_spec(name), name
+def test_a_line_stands_in_the_files_of_its_topics_and_a_librarys_in_the_one_of_the_library(
+    tmp_path: Path, fresh_logs: None
+) -> None:
+    logs.set_up("DEBUG", folder=tmp_path)
+    mail = logs.of("x", logs.EMAIL)
+    mail.info("of mail")
+    mail.about(logs.FILES, logs.DATABASE).error("of two")
+    logging.getLogger("psycopg.pool").info("of psycopg")
+    logs.of("y").info("of none")
+    lines = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    found = {
+        name: [text for text in ("of mail", "of two", "of psycopg", "of none") if text in lines.get(name, "")]
+        for name in (logs.MAIN, logs.EMAIL, logs.FILES, logs.DATABASE, logs.ERRORS)
+    }
+    assert found == {
+        logs.MAIN: ["of mail", "of two", "of psycopg", "of none"],
+        logs.EMAIL: ["of mail"],
+        logs.FILES: ["of two"],
+        logs.DATABASE: ["of two", "of psycopg"],
+        logs.ERRORS: ["of two"],
+    }
 
 
 TOML = '[service]\nlog_dir = "own"\nlog_level = "ERROR"\n[mailbox.a]\nmaildir = "box"\n'

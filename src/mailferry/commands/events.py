@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mailferry import logs
 from mailferry.errors import ConfigError, MailferryError
 
 if TYPE_CHECKING:
@@ -131,7 +131,6 @@ def _read(config: Path) -> EventFeeds:
 
 def set_up_logs(settings: ServiceSettings | None) -> None:
     """Where no file says how, as the environment does; what of that cannot be used must not keep the events waiting."""
-    from mailferry import logs
     from mailferry.config import service
 
     if settings is None:
@@ -163,7 +162,7 @@ def _pool(
         try:
             opened = stack.enter_context(database.connect(sized))
         except MailferryError as error:
-            logging.getLogger("mailferry.events").error("%s", error)  # noqa: TRY400 - its text says all
+            logs.of("mailferry.events").error("%s", error)
             opened = error
         yield opened
 

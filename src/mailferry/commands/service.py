@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import sys
 import time
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mailferry import logs
 from mailferry.entry import quit_with
 from mailferry.errors import Retry, Stop
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mailferry.config.service import Configuration
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 Configs = Annotated[
     list[Path] | None,
     typer.Option(
@@ -47,7 +47,6 @@ def run_start(paths: Sequence[Path]) -> int:
     if sys.platform != "win32":
         # What a reload would read is being read; until the service listens to it, it must not end the process.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    from mailferry import logs
     from mailferry.config import service as service_config
     from mailferry.service import process
 

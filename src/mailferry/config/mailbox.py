@@ -74,7 +74,9 @@ class OAuthSettings(Settings):
     scope: str = setting(
         "", "space-separated; empty: what the provider needs for IMAP", variable="EMAIL_OAUTH_SCOPE"
     )
-    ca_file: Path | None = setting(None, "PEM file of authorities to trust at the token endpoint")
+    ca_file: Path | None = setting(
+        None, "PEM file of authorities to trust at the token endpoint", variable="EMAIL_OAUTH_CA_FILE"
+    )
     token_file: Path | None = setting(
         None, "where a renewed refresh token is kept, mode 0600", variable="EMAIL_OAUTH_TOKEN_FILE"
     )

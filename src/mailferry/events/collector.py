@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from mailferry import logs
 from mailferry.errors import MailferryError, Stop
 from mailferry.events import audit, heartbeat
 from mailferry.events.destination import Line, in_thread
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from mailferry.events.source import Connections
     from mailferry.events.windows import Range
 
-log = logging.getLogger("mailferry.events")
+log = logs.of("mailferry.events")
 
 #: Seconds that requests in flight get to finish when a signal asks to stop.
 GRACE = 2.0

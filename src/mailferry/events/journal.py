@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from mailferry import logs
 from mailferry.events.folder import files_of
 from mailferry.secrets import mask
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from mailferry.config.event_feed import EventFeed
 
-log = logging.getLogger("mailferry.events")
+log = logs.of("mailferry.events")
 
 
 class Journal:
@@ -38,7 +39,7 @@ class Journal:
 
     def message(self, text: str, level: int = logging.INFO) -> None:
         """A line for people."""
-        log.log(level, "%s: %s", self._feed.section, mask(text))
+        log.log(level, "%s: %s", self._feed.section, text)
 
     def error(
         self, error: str, *, request: str = "", duration_ms: int | None = None, level: int = logging.DEBUG
@@ -48,8 +49,8 @@ class Journal:
         if level >= logging.WARNING:
             self.message(error, level)
         else:
-            told = f" ({mask(request)})" if request else ""
-            log.log(level, "%s: %s%s", self._feed.section, mask(error), told)
+            told = f" ({request})" if request else ""
+            log.log(level, "%s: %s%s", self._feed.section, error, told)
 
     def _note(self, error: str, request: str, duration_ms: int | None) -> None:
         """Keep an error for programs."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from mailferry.database import Pool
 
 _T = TypeVar("_T")
-log = logging.getLogger("mailferry.events")
+log = logs.of("mailferry.events")
 
 
 class Exit:

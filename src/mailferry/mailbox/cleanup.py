@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-import logging
 from typing import TYPE_CHECKING
 
-from mailferry.mailbox.context import say
+from mailferry import logs
 from mailferry.mailbox.ledger import arrivals, records
 from mailferry.mailbox.settle import put_away_left_behind
 
 if TYPE_CHECKING:
     from mailferry.mailbox.context import Work
+
+log = logs.of(__name__, logs.FILES)
 
 
 def tidy(work: Work) -> None:
@@ -40,8 +41,7 @@ def expire(work: Work) -> None:
     with work.transaction() as conn:
         rows = records.forget(conn, work.feed.name, now - dt.timedelta(days=days))
     if files or rows:
-        say(
-            logging.INFO,
+        log.info(
             "%s: %d files and %d rejected rows over %d days old deleted",
             work.feed.name,
             files,

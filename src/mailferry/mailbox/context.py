@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import logging
 import os
 import socket
-import sys
 import threading
-import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from mailferry import database
+from mailferry import database, logs
 from mailferry.clock import local_now
 from mailferry.config.mailbox import MailboxKind
 from mailferry.errors import MailferryError, Retry
 from mailferry.mailbox.ledger import leases
 from mailferry.mailbox.ledger.jobs import ClaimLost
-from mailferry.secrets import mask, mask_lines
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -38,6 +34,8 @@ if TYPE_CHECKING:
     from mailferry.mailbox.workbook.contract import RowContract
     from mailferry.mailbox.workbook.reader import Sheet
     from mailferry.mailbox.workbook.values import Kind
+
+log = logs.of(__name__, logs.DATABASE)
 
 
 class SheetReader(Protocol):
@@ -151,9 +149,9 @@ def kept(work: Work, held: Claim) -> Iterator[None]:
             except ClaimLost:
                 return  # whoever works on it finds out at its commit
             except Retry as error:
-                say(logging.DEBUG, "job %s: the claim could not be renewed: %s", held.job.id, error)
+                log.debug("job %s: the claim could not be renewed: %s", held.job.id, error)
             except MailferryError as error:
-                say(logging.WARNING, "job %s: the claim cannot be renewed: %s", held.job.id, error)
+                log.warning("job %s: the claim cannot be renewed: %s", held.job.id, error)
                 return
 
     # With the ids of this thread's lines.
@@ -165,19 +163,3 @@ def kept(work: Work, held: Claim) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-
-
-def say(level: int, text: str, *values: object, part: str = "", error: BaseException | None = None) -> None:
-    """One line in the log of the calling module, or a part of it; without secrets and control characters, whoever listens.
-
-    `error` adds its traceback.
-    """
-    caller = sys._getframe(1)  # noqa: SLF001 - as `logging` finds it; there is no other way
-    log = logging.getLogger(".".join(filter(None, (caller.f_globals["__name__"], part))))
-    if not log.isEnabledFor(level):
-        return
-    place = caller.f_code.co_filename, caller.f_lineno
-    record = log.makeRecord(log.name, level, *place, "%s", (mask(text % values),), None)
-    if error is not None:
-        record.exc_text = mask_lines("".join(traceback.format_exception(error)).rstrip("\n"))
-    log.handle(record)

@@ -107,7 +107,7 @@ def _message(feed: MailboxFeed, mailbox: Mailbox, ref: MessageRef, *, is_marked:
                 ]
     reason = ""
     if is_marked:
-        reason = "it is marked already (read, or as EMAIL_MARK says)"
+        reason = f"it is marked already (read, or as {feed.mailbox.spelled('mark')} says)"
     elif not parts:
         reason = passed[0].reason if len({one.reason for one in passed}) == 1 else "no part of it is wanted"
     return MessageVerdict(

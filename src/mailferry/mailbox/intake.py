@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from mailferry import logs
 from mailferry.errors import MailferryError, Reject, Retry
 from mailferry.mailbox.attachments import DiskFault, RejectedFile, choose, safe_name, store
-from mailferry.mailbox.context import say
 from mailferry.mailbox.ledger import arrivals, records
 from mailferry.mailbox.ledger.jobs import JobState
 from mailferry.mailbox.search import Undecided, search
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from mailferry.mailbox.context import Work
     from mailferry.mailbox.ledger.jobs import File, Job
     from mailferry.mailbox.source.message import MessageRef, Passed, StoredFile
+
+log = logs.of(__name__, logs.EMAIL)
 
 #: Stands for the section of a message that could not be read at all.
 WHOLE = ""
@@ -89,7 +90,7 @@ def _is_known(work: Work, summary: Summary, digest: str) -> bool:
         known = records.find(conn, work.feed.name, summary.ref, digest, summary.received)
     if known is None:
         return False
-    say(logging.INFO, "job %d: found again as message %s", known.id, summary.ref.uid)
+    log.info("job %d: found again as message %s", known.id, summary.ref.uid)
     if known.marked_at is not None and known.state in (JobState.COMPLETED, JobState.FAILED):
         _mark_again(work, known)
     return True
@@ -156,8 +157,7 @@ def _record(work: Work, digest: str, taken: Taken) -> Job:
         what.append(f"{len(taken.rejected)} rejected")
     if taken.passed:
         what.append(f"{len(taken.passed)} parts passed over")
-    say(
-        logging.INFO,
+    log.info(
         "job %d: message %s from %s, %r: %s",
         job.id,
         summary.ref.uid,
@@ -166,9 +166,9 @@ def _record(work: Work, digest: str, taken: Taken) -> Job:
         ", ".join(what),
     )
     for part in taken.passed:
-        say(logging.DEBUG, "job %d: part %s %r passed over: %s", job.id, part.section, part.name, part.reason)
+        log.debug("job %d: part %s %r passed over: %s", job.id, part.section, part.name, part.reason)
     for file in taken.rejected:
-        say(logging.ERROR, "job %d: %s rejected: %s", job.id, file.name, file.reason)
+        log.error("job %d: %s rejected: %s", job.id, file.name, file.reason)
     return job
 
 
@@ -190,7 +190,7 @@ def _unreadable(work: Work, ref: MessageRef, header: bytes, reason: str) -> Take
 
 def _give_up(work: Work, ref: MessageRef, error: Retry) -> Job:
     header = work.mailbox.raw_header(ref)
-    say(logging.ERROR, "message %s is given up: %s", ref.uid, error)
+    log.error("message %s is given up: %s", ref.uid, error)
     digest = hashlib.sha256(header).hexdigest()
     return _record(work, digest, _unreadable(work, ref, header, f"it could not be fetched: {error}"))
 

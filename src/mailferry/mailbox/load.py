@@ -6,7 +6,6 @@ Whoever holds a claim calls `process`, or `attempt` where settling may have to w
 from __future__ import annotations
 
 import contextlib
-import logging
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -16,7 +15,7 @@ import psycopg
 
 from mailferry import logs
 from mailferry.errors import MailferryError, Reject, Retry, Stop
-from mailferry.mailbox.context import kept, say
+from mailferry.mailbox.context import kept
 from mailferry.mailbox.intake import WHOLE, fetch_again, take
 from mailferry.mailbox.ledger import arrivals, leases, records
 from mailferry.mailbox.ledger.jobs import ClaimLost, FileState, JobState
@@ -36,6 +35,9 @@ if TYPE_CHECKING:
     from mailferry.mailbox.target.upsert import Loaded
     from mailferry.mailbox.workbook.reader import Sheet
     from mailferry.mailbox.workbook.values import RejectedRow
+
+log = logs.of(__name__, logs.FILES)
+table_log = log.about(logs.FILES, logs.DATABASE)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -66,7 +68,7 @@ def attempt(work: Work, held: Claim) -> Job | None:
         with _contained(held), kept(work, held):
             return _do_all(work, held)
     except ClaimLost as error:
-        say(logging.WARNING, "job %d: %s", held.job.id, error)
+        log.warning("job %d: %s", held.job.id, error)
         return None
     except Stop as error:
         _record_failure(work, held, error)
@@ -84,7 +86,7 @@ def _do_all(work: Work, held: Claim) -> Job:
     job = held.job
     if job.attempts > records.MOST_RETRIES + 1:
         raise Retry(f"given up: work on it was cut off {job.attempts - 1} times, each time without a word")
-    say(logging.INFO, "job %d: attempt %d, %r", job.id, job.attempts, job.subject)
+    log.info("job %d: attempt %d, %r", job.id, job.attempts, job.subject)
     done = None
     pending = [file for file in _files(work, held) if file.state is FileState.PENDING]
     for file in pending:
@@ -93,7 +95,7 @@ def _do_all(work: Work, held: Claim) -> Job:
         with work.transaction() as conn:
             leases.hold(conn, held)
             done = records.finish_job(conn, held)
-    say(logging.INFO, "job %d: %s", done.id, done.state)
+    log.info("job %d: %s", done.id, done.state)
     return done
 
 
@@ -121,10 +123,10 @@ def _record_failure(work: Work, held: Claim, error: MailferryError) -> Job | Non
         with work.transaction() as conn:
             job = records.fail(conn, held, error)
     except ClaimLost as lost:
-        say(logging.WARNING, "job %d: %s (%s)", held.job.id, lost, error)
+        log.warning("job %d: %s (%s)", held.job.id, lost, error)
         return None
     said = f"again at {job.next_attempt_at:%H:%M:%S}" if job.state is JobState.PENDING else str(job.state)
-    say(logging.ERROR, "job %d: %s (%s)", job.id, error, said)
+    log.error("job %d: %s (%s)", job.id, error, said)
     return job
 
 
@@ -146,7 +148,7 @@ def _contained(held: Claim) -> Iterator[None]:
     except MailferryError:
         raise
     except Exception as error:
-        say(logging.ERROR, "job %d: unexpected %s", held.job.id, type(error).__name__, error=error)
+        log.exception("job %d: unexpected %s", held.job.id, type(error).__name__)
         what = mask(f"{type(error).__name__}: {error}")[:500]
         if isinstance(error, OSError | MemoryError):
             raise Retry(f"the system: {what}") from error
@@ -172,7 +174,7 @@ def _do(work: Work, held: Claim, file: File, *, last: bool) -> Job | None:
                 _load(work, conn, held, file)
                 return records.finish_job(conn, held) if last else None
     except Reject as error:
-        say(logging.ERROR, "job %d: %s rejected: %s", held.job.id, file.name, error)
+        log.error("job %d: %s rejected: %s", held.job.id, file.name, error)  # noqa: TRY400 - its text says all
         with work.transaction() as conn:
             leases.hold(conn, held)
             records.finish_file(conn, held, file.id, FileState.REJECTED, error=str(error))
@@ -187,7 +189,7 @@ def _on_disk(work: Work, held: Claim, file: File) -> File:
     with work.transaction() as conn:
         leases.hold(conn, held)
         arrivals.refetched(conn, file.id, stored)
-    say(logging.INFO, "job %d: %s fetched again", held.job.id, file.name)
+    log.info("job %d: %s fetched again", held.job.id, file.name)
     return replace(file, path=str(stored.path), kind=stored.kind, size=stored.size, sha256=stored.sha256)
 
 
@@ -260,11 +262,11 @@ def _fitted(work: Work, conn: Connection, target: Target | None, sheet: Sheet) -
     feed = work.feed
     if target is None:
         made = table.create(conn, feed.target_table, clean_name(feed.unique_key), sheet.new)
-        say(logging.INFO, "table %s made, with %d columns", made.title, len(made.all_columns), part="table")
+        table_log.info("table %s made, with %d columns", made.title, len(made.all_columns))
         return made
     if sheet.new:
         names = ", ".join(column.name for column in sheet.new)
-        say(logging.INFO, "table %s: columns added: %s", target.title, names, part="table")
+        table_log.info("table %s: columns added: %s", target.title, names)
         return target.add_columns(conn, sheet.new)
     return target
 
@@ -306,15 +308,14 @@ def _duplicate(
     records.finish_file(
         conn, held, file.id, FileState.DUPLICATE, target=target, duplicate_of=same, content_sha256=content
     )
-    say(logging.INFO, "job %d: %s is a duplicate of file %d, not loaded", held.job.id, file.name, same)
+    log.info("job %d: %s is a duplicate of file %d, not loaded", held.job.id, file.name, same)
 
 
 def _tell(held: Claim, file: File, counts: Counts, fault: str, target: Target) -> None:
     if fault:
-        say(logging.ERROR, "job %d: %s rejected: %s", held.job.id, file.name, fault)
+        log.error("job %d: %s rejected: %s", held.job.id, file.name, fault)
         return
-    say(
-        logging.INFO,
+    table_log.info(
         "job %d: %s loaded into %s: %d rows read, %d inserted, %d updated, %d unchanged, %d rejected",
         held.job.id,
         file.name,
@@ -324,7 +325,6 @@ def _tell(held: Claim, file: File, counts: Counts, fault: str, target: Target) -
         counts.updated,
         counts.unchanged,
         counts.rejected,
-        part="table",
     )
     for warning in counts.warnings:
-        say(logging.WARNING, "job %d: %s: %s", held.job.id, file.name, warning)
+        log.warning("job %d: %s: %s", held.job.id, file.name, warning)

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import threading
 import time
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Self
 
-from mailferry import database
+from mailferry import database, logs
 from mailferry.clock import local_now
 from mailferry.errors import Retry
-from mailferry.mailbox.context import Work, open_mailbox, say
+from mailferry.mailbox.context import Work, open_mailbox
 from mailferry.mailbox.folders import Folders, reading_prefix
 from mailferry.mailbox.idle import LazyMailbox, Readers, Shelf
 from mailferry.mailbox.ledger import leases
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
     from mailferry.mailbox.ledger.jobs import Claim
     from mailferry.mailbox.source.message import Mailbox, MessageRef
     from mailferry.mailbox.source.oauth import Tokens
+
+log = logs.of(__name__, logs.DATABASE)
 
 #: Seconds after which what nobody borrows is closed: before servers (30 minutes) and firewalls (a few) drop it.
 _IDLE = 120.0
@@ -162,7 +163,7 @@ class Stations:
         told = False
         while not self._share(feed):
             if not told:
-                say(logging.INFO, "%s: waiting, a `mailferry load` works in %s", feed.name, feed.base_dir)
+                log.info("%s: waiting, a `mailferry load` works in %s", feed.name, feed.base_dir)
                 told = True
             if self._stop.wait(_TURN):
                 raise Retry(f"{feed.name}: asked to stop while a `mailferry load` works in {feed.base_dir}")
@@ -258,4 +259,4 @@ class Stations:
                             leases.release(conn, held)
                         done.append(held.job.id)
         except psycopg.Error as error:
-            say(logging.WARNING, "claims could not be handed back: %s", error)
+            log.warning("claims could not be handed back: %s", error)

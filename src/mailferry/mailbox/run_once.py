@@ -8,16 +8,16 @@ was stored but not recorded is fetched again under the same name.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mailferry import logs
 from mailferry.clock import local_now
 from mailferry.errors import MailferryError, Retry
 from mailferry.mailbox.cleanup import expire, sweep
-from mailferry.mailbox.context import only_runner, opened, say
+from mailferry.mailbox.context import only_runner, opened
 from mailferry.mailbox.folders import Folders
 from mailferry.mailbox.intake import gather
 from mailferry.mailbox.ledger import arrivals, leases, records
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from mailferry.mailbox.context import Work
     from mailferry.mailbox.ledger.jobs import Details
     from mailferry.mailbox.source.message import MessageRef
+
+log = logs.of(__name__, logs.EMAIL)
 
 #: Seconds that a run waits for a job's next attempt; one that is further off is left to the next run.
 _WAIT = 10.0
@@ -94,7 +96,7 @@ def run(
     except MailferryError as error:
         result.status, result.error = "blocked", mask(str(error))
     if result.error:
-        say(logging.ERROR, "%s: %s", feed.name, result.error)
+        log.error("%s: %s", feed.name, result.error)
     elif stop.is_set():
         result.status = "stopped"
     return result
@@ -102,7 +104,7 @@ def run(
 
 def _skip(result: Run, why: str) -> None:
     result.status = "skipped"
-    say(logging.INFO, "%s: skipped, %s", result.feed, why)
+    log.info("%s: skipped, %s", result.feed, why)
 
 
 def _tries(
@@ -131,7 +133,7 @@ def _tries(
             if attempt > records.MOST_RETRIES or stop.is_set():
                 raise
             wait = records.retry_delay(attempt).total_seconds()
-            say(logging.WARNING, "%s: %s; again in %g s", feed.name, error, wait)
+            log.warning("%s: %s; again in %g s", feed.name, error, wait)
             if stop.wait(wait):
                 return
         else:
@@ -187,11 +189,11 @@ def _work_off(work: Work, result: Run) -> list[str]:
 
 def _left(work: Work) -> list[str]:
     """Why jobs are left for a later run, where another feed has to do something about it."""
-    say(logging.INFO, "%s: jobs are left for a later run", work.feed.name)
+    log.info("%s: jobs are left for a later run", work.feed.name)
     with work.transaction() as conn:
         held_back = arrivals.held_back(conn, work.feed.name)
     for trouble in held_back:
-        say(logging.ERROR, "%s: %s", work.feed.name, trouble)
+        log.error("%s: %s", work.feed.name, trouble)
     return held_back
 
 

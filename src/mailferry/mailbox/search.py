@@ -7,11 +7,10 @@ when a filter changes, and when the mailbox numbers its messages again (UIDVALID
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
+from mailferry import logs
 from mailferry.errors import Retry
-from mailferry.mailbox.context import say
 from mailferry.mailbox.ledger import arrivals, strangers
 from mailferry.mailbox.source.matcher import Look, Matcher
 
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
     from mailferry.mailbox.context import Work
     from mailferry.mailbox.source.message import Head, MessageRef
+
+log = logs.of(__name__, logs.EMAIL)
 
 
 class Undecided(Retry):
@@ -47,11 +48,11 @@ def search(work: Work) -> Look:
         with work.transaction() as conn:
             strangers.add(conn, feed, view, [head.ref for head in look.strangers])
         for head in look.strangers:
-            say(logging.DEBUG, "%s: %s: %s", feed, head.title, matcher.mismatch(head))
+            log.debug("%s: %s: %s", feed, head.title, matcher.mismatch(head))
         wanted += look.wanted
         unreadable += look.unreadable
     for head in unreadable:
-        say(logging.ERROR, "%s: %s: %s; the next run tries again", feed, head.title, head.problem)
+        log.error("%s: %s: %s; the next run tries again", feed, head.title, head.problem)
     _say_count(feed, unmarked, new, wanted)
     return matcher.sort([*wanted, *unreadable])
 
@@ -60,4 +61,4 @@ def _say_count(
     feed: str, unmarked: Sequence[MessageRef], new: Sequence[MessageRef], wanted: Sequence[Head]
 ) -> None:
     text = "%s: %d messages found, %d of them not looked at before, %d to take in"
-    say(logging.INFO, text, feed, len(unmarked), len(new), len(wanted))
+    log.info(text, feed, len(unmarked), len(new), len(wanted))

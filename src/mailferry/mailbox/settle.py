@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mailferry import logs
 from mailferry.config.mailbox import MarkBy
 from mailferry.errors import MailferryError, Retry
-from mailferry.mailbox.context import open_mailbox, say
+from mailferry.mailbox.context import open_mailbox
 from mailferry.mailbox.folders import REJECTS, write_rejects
 from mailferry.mailbox.ledger import records
 from mailferry.mailbox.ledger.jobs import FileState, JobState
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mailferry.mailbox.context import Work
     from mailferry.mailbox.ledger.jobs import File, Job
     from mailferry.mailbox.source.message import Mailbox, MessageRef
+
+log = logs.of(__name__, logs.EMAIL, logs.FILES)
 
 #: The CSV holds no more rows than this; the table has them all.
 _MOST_REJECTS = 100_000
@@ -57,7 +59,7 @@ def settle_rest(work: Work, ago: dt.timedelta = dt.timedelta(0)) -> list[str]:
                 _note(work, job, moved)
         except Retry as error:
             troubles.append(f"job {job.id}: {error}")
-            say(logging.WARNING, "job %d: not settled yet: %s", job.id, error)
+            log.warning("job %d: not settled yet: %s", job.id, error)
     return troubles
 
 
@@ -81,7 +83,7 @@ def mark(work: Work, job: Job, moved: Mapping[int, Path] | None = None) -> None:
             if found:
                 found[0].mark(found[1], outcome)
     _note(work, job, moved or {})
-    say(logging.INFO, "job %d: message %s marked as %s", job.id, job.ref.uid, outcome.value)
+    log.info("job %d: message %s marked as %s", job.id, job.ref.uid, outcome.value)
 
 
 def _outcome(job: Job) -> Outcome:
@@ -146,12 +148,12 @@ def _put_away(work: Work, file: File) -> Path | None:
     )
     if now_at is None:
         return None
-    say(logging.INFO, "%s: moved to %s", file.name, now_at.parent)
+    log.info("%s: moved to %s", file.name, now_at.parent)
     if file.counts.rejected:
         with work.transaction() as conn:
             rows = records.rejected_rows(conn, file.id, _MOST_REJECTS)
         where = write_rejects(now_at, rows)
-        say(logging.INFO, "%s: rejected rows are listed in %s", file.name, where)
+        log.info("%s: rejected rows are listed in %s", file.name, where)
     else:
         # A list of an attempt before this one is true no more.
         now_at.with_name(now_at.name + REJECTS).unlink(missing_ok=True)

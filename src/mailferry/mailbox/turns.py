@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from mailferry import database, logs
 from mailferry.errors import MailferryError, Stop
-from mailferry.mailbox.context import say
 from mailferry.mailbox.intake import gather
 from mailferry.mailbox.ledger import arrivals, records
 from mailferry.mailbox.ledger.jobs import OutOfReach
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
     from mailferry.mailbox.context import Work
     from mailferry.mailbox.ledger.jobs import Job
     from mailferry.mailbox.pool import Stations
+
+log = logs.of(__name__, logs.FILES)
 
 #: Seconds to wait for a job that is due and was in somebody's hands this moment.
 _MOMENT = 0.1
@@ -115,7 +115,7 @@ def _settle(stations: Stations, work: Work, job: Job) -> str:
     except MailferryError as error:
         if isinstance(error, OutOfReach | Dropped | Stop):
             stations.found_away(feed)
-        say(logging.WARNING, "job %d: not settled yet, the next poll does it: %s", job.id, error)
+        log.warning("job %d: not settled yet, the next poll does it: %s", job.id, error)
         return mask(str(error))
     return ""
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mailferry.config.service import Configuration
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
 #: Seconds from SIGTERM to the end of the process, whatever hangs.
 LAST = 9.5
 #: Threads for blocking calls beside the jobs; started when they are needed.
@@ -48,7 +48,7 @@ def run(paths: Sequence[Path], configuration: Configuration) -> int:
     except MailferryError as error:
         if threading.active_count() == 1:
             raise
-        log.error("%s", mask(str(error)))  # noqa: TRY400 - its text says all
+        log.error("%s", error)  # noqa: TRY400 - its text says all
         _leave(1)
     log.info("ended")
     if threading.active_count() > 1:
@@ -130,11 +130,11 @@ class _Process:
         except Stop as error:
             faults = error.faults if isinstance(error, ConfigError) else [str(error)]
             for fault in faults:
-                log.error("not taken: %s", mask(fault))  # noqa: TRY400 - its text says all
+                log.error("not taken: %s", fault)  # noqa: TRY400 - its text says all
             await self._service.refuse(mask("; ".join(faults)))
             return
         for warning in configuration.warnings:
-            log.warning("%s", mask(warning))
+            log.warning("%s", warning)
         settings = configuration.service
         logs.set_up(settings.log_level, folder=settings.log_dir, style=settings.log_format)
         log.info("a new configuration is taken")
@@ -151,6 +151,6 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None
     if "asyncgen" in context:
         return  # it still waited for the database when the process ended
     if isinstance(error, Exception):
-        log.warning("%s: %s", type(error).__name__, mask(str(error.__cause__ or error)))
+        log.warning("%s: %s", type(error).__name__, error.__cause__ or error)
     else:
         loop.default_exception_handler(context)

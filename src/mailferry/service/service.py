@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from procrastinate.exceptions import ConnectorException
 
-from mailferry import database, retry
+from mailferry import database, logs, retry
 from mailferry.errors import MailferryError, Retry
 from mailferry.secrets import mask
 from mailferry.service import queue
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from mailferry.config.service import Configuration
     from mailferry.service.notify import Notifier
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__, logs.DATABASE)
 #: Mailboxes looked into at once.
 POLLS = 4
 #: Seconds that an answer of the database may take where it should come at once.
@@ -85,7 +84,7 @@ class Service:
                     if where is not None:
                         await self._work(stack, where)
             except Retry as error:
-                log.warning("%s; starting again", mask(str(error)))
+                log.warning("%s; starting again", error)
                 await self._unless_stopped(asyncio.sleep(1))
 
     async def refuse(self, error: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import logging
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
     from mailferry.service.plan import Plan
     from mailferry.service.store import Begun, Store
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__)
+load_log, mail_log = log.about(logs.DATABASE), log.about(logs.EMAIL)
 #: Seconds that one queue job loads into one table before it goes to the end of the queue.
 TURN = 30.0
 #: Debounce interval, in seconds, between a recorded message and the job that loads it.
@@ -138,7 +138,7 @@ class Tasks:
         try:
             await work
         except MailferryError as error:
-            log.warning("%s", mask(str(error)))
+            log.warning("%s", error)
 
     async def _defer(self, task: str, queue: str, lock: str, conn: Any = None, **arguments: Any) -> None:
         from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
@@ -183,10 +183,10 @@ class Tasks:
         try:
             step = await self._in_thread(load_next, self._stations, target, self._plan.loaders(target))
         except MailferryError as error:
-            log.getChild("load").warning("%s: %s", target, mask(str(error)))
+            load_log.warning("%s: %s", target, error)
             return False
         if step.turn is Turn.BLOCKED:
-            log.getChild("load").error("%s: %s", target, step.why)
+            load_log.error("%s: %s", target, step.why)
         if step.turn is Turn.WORKED and step.why and step.job:
             # Its rows are in, its message is not marked: only a look into the mailbox does that now.
             self._spawn(self._store.reschedule(step.job.feed, UNMARKED))
@@ -204,7 +204,7 @@ class Tasks:
             try:
                 await self._in_thread(put_in_order, name)
             except MailferryError as error:
-                log.warning("%s: %s", name, mask(str(error)))
+                log.warning("%s: %s", name, error)
 
     @contextlib.contextmanager
     def _noted(self, context: JobContext, label: str, **ids: str) -> Iterator[None]:
@@ -230,7 +230,7 @@ class Tasks:
                 return
             begun = await self._store.begin(name, context.job.id)
         except MailferryError as error:
-            log.warning("%s: could not begin: %s", name, mask(str(error)))
+            log.warning("%s: could not begin: %s", name, error)
             self._owed.append(lambda: self._store.reschedule(name, timedelta(0)))
             return
         if begun is None:
@@ -252,14 +252,16 @@ class Tasks:
             )
             raise
         if ended.status in ("failed", "blocked"):
-            log.getChild(self._plan.entries[name].kind).error("%s: %s", name, ended.error)
+            (mail_log if self._plan.entries[name].kind == "mailbox" else log).error(
+                "%s: %s", name, ended.error
+            )
         await self._end(name, begun, ended)
 
     async def _end(self, name: str, begun: Begun, ended: Ended) -> None:
         try:
             await self._store.end(name, begun, ended)
         except MailferryError as error:
-            log.warning("%s: the end of its run could not be put on record yet: %s", name, mask(str(error)))
+            log.warning("%s: the end of its run could not be put on record yet: %s", name, error)
             self._owed.append(lambda: self._store.end(name, begun, ended))
 
     async def _collect(self, name: str) -> Ended:

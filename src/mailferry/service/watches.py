@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mailferry.service.store import Store
     from mailferry.service.tasks import Tasks
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__, logs.EMAIL)
 #: A watcher whose worker has not renewed its lease is replaced by another worker's.
 LEASE = timedelta(seconds=30)
 

@@ -8,7 +8,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from mailferry import retry
+from mailferry import logs, retry
 from mailferry.errors import MailferryError
 from mailferry.secrets import mask
 from mailferry.service import queue
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mailferry.service.tasks import Tasks
     from mailferry.service.watches import Watches
 
-log = logging.getLogger(__name__)
+log = logs.of(__name__, logs.DATABASE)
 #: Seconds for tasks to end by themselves after a stop, then for releasing the claims of the rest. With the time that
 #: `service.py` needs to close, less than ten.
 GRACE, RELEASE = 4.5, 1.5
@@ -148,14 +148,14 @@ class ServiceWorker:
             except MailferryError as error:
                 failures += 1
                 wait = retry.pause(failures, longest=15)
-                log.warning("%s: %s; again in %g s", name, mask(str(error)), wait)
+                log.warning("%s: %s; again in %g s", name, error, wait)
             except Exception as error:
                 from procrastinate.exceptions import ConnectorException
 
                 failures += 1
                 wait = retry.pause(failures, longest=15)
                 lost = isinstance(error, ConnectorException)
-                text = mask(
+                text = (
                     f"{error.__cause__ or error}" if lost else f"unexpected {type(error).__name__}: {error}"
                 )
                 log.log(

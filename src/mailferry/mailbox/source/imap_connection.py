@@ -79,14 +79,14 @@ def mapped_errors(settings: MailboxSettings, doing: str) -> Iterator[None]:
     except ssl.SSLCertVerificationError as error:
         raise Stop(
             f"{doing}: the server's certificate is not trusted ({error.verify_message}); check the host name, "
-            "or name the authority that signed it in ca_file"
+            f"or name the authority that signed it in {settings.spelled('ca_file')}"
         ) from None
     except TimeoutError:
         raise Dropped(f"{doing}: no answer in time ({settings.read_timeout:g} s)") from None
     except imaplib.IMAP4.readonly:
         raise Stop(
             f"{doing}: the folder is read-only for this account, so messages cannot be marked; give it the right "
-            "to do so, or set mark = leave"
+            f"to do so, or set {settings.spelled('mark')} = leave"
         ) from None
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError, imaplib.IMAP4.abort) as error:
         raise Dropped(f"{doing}: the connection was lost ({_harmless(error, settings)})") from None
@@ -111,7 +111,7 @@ def tls_context(settings: MailboxSettings) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
     except (OSError, ssl.SSLError) as error:
         raise Stop(
-            f"ca_file {settings.ca_file} cannot be used: {error}; it must hold certificates in PEM form"
+            f"{settings.spelled('ca_file')} {settings.ca_file} cannot be used: {error}; it must hold certificates in PEM form"
         ) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
@@ -188,7 +188,8 @@ def _encrypt(client: Any, settings: MailboxSettings) -> None:
     if not (settings.allow_plaintext or is_loopback(peer)):
         raise Stop(
             f"{settings.host}:{settings.port} offers no encryption (STARTTLS), and the password would travel in the "
-            "clear; use implicit TLS (port 993), or allow plaintext expressly (allow_plaintext)"
+            "clear; use implicit TLS (port 993), or allow plaintext expressly "
+            f"({settings.spelled('allow_plaintext')})"
         )
 
 

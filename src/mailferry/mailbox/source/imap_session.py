@@ -119,7 +119,8 @@ class ImapSession:
         flags = {flag.lower() for flag in self._permanent} if self._permanent is not None else None
         if mark is MarkBy.SEEN and flags is not None and b"\\seen" not in flags:
             raise Stop(
-                f"messages in {folder!r} of {self.account} cannot be marked as read; set mark = leave or move"
+                f"messages in {folder!r} of {self.account} cannot be marked as read; "
+                f"set {self._settings.spelled('mark')} = leave or move"
             )
         if mark is MarkBy.KEYWORD and flags is not None and b"\\*" not in flags:
             missing = [k for k in self._settings.marks if k.lower().encode() not in flags]

@@ -171,7 +171,8 @@ class MaildirMailbox:
             return
         if not all(os.access(self._path / name, os.W_OK) for name in ("new", "cur")):
             raise Stop(
-                f"messages in {self._path} cannot be marked: no right to write; give it, or set mark = leave"
+                f"messages in {self._path} cannot be marked: no right to write; give it, or set "
+                f"{self._settings.spelled('mark')} = leave"
             )
         if self._settings.mark is MarkBy.MOVE:
             for name in self._settings.marks:

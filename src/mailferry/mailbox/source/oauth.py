@@ -126,7 +126,8 @@ class Tokens:
             ) from None
         except (ValueError, KeyError, TypeError):
             raise Stop(
-                f"the token file {file} is damaged; delete it and configure a new refresh_token"
+                f"the token file {file} is damaged; delete it and configure a new "
+                f"{self._settings.spelled('refresh_token')}"
             ) from None
         return configured
 
@@ -205,7 +206,7 @@ def _through_msal(settings: OAuthSettings, ask: Callable[[Any], dict[str, Any]])
             answer = ask(client)
         except requests.exceptions.SSLError:
             raise Stop(
-                f"the certificate of {endpoint} is not trusted; name its authority in ca_file"
+                f"the certificate of {endpoint} is not trusted; name its authority in {settings.spelled('ca_file')}"
             ) from None
         except requests.exceptions.RequestException as error:
             raise Retry(f"no token from {endpoint}: {type(error).__name__}") from None
@@ -240,7 +241,7 @@ def _google(settings: OAuthSettings, refresh_token: str) -> _Answer:
         except TransportError as error:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise Stop(
-                    f"the certificate of {endpoint} is not trusted; name its authority in ca_file"
+                    f"the certificate of {endpoint} is not trusted; name its authority in {settings.spelled('ca_file')}"
                 ) from None
             raise Retry(f"no token from {endpoint}: it cannot be reached") from None
         except RefreshError as error:
@@ -296,6 +297,7 @@ def _refused(endpoint: str, error: str, description: str, settings: OAuthSetting
     for secret in (settings.client_secret, settings.refresh_token):
         if secret is not None:
             description = description.replace(secret.get_secret_value(), "***")
+    spelled = settings.spelled
     said = f"{error}: {' '.join(description.split())}"[:300]
     if error in _PASSING:
         raise Retry(f"no token from {endpoint} for now ({said})")
@@ -303,11 +305,13 @@ def _refused(endpoint: str, error: str, description: str, settings: OAuthSetting
         what = (
             "the refresh token is no longer good (expired, revoked, or the password changed): sign in again"
         )
-        raise Stop(f"{endpoint} refused: {what} and configure the new refresh_token ({said})")
+        raise Stop(f"{endpoint} refused: {what} and configure the new {spelled('refresh_token')} ({said})")
     if error in ("invalid_client", "unauthorized_client"):
         raise Stop(
-            f"{endpoint} refused: check client_id, client_secret (it may have expired) and tenant ({said})"
+            f"{endpoint} refused: check {spelled('client_id')}, {spelled('client_secret')} (it may have expired) and "
+            f"{spelled('tenant')} ({said})"
         )
     raise Stop(
-        f"{endpoint} refused ({said}); check client_id, scope and the permissions granted to the application"
+        f"{endpoint} refused ({said}); check {spelled('client_id')}, {spelled('scope')} and the permissions granted "
+        "to the application"
     )

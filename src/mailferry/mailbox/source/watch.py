@@ -18,10 +18,9 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from mailferry import retry
+from mailferry import logs, retry
 from mailferry.config.mailbox import MailboxKind
 from mailferry.errors import MailferryError, Retry, Stop
-from mailferry.mailbox.context import say
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
     from mailferry.config.mailbox import MailboxSettings
     from mailferry.mailbox.source.imap_connection import TokenSource
+
+log = logs.of(__name__, logs.EMAIL)
 
 #: Seconds, at random between the two, until a sign-in that was refused is tried again.
 REFUSED_PAUSE = (300.0, 900.0)
@@ -267,7 +268,7 @@ class Watcher:
             )
         if state is not before.state:
             level = logging.ERROR if state is State.REFUSED else logging.INFO
-            say(level, "%s: %s%s", self._title, state, f": {error}" if error else "")
+            log.log(level, "%s: %s%s", self._title, state, f": {error}" if error else "")
 
 
 def watcher(
