@@ -391,7 +391,7 @@ def _unexpected(kind: type[BaseException], error: BaseException, trace: Tracebac
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, trace)
     else:
-        log.critical("unexpected %s; please report it", kind.__name__, exc_info=(kind, error, trace))
+        log.critical("unexpected %s; please report it", kind.__name__, exc_info=error)
 
 
 def _unexpected_in_thread(args: threading.ExceptHookArgs) -> None:

@@ -35,24 +35,24 @@ ROOT = Path(__file__).parents[2]
 ALL = {logs.MAIN, logs.EMAIL, logs.DATABASE, logs.FILES, logs.ERRORS}
 #: Logs numbered lines from 1 on until a file appears, and says how many.
 WRITER = """
-import logging, pathlib, sys
+import pathlib, sys
 from mailferry import logs
 folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
 logs.set_up(folder=folder)
 number = 0
 while not (folder / "enough").exists():
     number += 1
-    logging.getLogger("mailferry.mailbox.intake").error("%s %d %s", name, number, "x" * (number % 300))
+    logs.of("mailferry.mailbox.intake", logs.EMAIL).error("%s %d %s", name, number, "x" * (number % 300))
 print(number)
 """
 #: The disk ends after 4,000 bytes a file, and later does not.
 FULL = """
-import logging, pathlib, resource, sys
+import pathlib, resource, sys
 from mailferry import logs
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, hard))
 logs.set_up(folder=pathlib.Path(sys.argv[1]))
-log = logging.getLogger("mailferry.mailbox.intake")
+log = logs.of("mailferry.mailbox.intake", logs.EMAIL)
 for number in range(60):
     log.error("line %d", number)
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
@@ -60,13 +60,15 @@ log.error("the first again")
 log.info("the second again")
 """
 TROUBLE = """
-import logging, threading
+import threading
 from mailferry import logs
 logs.set_up(style={style!r})
-log = logging.getLogger("mailferry.x")
+log = logs.of("mailferry.x")
 log.info("all is well")
 log.warning("take care")
-threading.Thread(target=lambda: 1 / 0, name="thread 1").start()
+thread = threading.Thread(target=lambda: 1 / 0, name="thread 1")
+thread.start()
+thread.join()
 raise ValueError("end" + chr(10) + "of it")
 """
 
@@ -85,18 +87,19 @@ def messages(path: Path) -> list[str]:
     return [line["message"] for line in lines(path)]
 
 
-def test_each_line_stands_in_the_files_of_its_subject(tmp_path: Path, fresh_logs: None) -> None:
+def test_each_line_stands_in_the_files_of_its_topics(tmp_path: Path, fresh_logs: None) -> None:
     folder = tmp_path / "not" / "there yet"
     logs.set_up(folder=folder)
-    for name in (
-        "mailbox.intake",
-        "mailbox.load",
-        "mailbox.load.table",
-        "mailbox.loading",
-        "events",
-    ):
-        logging.getLogger(f"mailferry.{name}").info(name)
-    logging.getLogger("mailferry.service.service").error("database away")
+    topics = {
+        "mailbox.intake": (logs.EMAIL,),
+        "mailbox.load": (logs.FILES,),
+        "mailbox.load.table": (logs.FILES, logs.DATABASE),
+        "mailbox.loading": (),
+        "events": (),
+    }
+    for name, some in topics.items():
+        logs.of(f"mailferry.{name}", *some).info(name)
+    logs.of("mailferry.service.service").about(logs.DATABASE).error("database away")
     logging.getLogger("psycopg.pool").warning("psycopg")
     assert messages(folder / logs.MAIN) == [
         *("mailbox.intake", "mailbox.load", "mailbox.load.table", "mailbox.loading", "events"),
@@ -206,7 +209,7 @@ def test_a_folder_that_cannot_be_is_told_once_and_the_work_goes_on(
     (tmp_path / "file").touch()
     logs.set_up(folder=tmp_path / "file" / "logs")
     for number in range(3):
-        logging.getLogger("mailferry.mailbox.intake").error("line %d", number)
+        logs.of("mailferry.mailbox.intake", logs.EMAIL).error("line %d", number)
     said = capsys.readouterr().err.splitlines()
     assert [line for line in said if "line " in line and "ERROR line" in line] == [
         line for line in said if "cannot write" not in line
@@ -316,7 +319,7 @@ def test_collect_takes_its_settings_from_the_environment_and_stumbles_over_none(
         done = run(tmp_path, "collect", LOG_DIR="logs", LOG_FORMAT="json", LOG_LEVEL="loud")
     assert done.returncode == 0, done.stderr
     warning, *rest = done.stderr.splitlines()
-    assert warning.startswith("warning: environment: LOG_LEVEL: ")
+    assert warning.startswith("warning: environment: LOG_LEVEL=loud: ")
     assert [json.loads(line) for line in rest] == lines(tmp_path / "logs" / logs.MAIN)
     assert {line["feed"] for line in lines(tmp_path / "logs" / logs.MAIN)} == {"in"}
 

@@ -219,29 +219,6 @@ def test_a_line_is_without_secrets_and_control_characters_whoever_listens(
     assert fields(rendered(caplog.records[1], as_json=True))["traceback"].endswith("ValueError: with ****")
 
 
-def test_a_line_stands_in_the_files_of_its_topics_and_a_librarys_in_the_one_of_the_library(
-    tmp_path: Path, fresh_logs: None
-) -> None:
-    logs.set_up("DEBUG", folder=tmp_path)
-    mail = logs.of("x", logs.EMAIL)
-    mail.info("of mail")
-    mail.about(logs.FILES, logs.DATABASE).error("of two")
-    logging.getLogger("imapclient.x").warning("of a library")
-    logs.of("y").info("of none")
-    lines = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    found = {
-        name: [text for text in ("of mail", "of two", "of a library", "of none") if text in lines.get(name, "")]
-        for name in (logs.MAIN, logs.EMAIL, logs.FILES, logs.DATABASE, logs.ERRORS)
-    }
-    assert found == {
-        logs.MAIN: ["of mail", "of two", "of a library", "of none"],
-        logs.EMAIL: ["of mail", "of a library"],
-        logs.FILES: ["of two"],
-        logs.DATABASE: ["of two"],
-        logs.ERRORS: ["of two"],
-    }
-
-
 TOML = '[service]\nlog_dir = "own"\nlog_level = "ERROR"\n[mailbox.a]\nmaildir = "box"\n'
 ENV = "EMAIL_MAILDIR=box\nLOG_DIR=own\nLOG_LEVEL=error\n"
 
