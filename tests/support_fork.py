@@ -10,6 +10,7 @@ import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -181,7 +182,10 @@ def injected(calls: str, fault: str, log: Path, *, paths: Sequence[Path] = ()) -
 
 def mailferry(*arguments: str) -> None:
     """Work of a process: the command with these arguments."""
-    from mailferry import cli
+    run_module("mailferry", *arguments)
 
-    sys.argv = ["mailferry", *arguments]
-    cli.main()
+
+def run_module(name: str, *arguments: str) -> None:
+    """Work of a process: as `python -m name`."""
+    sys.argv = [name, *arguments]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support_fork import Forked, mailferry
 from support_load import Site
 from support_wait import wait_for
 
@@ -65,15 +66,8 @@ def provider(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def asked(folder: Path, *arguments: str, status: int = 0) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "mailferry", *arguments],
-        cwd=folder,
-        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    variables = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+    done = Forked(mailferry, *arguments, folder=folder, variables=variables).finished()
     assert done.returncode == status, done.stderr
     return json.loads(done.stdout)
 

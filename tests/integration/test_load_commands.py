@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support_fork import Forked, run_module
 from support_mail import Maildir, mail, workbook
 
 from mailferry.commands import mailbox
@@ -38,12 +39,13 @@ class Installed:
             f"DB_USERNAME={database.user}\nDB_PASSWORD={SECRET}\n"
         )
         self.config.chmod(0o600)
+        self.variables = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
 
     def start(self, *arguments: str, module: str = "mailferry") -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=self.folder,
-            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+            env=self.variables,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -51,11 +53,10 @@ class Installed:
 
     def run(self, *arguments: str, module: str = "mailferry") -> tuple[int, str, str]:
         """Exit status, standard output and standard error."""
-        process = self.start(*arguments, module=module)
-        out, error = process.communicate(timeout=60)
-        assert SECRET not in out + error
-        assert "Traceback" not in error
-        return process.returncode, out, error
+        done = Forked(run_module, module, *arguments, folder=self.folder, variables=self.variables).finished()
+        assert SECRET not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.returncode, done.stdout, done.stderr
 
     def json(self, *arguments: str, module: str = "mailferry", status: int = 0) -> Any:
         code, out, error = self.run(*arguments, "--json", module=module)
