@@ -25,7 +25,9 @@ PLAIN = ("", "7bit", "8bit", "binary")
 _DELIMITER = re.compile(rb"^--([!-~](?:[ -~]{0,69}?[!-~])?)[ \t]*\r?\n", re.MULTILINE)
 _PREAMBLE = 64 * 1024
 #: A header block that says what its entity is.
-_DESCRIBES = re.compile(rb"^content-(type|disposition)[ \t]*:", re.IGNORECASE | re.MULTILINE)
+_DESCRIBES = re.compile(
+    rb"^content-(type|disposition|transfer-encoding)[ \t]*:", re.IGNORECASE | re.MULTILINE
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,7 +127,7 @@ def reconciled(root: Node, headers: Mapping[str, bytes]) -> Node:
 
     def leaf(node: Node) -> Node:
         block = found.get(id(node))
-        own = described(block) if block is not None and _DESCRIBES.search(block) else None
+        own = described(block, node.mime) if block is not None and _DESCRIBES.search(block) else None
         if node.is_multipart or (own and own.has_parts):
             raise Reject("the server does not see the parts of a part")
         return replace(own, size=node.size) if own else node
@@ -163,7 +165,8 @@ def described(block: bytes, default: str = "text/plain") -> Node:
     kind, parameters = header_value(values.get("content-type", ""))
     disposition, disposition_parameters = header_value(values.get("content-disposition", ""))
     return Node(
-        mime=kind if kind.count("/") == 1 and not kind.startswith("/") else default,
+        # a type that cannot be read may be anything, so it is not taken for text
+        mime=kind if re.fullmatch(r"[^/]+/[^/]+", kind) else "application/octet-stream" if kind else default,
         encoding=first_token(values.get("content-transfer-encoding", "")),
         type_parameters=parameters,
         disposition=known_disposition(disposition),
