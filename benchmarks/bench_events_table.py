@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import psycopg
-from harness import Figure
+from harness import Figure, postgres
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from mailferry import database, private_postgres
+from mailferry import database
 from mailferry.config import event_feeds
 from mailferry.config.database import DatabaseSettings
 from mailferry.events import collector, order, partitions
@@ -59,7 +59,6 @@ class Pages:
 
 def table(folder: Path) -> Iterator[Figure]:
     """100,000 events: the writer alone, and all from the bytes of list answers on; and the same rows by one bare COPY."""
-    folder.chmod(0o711)  # where root starts it, the server runs as another user
     gc.set_threshold(10_000, 20, 20)  # as all command lines have it
     Pages.bodies = dict(_bodies())
     feed = _feed(folder)
@@ -68,7 +67,7 @@ def table(folder: Path) -> Iterator[Figure]:
     count = len(lines)
     rounds = []
     with (
-        private_postgres.running(folder / "postgres") as where,
+        postgres(folder) as where,
         database.pooled(dict(where), DatabaseSettings(data_dir=folder)) as pool,
         psycopg.connect(make_conninfo(**where), autocommit=True) as conn,
     ):

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import inspect
 import json
 import os
 import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import harness
 import psycopg
-from harness import Figure, run
+from harness import Figure, from_tests, run
 from imapclient import IMAPClient  # type: ignore[import-untyped]  # has no py.typed
 from psycopg.conninfo import make_conninfo
 from shipments import COLUMNS, KEY, table_sql, upsert_sql, workbook
 
-from mailferry import database, postgres_programs, private_postgres
+from mailferry import database, postgres_programs
 from mailferry.mailbox.source.imap import ImapMailbox
 from mailferry.mailbox.workbook.contract import RowContract
 from mailferry.mailbox.workbook.reader import Reader
@@ -134,13 +132,11 @@ class Server:
 
 @contextlib.contextmanager
 def postgres(folder: Path) -> Iterator[Server]:
-    """A new private server, with its defaults, on the disk that temporary files are on."""
-    folder.chmod(0o711)  # where root starts it, it runs as another user
-    place = folder / "postgres"
-    with private_postgres.running(place) as where:
+    """A server with an empty table."""
+    with harness.postgres(folder) as where:
         database.prepare(dict(where), "temp_processing")
         with psycopg.connect(make_conninfo(**where), autocommit=True) as conn:
-            server = Server(where=where, conn=conn, folder=place)
+            server = Server(where=where, conn=conn, folder=folder / "postgres")
             server.empty()
             yield server
 
@@ -298,9 +294,9 @@ def small_files(folder: Path) -> Iterator[Figure]:
 # --- a mailbox
 
 
-def poll(folder: Path) -> Iterator[Figure]:
+def poll(_: Path) -> Iterator[Figure]:
     """10,000 messages, 20 of them unread and matching: what a poll gets from the server."""
-    with dovecot(folder) as server:
+    with from_tests("fixtures_dovecot").running_dovecot() as server:
         many, few = _mailbox(server, 10_000), _mailbox(server, 20)
         polled, alone, bare = _counted(many, _poll), _counted(few, _poll), _counted(many, _bare_envelopes)
     for limit, against, most in (
@@ -317,24 +313,9 @@ def poll(folder: Path) -> Iterator[Figure]:
         )
 
 
-@contextlib.contextmanager
-def dovecot(folder: Path) -> Iterator[Any]:
-    """The tests' Dovecot."""
-    fixtures = _fixtures()
-    running = contextlib.contextmanager(inspect.unwrap(fixtures.dovecot))
-    with running(SimpleNamespace(getbasetemp=lambda: folder)) as server:
-        yield server
-
-
-def _fixtures() -> Any:
-    if (tests := str(HERE.parent / "tests")) not in sys.path:
-        sys.path.append(tests)
-    return importlib.import_module("fixtures_dovecot")
-
-
 def _mailbox(server: Any, messages: int) -> Any:
     """An account whose last 20 messages are unread and match; of the others most are read, the unread do not match."""
-    account = _fixtures().Account(dovecot=server, user=f"{messages}@example.com")
+    account = from_tests("fixtures_dovecot").Account(dovecot=server, user=f"{messages}@example.com")
     for number in range(messages):
         wanted, read = number >= messages - 20, number % 4 > 0
         subject = "Daily Track and Trace list" if wanted or read else "Minutes of the meeting"
@@ -345,8 +326,8 @@ def _mailbox(server: Any, messages: int) -> Any:
 
 def _counted(account: Any, poll: Callable[[MailboxSettings], None]) -> int:
     """Bytes from the server during a poll. One before it is not counted: servers index what they see first."""
-    fixtures = _fixtures()
-    with fixtures.Proxy(account.dovecot.imap, fixtures.without_starttls) as proxy:
+    without_starttls = from_tests("fixtures_dovecot").without_starttls
+    with from_tests("support_link").Link(account.dovecot.imap, without_starttls) as proxy:
         settings = account.settings(host="127.0.0.1", port=proxy.port, ssl=False, ca_file=None)
         poll(settings)
         before: int = proxy.bytes

@@ -7,21 +7,16 @@ import mailbox
 import os
 import signal
 import subprocess
-import tempfile
 import time
-from email.message import EmailMessage
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import psycopg
-from harness import MAILFERRY, Figure, simulate
-
-from mailferry import private_postgres
-from mailferry.testing.workbooks import Tab, xlsx
+from harness import MAILFERRY, Figure, from_tests, postgres, simulate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
 HEADER = ("HAWB", "Status", "Pieces", "Weight", "City")
 ROWS = 100
@@ -33,8 +28,7 @@ ROWS = 100
 @contextlib.contextmanager
 def database(folder: Path) -> Iterator[str]:
     """A server of the benchmark's own, as [database] of a configuration."""
-    folder.chmod(0o711)  # where root starts it, it runs as another user
-    with private_postgres.running(folder / "server") as where:
+    with postgres(folder) as where:
         yield f'[database]\nhost = "{where["host"]}"\nname = "{where["dbname"]}"\nuser = "{where["user"]}"\n'
 
 
@@ -224,20 +218,13 @@ def _rate(folder: Path, head: str, *, workers: int, count: int = 400, tables: in
 
 def _deliver(root: Path, folder: Path, count: int) -> None:
     """So many messages at once: written beside the Maildir, and then moved in."""
-    written = []
+    shared, written = from_tests("support_mail"), []
     for number in range(count):
         rows = [(os.urandom(6).hex(), "in transit", n, n / 7, "İzmir") for n in range(ROWS)]
-        with tempfile.TemporaryDirectory() as place:
-            book = xlsx(Path(place, "book.xlsx"), Tab(name="List", rows=[HEADER, *rows])).read_bytes()
-        message = EmailMessage()
-        message["From"], message["Subject"] = "ops@example.com", f"Shipments {number}"
-        message["Message-ID"] = f"<{os.urandom(8).hex()}@example.com>"
-        message.set_content("See the attachment.")
-        message.add_attachment(
-            book, maintype="application", subtype="octet-stream", filename=f"{number}.xlsx"
-        )
         path = folder / f"{time.time_ns()}.{number}.bench"
-        path.write_bytes(message.as_bytes())
+        path.write_bytes(
+            shared.mail(f"Shipments {number}", (f"{number}.xlsx", shared.workbook(HEADER, *rows)))
+        )
         written.append(path)
     for path in written:
         path.rename(root / "new" / path.name)

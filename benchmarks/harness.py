@@ -1,8 +1,9 @@
-"""What benchmarks share: a figure, a child process and what it cost, and the stand-in provider as a process."""
+"""What benchmarks share: a figure, a child process and what it cost, a PostgreSQL, and the stand-in provider as a process."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import subprocess
@@ -12,11 +13,11 @@ import time
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
 MAILFERRY = (sys.executable, "-m", "mailferry")
 
@@ -142,3 +143,21 @@ def collect(config: Path, *options: str) -> tuple[Cost, dict[str, Any]]:
     cost = run([*MAILFERRY, "collect", "--config", config, "--all", "--json", *options])
     result: dict[str, Any] = json.loads(cost.output)
     return cost, result
+
+
+@contextlib.contextmanager
+def postgres(folder: Path) -> Iterator[dict[str, str]]:
+    """A new private server with its defaults, on the disk that temporary files are on. Yields libpq's parameters."""
+    from mailferry import private_postgres  # noqa: PLC0415 - the parent of what is measured stays small
+
+    folder.chmod(0o711)  # where root starts it, it runs as another user
+    with private_postgres.running(folder / "postgres") as where:
+        yield where
+
+
+def from_tests(module: str) -> Any:
+    """A module that the tests share."""
+    tests = str(Path(__file__).parents[1] / "tests")
+    if tests not in sys.path:
+        sys.path.append(tests)
+    return importlib.import_module(module)

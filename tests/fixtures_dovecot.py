@@ -330,8 +330,8 @@ def _program() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
-def dovecot() -> Iterator[Dovecot]:
+@contextlib.contextmanager
+def running_dovecot() -> Iterator[Dovecot]:
     with own_dovecot() as made:
         process = made.start()
         try:
@@ -339,6 +339,12 @@ def dovecot() -> Iterator[Dovecot]:
         finally:
             process.terminate()
             process.wait(timeout=20)
+
+
+@pytest.fixture(scope="session")
+def dovecot() -> Iterator[Dovecot]:
+    with running_dovecot() as made:
+        yield made
 
 
 def _configure(dovecot: Dovecot, introspection: int) -> None:
