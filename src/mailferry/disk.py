@@ -20,7 +20,7 @@ REPLACE_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0)
 
 
 @contextlib.contextmanager
-def told(action: str, path: Path) -> Iterator[None]:
+def explained(action: str, path: Path) -> Iterator[None]:
     """Turn an OSError into a Retry that says what could not be done to which file, and what to look at."""
     try:
         yield
@@ -86,7 +86,7 @@ def replace_file(
             temporary.replace(path)
             break
         except PermissionError:
-            # WinError 5 and 32: somebody has the file open; on other systems a real lack of permission.
+            # WinError 5 and 32: another program has the file open; on other systems a real lack of permission.
             if wait is None or not _held_by_another():
                 raise
             pause(wait)
@@ -119,7 +119,7 @@ def append(path: Path, data: bytes) -> None:
 
 
 def rewrite(path: Path, offset: int, data: bytes) -> None:
-    """Write what is in the file from `offset` on once more, cut all behind it, and wait until it is on the disk.
+    """Write what is in the file from `offset` on again, cut all behind it, and wait until it is on the disk.
 
     After a failed fsync the kernel calls pages clean that never reached the disk: only a new write brings them there.
     """

@@ -46,7 +46,7 @@ _LONGEST, _LONGEST_TRACEBACK = 4_000, 8_000
 
 
 class Log(logging.LoggerAdapter[logging.Logger]):
-    """What a module logs by: as a `logging.Logger`, but without secrets and control characters, whoever listens."""
+    """What a module logs by: as a `logging.Logger`, but without secrets and control characters, whichever handler takes it."""
 
     def __init__(self, name: str, topics: tuple[str, ...]) -> None:
         super().__init__(logging.getLogger(name))
@@ -62,8 +62,8 @@ class Log(logging.LoggerAdapter[logging.Logger]):
             return
         try:
             text = str(msg) % args if args else str(msg)
-        except Exception:  # noqa: BLE001 - values that do not fit the text, or have no text: told as they are
-            text = f"{_told(msg)} {_told(args)}"
+        except Exception:  # noqa: BLE001 - values that do not fit the text, or have no text: shown as they are
+            text = f"{_as_text(msg)} {_as_text(args)}"
         logger, wanted = self.logger, kwargs.get("exc_info")
         extra = {"topics": self.topics}
         record = logger.makeRecord(logger.name, level, "", 0, "%s", (mask(text),), None, extra=extra)
@@ -82,10 +82,10 @@ log = of(__name__)
 
 
 def set_up(level: str = "INFO", *, folder: Path | None = None, style: Style = "auto") -> None:
-    """Send what happens to standard error, and to the five files in `folder`; once more to change that.
+    """Send what happens to standard error, and to the five files in `folder`; call it again to change that.
 
     `style` is that of standard error. "auto": JSON for the journal, else text. `level` is that of our own loggers; other
-    libraries' are told from WARNING on, or all with DEBUG.
+    libraries' are logged from WARNING on, or all with DEBUG.
     """
     number = logging.getLevelNamesMapping()[level]
     journal = _is_journal()
@@ -158,12 +158,12 @@ def _formatter(*, as_json: bool) -> logging.Formatter:
 
     render: Processor = JSONRenderer(default=_as_iso, ensure_ascii=False) if as_json else text
     return ProcessorFormatter(
-        foreign_pre_chain=[merge_contextvars, _told_before], processors=[format_exc_info, _shaped, render]
+        foreign_pre_chain=[merge_contextvars, _worded_before], processors=[format_exc_info, _shaped, render]
     )
 
 
-def _told_before(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """A traceback that whoever logged it has put into words already."""
+def _worded_before(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """A traceback that `Log` has put into words already."""
     if text := event["_record"].exc_text:
         event["exception"] = text
         event.pop("exc_info", None)
@@ -225,8 +225,8 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = self.format(record)
-        except Exception:  # noqa: BLE001 - values that do not fit the text, or have no text: told as they are
-            args = {"msg": f"{_told(record.msg)} {_told(record.args)}", "args": None, "exc_info": None}
+        except Exception:  # noqa: BLE001 - values that do not fit the text, or have no text: shown as they are
+            args = {"msg": f"{_as_text(record.msg)} {_as_text(record.args)}", "args": None, "exc_info": None}
             line = self.format(logging.makeLogRecord(record.__dict__ | args))
         self.take(line, record)
 
@@ -235,10 +235,10 @@ class _Handler(logging.Handler):
         raise NotImplementedError
 
 
-def _told(value: object) -> str:
+def _as_text(value: object) -> str:
     try:
         return str(value)
-    except Exception as error:  # noqa: BLE001 - of whatever somebody's __str__ may raise
+    except Exception as error:  # noqa: BLE001 - of whatever a __str__ may raise
         return f"(values that cannot be shown: {type(error).__name__})"
 
 
@@ -254,7 +254,7 @@ class _Stderr(_Handler):
         self.show: Callable[[str], object] = _write_stderr
 
     def take(self, line: str, record: logging.LogRecord) -> None:
-        # Closed, or nobody reads any more.
+        # Closed, or its reader has gone.
         with contextlib.suppress(OSError, ValueError, AttributeError):
             self.show(_with_priority(line, record.levelno) if self._journal else line)
 
@@ -262,14 +262,14 @@ class _Stderr(_Handler):
 class _Folder(_Handler):
     """The five files. Several processes may share them: each line is one write at the file's end.
 
-    A folder that cannot be written to is told once, and how many lines are missing once it can.
+    A folder that cannot be written to is reported once, and how many lines are missing once it can.
     """
 
     def __init__(self, folder: Path, formatter: logging.Formatter) -> None:
         super().__init__(formatter)
         self._folder = folder
         self._files = [_File(folder / name, wanted) for name, wanted in _wanted().items()]
-        #: Files with trouble, and how many lines each lacks; kinds of trouble that were told.
+        #: Files with trouble, and how many lines each lacks; kinds of trouble that were reported.
         self._missing: dict[_File, int] = {}
         self._said: set[int | None] = set()
 
@@ -303,10 +303,16 @@ class _Folder(_Handler):
 
     def _tell(self, text: str, record: logging.LogRecord) -> None:
         """On standard error alone."""
-        told = {"msg": text, "args": None, "levelno": logging.ERROR, "levelname": "ERROR", "name": __name__}
+        changed = {
+            "msg": text,
+            "args": None,
+            "levelno": logging.ERROR,
+            "levelname": "ERROR",
+            "name": __name__,
+        }
         for handler in logging.getLogger().handlers:
             if isinstance(handler, _Stderr):
-                handler.handle(logging.makeLogRecord(record.__dict__ | told | {"exc_info": None}))
+                handler.handle(logging.makeLogRecord(record.__dict__ | changed | {"exc_info": None}))
 
     def close(self) -> None:
         with self.lock or contextlib.nullcontext():
@@ -316,7 +322,7 @@ class _Folder(_Handler):
 
 
 class _File:
-    """One log file that others may rename, as logrotate does: a line goes to whatever has the name when it is written."""
+    """One log file that logrotate may rename: a line goes to the file that has the name when it is written."""
 
     def __init__(self, path: Path, wanted: Callable[[logging.LogRecord], bool]) -> None:
         self.path = path
@@ -384,7 +390,7 @@ def _is_journal() -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-# --- what nobody has caught
+# --- what was not caught
 
 
 def _unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -17,12 +17,15 @@ from mailferry.compat import trackandtrace, uzmanposta
 from mailferry.config import service, tables
 from mailferry.config.env import NAMES, UNNEEDED
 from mailferry.config.ini import OPTIONS
+from mailferry.config.tables import VARIABLES
 from mailferry.errors import ConfigError
 from mailferry.events.metrics import Metrics
 from mailferry.events.run import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from mailferry.config.settings import Setting
 
 ROOT = Path(__file__).parents[2]
 DOCS = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in ROOT.glob("docs/**/*.md")}
@@ -88,6 +91,36 @@ def test_every_variable_of_config_env_stands_in_its_reference_and_nothing_else()
     rows = re.findall(r"^\| (`.*`) \| (.*) \|$", unneeded, re.MULTILINE)
     told = {name: why.replace("`", "") for names, why in rows for name in re.findall(r"`(\w+)`", names)}
     assert told == UNNEEDED
+
+
+def shown(setting: Setting) -> str:
+    """A default as the reference writes it; "" where it says what takes the place of one."""
+    value = setting.default
+    if value is None or value == "" or setting.secret or setting.path:
+        return ""
+    value = str(value).lower() if isinstance(value, bool) else value
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@pytest.mark.parametrize(
+    ("page", "settings"),
+    [
+        ("config-env", {name: setting for name, (_, setting) in VARIABLES.items()}),
+        ("uzmanposta-ini", dict(tables.EVENTS.options)),
+        ("mailferry-toml", tables.SERVICE.options | tables.MAILBOX.options | tables.MESSAGES.options),
+    ],
+)
+def test_the_defaults_in_the_reference_are_those_that_count(page: str, settings: dict[str, Setting]) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]*) \|", DOCS[f"docs/reference/{page}.md"], re.MULTILINE)
+    assert len(rows) > 15
+    # Rows of several options, and defaults that go by another option, are left out.
+    compared = {name: default for name, default in rows if name in settings and shown(settings[name])}
+    wrong = {
+        name: (default, shown(settings[name]))
+        for name, default in compared.items()
+        if f"`{shown(settings[name])}`".lower() not in default.lower()
+    }
+    assert not wrong
 
 
 def test_every_option_of_mailferry_toml_stands_in_its_reference() -> None:

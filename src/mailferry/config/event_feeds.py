@@ -112,7 +112,7 @@ def read(path: Path, environ: Mapping[str, str] | None = None) -> EventFeeds:
 
 
 def shared_files(events: Sequence[tuple[Placed, EventFeed]]) -> list[tuple[Placed, str]]:
-    """Feeds that would write one file, each with its fault: neither could then vouch for what is in it."""
+    """Feeds that would write one file, each with its fault: neither could then say what is in it."""
     faults = []
     owner: dict[tuple[str, str], Placed] = {}
     for placed, feed in events:
@@ -158,7 +158,7 @@ def _alike(events: Sequence[tuple[Placed, EventFeed]]) -> list[tuple[Placed, str
 
 
 class _Named(NamedTuple):
-    """The names that an option's format gives."""
+    """The names that an option's format makes."""
 
     placed: Placed
     option: str

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PREFIX = "MailLogger"
 #: `id` is made, and one database is for all feeds of a file.
 OPTIONS = frozenset(EVENTS.keys) - {"id"} | {"database_url"}
-#: Begins the names of sections that were set aside; nobody can type it.
+#: Begins the names of sections that were set aside; it cannot be typed.
 _ASIDE = "\0"
 
 

@@ -35,7 +35,7 @@ class Provider(StrEnum):
 
 
 class MarkBy(StrEnum):
-    """How a message that is dealt with is told from one that is not."""
+    """How a message that is done with is marked."""
 
     SEEN = "seen"  # completed: \Seen; failed: left unread
     KEYWORD = "keyword"  # an IMAP keyword; of a Maildir, one letter a-z
@@ -166,9 +166,7 @@ class MailboxSettings(Settings):
         "charset of raw 8-bit headers and file names that are not UTF-8 nor in the charset their message names",
         variable="EMAIL_CHARSET",
     )
-    mark: MarkBy = setting(
-        MarkBy.SEEN, "how a message that is done with is told from one that is not", variable="EMAIL_MARK"
-    )
+    mark: MarkBy = setting(MarkBy.SEEN, "how a message that is done with is marked", variable="EMAIL_MARK")
     mark_completed: str = setting(
         "", "keyword or folder; empty: the default of `mark`", variable="EMAIL_MARK_COMPLETED"
     )

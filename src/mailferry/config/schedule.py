@@ -107,7 +107,7 @@ def _parse_cron(text: str) -> Schedule:
             f"{text!r} has a random field; feeds are spread by themselves, write plain cron fields"
         )
 
-    # It comes without types, which mypy tells once a module.
+    # It comes without types, which mypy reports once a module.
     from croniter import (  # type: ignore[import-untyped]
         CroniterBadDateError,
         CroniterError,
@@ -125,7 +125,7 @@ def _parse_cron(text: str) -> Schedule:
 
 
 def _reason(error: Exception) -> str:
-    """What croniter says, without the expression that is told anyway."""
+    """What croniter says, without the expression, which the message has anyway."""
     return re.sub(r"^\[[^\]]*\] ?(is )?", "", str(error)).removesuffix(".") or "cannot be understood"
 
 

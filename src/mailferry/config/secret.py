@@ -95,7 +95,7 @@ def hide_url(url: str) -> None:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a credential is given; one in a folder that may not be read is, and reading it tells why not."""
+    """Whether a credential is given; one in a folder that may not be read is, and reading it raises the reason."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -129,7 +129,7 @@ def _content(path: Path, what: str) -> str:
 
 
 def _open_to_others(path: Path) -> str:
-    """Below /run are the files of containers and systemd, which are nobody else's whatever their mode."""
+    """Below /run are the files of containers and systemd, which other users cannot reach whatever their mode."""
     if path.is_relative_to("/run") or not readable_by_others(path):
         return ""
     return f"{path}: holds a secret and can be read by every user; chmod 640 or 600 it"

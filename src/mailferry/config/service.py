@@ -45,7 +45,7 @@ class Configuration:
     database: DatabaseSettings
     events: tuple[EventFeed, ...]
     mailboxes: tuple[MailboxFeed, ...]
-    #: Things that were understood, but not as somebody may think.
+    #: Things that were understood, but perhaps not as they were meant.
     warnings: tuple[str, ...]
     #: The files that were read, absolute; none where it is all in the environment.
     paths: tuple[Path, ...]

@@ -22,7 +22,7 @@ _PLACEHOLDER = re.compile(
 
 
 def present(path: Path) -> bool:
-    """Whether a file is there; one that may not even be looked at is, and reading it tells why not."""
+    """Whether a file is there; one that may not even be looked at is, and reading it raises the reason."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):

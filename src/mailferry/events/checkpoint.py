@@ -89,7 +89,7 @@ def load(path: Path) -> Checkpoint | None:
         Stop: it is empty, damaged or from a newer version. The file stays as it is.
         Retry: it cannot be read.
     """
-    with disk.told("read the checkpoint", path):
+    with disk.explained("read the checkpoint", path):
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -130,5 +130,5 @@ def save(path: Path, progress: Progress, intent: Intent | None = None) -> None:
     state = {"version": VERSION, **progress.to_json()}
     if intent:
         state["intent"] = intent.to_json()
-    with disk.told("write the checkpoint", path):
+    with disk.explained("write the checkpoint", path):
         disk.replace_file(path, b"%d\n%s\n" % (progress.position, orjson.dumps(state)))

@@ -136,7 +136,7 @@ class HourlyFiles:
             checkpoint.save(self._feed.position_file, self.vouched, intent)
             for name, part in files.items():
                 path = self.folder / name
-                with disk.told("append to", path):
+                with disk.explained("append to", path):
                     disk.append(path, b"".join(line.data + b"\n" for line in part))
                 if name not in self.written:
                     self.written.append(name)
@@ -195,7 +195,7 @@ class HourlyFiles:
         oldest = self._clock() - days * 86_400
         old = [found.path for found in files_of(self.folder, self._format) if found.modified < oldest]
         for path in old:
-            with disk.told("delete", path):
+            with disk.explained("delete", path):
                 path.unlink(missing_ok=True)
         return [f"{path.name}, older than {days} days" for path in old]
 
@@ -203,7 +203,7 @@ class HourlyFiles:
         intent = Intent(end=end)
         for name, part in files.items():
             path = self.folder / name
-            with disk.told("read", path):
+            with disk.explained("read", path):
                 offset = _whole_lines(path)
             checks = [(len(line.data) + 1, crc32(b"\n", crc32(line.data)), line.key) for line in part]
             intent.files[name] = Announced(offset=offset, lines=checks)
@@ -216,7 +216,7 @@ class HourlyFiles:
             path = self.folder / name
             if not path.exists():
                 continue
-            with disk.told("repair", path):
+            with disk.explained("repair", path):
                 with path.open("rb") as file:
                     file.seek(announced.offset)
                     tail = file.read()
@@ -308,7 +308,7 @@ def _whole_lines(path: Path) -> int:
 
 
 def _records(path: Path, since: int) -> Iterable[object]:
-    with disk.told("read", path), path.open("rb") as file:
+    with disk.explained("read", path), path.open("rb") as file:
         for line in file:
             try:
                 record = records.decode(line)

@@ -37,7 +37,7 @@ def open_lines(path: Path) -> Iterator[bytes]:
     Raises:
         Retry: it cannot be read.
     """
-    with disk.told("read", path), path.open("rb") as file:
+    with disk.explained("read", path), path.open("rb") as file:
         yield from file
 
 

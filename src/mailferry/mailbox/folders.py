@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mailferry.disk import replace_file, sync_folder, told
+from mailferry.disk import explained, replace_file, sync_folder
 from mailferry.errors import Stop
 from mailferry.mailbox.attachments import clear_leftovers
 
@@ -137,7 +137,7 @@ class Folders:
         if path == target or not path.is_file():
             # Moved before, maybe by somebody who could not say so any more.
             return target if target.is_file() else None
-        with told("move", path):
+        with explained("move", path):
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             # It lies beside a file that failed before and is now loaded. First, as a moved file is not looked at again.
             path.with_name(path.name + REJECTS).unlink(missing_ok=True)
@@ -152,7 +152,7 @@ class Folders:
     def waiting(self, *, alone: bool) -> list[Path]:
         """The files in `pending`; unless `alone`, only those old enough not to be on their way into the ledger."""
         limit = math.inf if alone else time.time() - _ABANDONED
-        with told("list", self.pending):
+        with explained("list", self.pending):
             return [path for path in self.pending.iterdir() if path.is_file() and _modified(path) < limit]
 
     def sweep(self, recorded: Callable[[Collection[Path]], set[str]], *, alone: bool = True) -> int:
@@ -172,7 +172,7 @@ class Folders:
         for path in found:
             if str(path) in known or not (alone or time.time() - _modified(path) > _ABANDONED):
                 continue
-            with told("delete", path):
+            with explained("delete", path):
                 path.unlink(missing_ok=True)
             count += 1
         return count
@@ -237,7 +237,7 @@ def write_rejects(path: Path, rows: Iterable[RejectedRow]) -> Path:
             (_plain(row.sheet), row.row, _plain(row.column), _plain(row.value), _plain(row.reason))
         )
     target = path.with_name(path.name + REJECTS)
-    with told("write", target):
+    with explained("write", target):
         replace_file(target, text.getvalue().encode("utf-8-sig", "replace"))
     return target
 

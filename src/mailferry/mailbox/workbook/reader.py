@@ -33,7 +33,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 import orjson
 
 from mailferry.config.spreadsheet import Limits
-from mailferry.disk import told
+from mailferry.disk import explained
 from mailferry.errors import MailferryError, Reject, Retry, Stop
 from mailferry.mailbox.workbook.formats import MIB
 from mailferry.mailbox.workbook.sandbox import undumpable
@@ -114,7 +114,7 @@ class Sheet:
         self._room -= len(rejects)
         if self._room < 0:
             raise Reject("the reading process sent more rejected rows than it may")
-        with told("keep the rejected rows of", Path(self._child.folder)):
+        with explained("keep the rejected rows of", Path(self._child.folder)):
             self._rejects.write(rejects)
 
     @property
@@ -178,7 +178,7 @@ class Reader:
         """Start reading a file. Raises Reject with the reason, Retry for passing faults, Stop when no child starts."""
         with contextlib.ExitStack() as stack:
             child = self._ready_child()
-            with told("prepare the reading of", path):
+            with explained("prepare the reading of", path):
                 rejects = stack.enter_context(tempfile.TemporaryFile(dir=self._folder))
                 named = stack.enter_context(child.given(path, kind))
             try:
@@ -208,7 +208,7 @@ class _Child:
 
     def __init__(self, limits: Limits, folder: Path | None, prefix: str) -> None:
         self._limits = limits
-        with told("make a temporary folder for reading in", folder or Path(tempfile.gettempdir())):
+        with explained("make a temporary folder for reading in", folder or Path(tempfile.gettempdir())):
             self._folder = tempfile.TemporaryDirectory(prefix=prefix, dir=folder, ignore_cleanup_errors=True)
         #: What the child may read besides its libraries.
         self.folder = self._folder.name
