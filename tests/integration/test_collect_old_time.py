@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -183,3 +184,39 @@ def test_a_damaged_checkpoint_that_was_moved_away_as_advised_doubles_nothing(tmp
         path.rename(tmp_path / "aside")
         assert site.collect().status == 0
         site.assert_exactly_once(SIGN_INS)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", ""], ids=["named", "the machine's"])
+def test_the_two_hours_of_one_name_when_clocks_are_set_back_are_two_files(
+    tmp_path: Path, zone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    second = 1_761_440_400  # 2025-10-26 01:00 UTC: 3 o'clock becomes 2
+    traits = Traits(rate=0.01, start=second - 7200, end=second + 7200)
+    try:
+        with a_site(tmp_path, {SIGN_INS: traits}) as site:
+            site.configure(timezone=zone)
+            assert site.collect().status == 0
+            site.assert_exactly_once(SIGN_INS)
+            assert [
+                path.name.removeprefix("example.com_auth_2025-10-26_") for path in site.data_files(SIGN_INS)
+            ] == [
+                "01.log",
+                "02.log",
+                "02_+0100.log",
+                "03.log",
+            ]
+            again = site.data_files(SIGN_INS)[2].read_bytes().splitlines()
+            times = [json.loads(line).get("time") or json.loads(line)["timestamp"] for line in again]
+            assert second <= min(times) <= max(times) < second + 3600
+            # Retention knows them, too.
+            site.clock.now = time.time() + 10 * DAY
+            site.configure(
+                timezone=zone, log_retention_days=1, keeps_days=0, split_interval=DAY, max_time_gap=DAY
+            )
+            site.collect()
+            assert site.data_files(SIGN_INS) == []
+    finally:
+        monkeypatch.undo()
+        time.tzset()

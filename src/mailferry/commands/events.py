@@ -155,8 +155,10 @@ def _pool(
     from mailferry.config import service
 
     settings = file.database or service.database_of_environment(os.environ, file.path.parent)
-    # Each section that runs holds one connection.
-    sized = settings.model_copy(update={"pool_min": 1, "pool_max": min(workers, len(feeds))})
+    from mailferry.events.places import AT_MOST
+
+    # Each section that runs holds one connection; so do those that wait for a host.
+    sized = settings.model_copy(update={"pool_min": 1, "pool_max": min(workers + AT_MOST, len(feeds))})
     with contextlib.ExitStack() as stack:
         opened: Pool | MailferryError
         try:

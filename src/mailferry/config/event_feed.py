@@ -47,9 +47,17 @@ Seconds = Annotated[int, Field(ge=0)]
 
 
 def names_of(name_format: str) -> re.Pattern[str]:
-    """What matches exactly the names that a format (strftime, placeholders filled in) can give."""
+    """What matches exactly the names that a format (strftime, placeholders filled in) can have.
+
+    An hour that comes twice, as a clock is set back, has its second time the offset from UTC before the ending.
+    """
+    stem, dot, ending = name_format.rpartition(".") if "." in name_format else (name_format, "", "")
+    return re.compile(f"{_pattern_of(stem)}(_[+-]\\d{{4}})?{_pattern_of(dot + ending)}")
+
+
+def _pattern_of(name_format: str) -> str:
     pieces = re.split(r"(%.)", name_format)
-    return re.compile("".join(DIRECTIVES[p[1]] if re.fullmatch("%.", p) else re.escape(p) for p in pieces))
+    return "".join(DIRECTIVES[p[1]] if re.fullmatch("%.", p) else re.escape(p) for p in pieces)
 
 
 def delays_of(text: str) -> tuple[int, ...]:

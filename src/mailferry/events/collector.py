@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mailferry.config.event_feed import EventFeed
     from mailferry.database import Pool
     from mailferry.events.destination import Destination, Held
+    from mailferry.events.places import Place
     from mailferry.events.reader import Item
     from mailferry.events.source import Connections
     from mailferry.events.windows import Range
@@ -89,6 +90,7 @@ class Collector:
         runner: str = "",
         take_over: bool = False,
         stop: asyncio.Event | None = None,
+        place: Place | None = None,
         watch: Callable[[str, float], None] = lambda _section, _share: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -100,6 +102,7 @@ class Collector:
         self._feed = feed
         self._connections = connections
         self._stop = stop or asyncio.Event()
+        self._place = place
         self._watch = watch
         self._clock = clock
         self._metrics = Metrics()
@@ -212,7 +215,7 @@ class Collector:
             return
         self._journal.step(f"collecting from {_utc(begin)} to {_utc(end)}")
         self._span = (begin, end)
-        source = Source(feed, self._connections, self._metrics, self._journal)
+        source = Source(feed, self._connections, self._metrics, self._journal, self._place)
         reader = Reader(feed, source, self._metrics, self._journal, self._clock)
         reading = asyncio.create_task(reader.read(begin, end, progress.position, progress.seen))
         writer = Writer(self._destination, progress, feed.look_back, self._metrics, feed.audit_delays)

@@ -148,8 +148,17 @@ class HourlyFiles:
         """The file an event belongs into."""
         second = event_time if self._feed.file_time == "event" else int(self._clock())
         if self._named[0] != second:
-            self._named = (second, datetime.fromtimestamp(second, self._zone).strftime(self._format))
+            self._named = (second, self._name(datetime.fromtimestamp(second, self._zone)))
         return self._named[1]
+
+    def _name(self, moment: datetime) -> str:
+        name = moment.strftime(self._format)
+        if not moment.fold or not re.search("%[HIMS]", self._format):
+            return name
+        # The clock was set back: this hour comes for the second time, and has a file of its own.
+        stem, dot, ending = name.rpartition(".") if "." in name else (name, "", "")
+        offset = (moment if moment.tzinfo else moment.astimezone()).strftime("%z")
+        return f"{stem}_{offset}{dot}{ending}"
 
     def held(self, start: int, end: int) -> Held:
         """Read the files that may hold this time."""

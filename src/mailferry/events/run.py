@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mailferry import logs
 from mailferry.events.collector import Collector, Result
+from mailferry.events.places import Places, Silent
 from mailferry.events.source import Connections
 from mailferry.secrets import hide
 
@@ -77,7 +78,7 @@ async def collect(
     watch: Callable[[str, float], None] = lambda _section, _share: None,
     clock: Callable[[], float] = time.time,
 ) -> tuple[list[Result], int | None]:
-    """Run the feeds, at most `workers` at once, in their order. Gives the results, and the signal that ended it early.
+    """Run the feeds, at most `workers` at once, in their order. Returns the results, and the signal that ended it early.
 
     `pool`: for feeds that write into a table; each takes one connection while it runs.
     """
@@ -85,26 +86,48 @@ async def collect(
     received: list[int] = []
     runner = f"{socket.gethostname()}/{os.getpid()}"
     connections = Connections()
-    waiting = iter(feeds)
+    places = Places(workers)
     results: dict[str, Result] = {}
 
     def ask_to_stop(number: int) -> None:
         received.append(number)
         log.info("%s: writing what is there, then stopping", signal.Signals(number).name)
         stop.set()
+        places.stop()
 
-    async def work() -> None:
-        for feed in waiting:
-            if stop.is_set():
+    async def work(feed: EventFeed) -> None:
+        place = places.place(feed.url)
+        with logs.bound(feed=feed.section):
+            try:
+                await place.take()
+            except Silent as silence:
+                error = f"[{feed.section}] not tried: {silence}"
+                results[feed.section] = Result(
+                    section=feed.section, status="error", error=error, unreachable=True
+                )
+                log.error("%s: %s", feed.section, error)  # noqa: TRY400 - its text says all
                 return
-            with logs.bound(feed=feed.section):
-                results[feed.section] = await Collector(
-                    feed, connections, pool=pool, runner=runner, stop=stop, watch=watch, clock=clock
-                ).run()
+            unreachable = ""
+            try:
+                if not stop.is_set():
+                    collector = Collector(
+                        feed,
+                        connections,
+                        pool=pool,
+                        runner=runner,
+                        stop=stop,
+                        place=place,
+                        watch=watch,
+                        clock=clock,
+                    )
+                    results[feed.section] = result = await collector.run()
+                    unreachable = result.error if result.unreachable else ""
+            finally:
+                place.end(unreachable)
 
     restore = on_signals(ask_to_stop)
     try:
-        await asyncio.gather(*(work() for _ in range(min(workers, len(feeds)))))
+        await asyncio.gather(*map(work, feeds))
     finally:
         restore()
         await connections.close()

@@ -15,6 +15,7 @@ import aiohttp
 from mailferry import retry
 from mailferry.errors import MailferryError, Retry, Stop
 from mailferry.events import record as records
+from mailferry.events.places import Place
 from mailferry.events.throttle import LONGEST_PAUSE, AdaptiveSlots, Ahead, Slots, Throttle, retry_after
 
 if TYPE_CHECKING:
@@ -152,10 +153,18 @@ class Source:
     Errors of both calls: Stop when the key is refused or the address is wrong; Retry when all tries failed.
     """
 
-    def __init__(self, feed: EventFeed, connections: Connections, metrics: Metrics, journal: Journal) -> None:
+    def __init__(
+        self,
+        feed: EventFeed,
+        connections: Connections,
+        metrics: Metrics,
+        journal: Journal,
+        place: Place | None = None,
+    ) -> None:
         self._feed = feed
         self._metrics = metrics
         self._journal = journal
+        self._place = place or Place()
         key = feed.api_key.get_secret_value()
         self._session = connections.session(keep=feed.use_session)
         self._throttle = connections.throttle(key)
@@ -229,6 +238,15 @@ class Source:
         return detail
 
     async def _get(self, request: Request, accept: Callable[[Any], _Answer]) -> _Answer:
+        self._place.asks()
+        try:
+            answer = await self._answer(request, accept)
+            await self._place.back()
+        finally:
+            self._place.asked()
+        return answer
+
+    async def _answer(self, request: Request, accept: Callable[[Any], _Answer]) -> _Answer:
         tries = _Tries(self._answered)
         while True:
             if time.monotonic() - tries.begun + self._throttle.left() > PATIENCE:
@@ -328,6 +346,8 @@ class Source:
         self, request: Request, params: dict[str, str]
     ) -> tuple[int, CIMultiDictProxy[str], bytes]:
         """Status, headers and body of a whole answer."""
+        answered = False
+        self._place.sent()
         try:
             async with self._session.get(
                 request.url,
@@ -336,6 +356,7 @@ class Source:
                 timeout=request.timeout,
                 allow_redirects=False,
             ) as response:
+                answered = True
                 return response.status, response.headers, await response.read()
         except TimeoutError:
             raise _Again("no answer in time", reached=False, overload=True) from None
@@ -350,6 +371,8 @@ class Source:
             raise _Again(f"the answer is no HTTP: {error.message[:_QUOTED]}") from None
         except (aiohttp.ClientError, OSError) as error:
             raise _Again(f"the connection broke ({type(error).__name__})", reached=False) from None
+        finally:
+            self._place.received(answer=answered)
 
     def _refusal(self, request: Request, status: int, headers: CIMultiDictProxy[str], said: str) -> Exception:
         """What a status other than 200 means."""
