@@ -21,10 +21,10 @@ from mailferry.config.database import DatabaseSettings
 from mailferry.events import collector, order, partitions
 from mailferry.events import record as records
 from mailferry.events import rows as table_rows
+from mailferry.events.connections import Connections
 from mailferry.events.destination import Line
 from mailferry.events.metrics import Metrics
 from mailferry.events.progress import Progress
-from mailferry.events.source import Connections
 from mailferry.events.table import EventTable
 from mailferry.events.writer import Writer
 from mailferry.testing.population import Feed, Population, Traits

@@ -16,7 +16,7 @@ from mailferry import database, logs
 from mailferry.config import event_feeds
 from mailferry.events import run, writer
 from mailferry.events.collector import Collector
-from mailferry.events.source import Connections
+from mailferry.events.connections import Connections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -226,7 +226,7 @@ async def _all(
     from mailferry.errors import MailferryError
     from mailferry.events import run
     from mailferry.events.backfill import Backfill
-    from mailferry.events.source import Connections
+    from mailferry.events.connections import Connections
     from mailferry.events.verify import Verifier
     from mailferry.secrets import hide, mask
 

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
     from mailferry.config.event_feed import EventFeed
     from mailferry.database import Pool
+    from mailferry.events.connections import Connections
     from mailferry.events.destination import Destination, Held
     from mailferry.events.places import Place
     from mailferry.events.reader import Item
-    from mailferry.events.source import Connections
     from mailferry.events.windows import Range
 
 log = logs.of("mailferry.events")

@@ -53,7 +53,7 @@ class Recovered(NamedTuple):
 class Committed(NamedTuple):
     """What became of the lines of a commit, where they were not simply written."""
 
-    #: There already, and left as they were: somebody has set the position back.
+    #: There already, and left as they were: a person has set the position back.
     repeated: int = 0
     #: Kept as text too, as the database's JSON cannot hold them digit by digit and character by character.
     as_text: int = 0
@@ -73,7 +73,7 @@ class Held(NamedTuple):
 class Destination(Protocol):
     """One feed's destination during one run. All but `beat` block for as long as they like: see `in_thread`.
 
-    Errors are Retry, for what may pass, and Stop, for what somebody has to see to.
+    Errors are Retry, for what may pass, and Stop, for what a person has to see to.
     """
 
     #: How far the feed got as the destination has it for certain; None before the first commit.
@@ -86,13 +86,13 @@ class Destination(Protocol):
     checkpoint: str
 
     def acquire(self) -> bool:
-        """Become the feed's only runner; False where another one is. Before `open` and `commit`.
+        """Become the feed's only worker; False where there is another. Before `open` and `commit`.
 
         While a back-fill works piece by piece, its turn to pause is waited for.
         """
 
     def unlock(self) -> None:
-        """Let the next runner in; what else the run holds it keeps."""
+        """Let the next worker in; what else the run holds it keeps."""
 
     def mark(self) -> bool:
         """Show that a back-fill works on the feed, until `unmark`; False where another one does."""

@@ -304,7 +304,7 @@ def _zone(name: str) -> tzinfo | None:
 
 
 def _whole_lines(path: Path) -> int:
-    """The file's length, after ending a line that somebody else left open (ours are announced, and repaired)."""
+    """The file's length, after ending a line that another program left open (ours are announced, and repaired)."""
     if not path.exists():
         return 0
     with path.open("rb+") as file:

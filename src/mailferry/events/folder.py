@@ -24,7 +24,7 @@ def files_of(folder: Path, name_format: str) -> list[Found]:
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            # What somebody else deletes meanwhile is none of ours any more.
+            # Another program may delete it meanwhile.
             with contextlib.suppress(FileNotFoundError):
                 if matching.fullmatch(entry.name) and entry.is_file():
                     found.append(Found(entry.stat().st_mtime, Path(entry.path)))

@@ -27,7 +27,7 @@ INTERVAL = 5.0
 
 
 class Heartbeat:
-    """Writes a section's heartbeat, whole or not at all; a failure to do so is told and stops nothing."""
+    """Writes a section's heartbeat, whole or not at all; a failure to do so is logged and stops nothing."""
 
     def __init__(
         self, feed: EventFeed, metrics: Metrics, journal: Journal, clock: Callable[[], float] = time.time

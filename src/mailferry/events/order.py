@@ -18,7 +18,7 @@ _COMPARED = 20
 
 
 class Identity(NamedTuple):
-    """By what the events of a feed are told apart."""
+    """By what the events of a feed are recognised."""
 
     #: Fields that name an event, instead of all else; for records that have one of them.
     fields: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Which sections run: so many at once, but none whose host does not answer keeps the others from it.
+"""Which sections run: so many at once, and those whose hosts do not answer do not count.
 
 A section whose requests get no answer gives its place back until one comes; sections of the same host that have not begun
 wait for that. Times are seconds of the event loop's clock.

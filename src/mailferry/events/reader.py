@@ -124,7 +124,7 @@ class Reader:
                 yield batch, order.oldest_first(batch.answer, batch.range.start)
 
     async def discard(self) -> None:
-        """End the details that nobody waits for any more."""
+        """End the details that are no longer needed."""
         lines: list[Line | asyncio.Task[Line]] = []
         while not self.items.empty():
             item = self.items.get_nowait()

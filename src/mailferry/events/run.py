@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mailferry import logs
 from mailferry.events.collector import Collector, Result
+from mailferry.events.connections import Connections
 from mailferry.events.places import Places, Silent
-from mailferry.events.source import Connections
 from mailferry.secrets import hide
 
 if TYPE_CHECKING:
@@ -155,16 +155,16 @@ def exit_status(results: Sequence[Result]) -> int:
     failed = [result for result in results if result.status == "error"]
     if failed:
         tried = [result for result in results if result.status != "skipped"]
-        nobody = all(result.unreachable for result in failed) and len(failed) == len(tried)
-        return Exit.UNREACHABLE if nobody else Exit.FAILED
+        unreachable = all(result.unreachable for result in failed) and len(failed) == len(tried)
+        return Exit.UNREACHABLE if unreachable else Exit.FAILED
     return Exit.GAP if any(result.new_gaps for result in results) else Exit.DONE
 
 
 def on_signals(react: Callable[[int], None]) -> Callable[[], None]:
-    """Call `react` in the running loop on SIGINT and SIGTERM; gives what undoes that."""
+    """Call `react` in the running loop on SIGINT and SIGTERM; returns what undoes that."""
     undo = contextlib.ExitStack()
     if threading.current_thread() is not threading.main_thread():
-        return undo.close  # whoever runs that one handles signals
+        return undo.close  # the main thread handles signals
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         try:

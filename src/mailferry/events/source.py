@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -16,14 +15,16 @@ from mailferry import retry
 from mailferry.errors import MailferryError, Retry, Stop
 from mailferry.events import record as records
 from mailferry.events.places import Place
-from mailferry.events.throttle import LONGEST_PAUSE, AdaptiveSlots, Ahead, Slots, Throttle, retry_after
+from mailferry.events.request import Again, NotThere, Request, Tries, Wait
+from mailferry.events.throttle import LONGEST_PAUSE, Ahead, Slots, retry_after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from multidict import CIMultiDictProxy
 
     from mailferry.config.event_feed import EventFeed
+    from mailferry.events.connections import Connections
     from mailferry.events.journal import Journal
     from mailferry.events.metrics import Metrics
     from mailferry.events.windows import Range
@@ -53,98 +54,6 @@ class Postponed(Retry):
 
 class Expired(Retry):
     """The provider no longer has events of that time."""
-
-
-class _Again(Exception):  # noqa: N818 - control flow between a try and its loop
-    """This try failed; the next may not."""
-
-    def __init__(self, reason: str, *, reached: bool = True, overload: bool = False) -> None:
-        super().__init__(reason)
-        self.reached = reached
-        self.overload = overload
-
-
-class _NotThere(_Again):
-    """The provider does not have this detail (yet)."""
-
-
-class _Wait(Exception):  # noqa: N818 - as above
-    """The provider asks to wait so many seconds: does not count as a try."""
-
-    def __init__(self, reason: str, pause: float, status: int) -> None:
-        super().__init__(reason)
-        self.pause = pause
-        self.status = status
-
-
-class Request(NamedTuple):
-    """What one kind of request needs."""
-
-    kind: str
-    url: str
-    #: Ways to ask, each tried when the one before is not there.
-    ways: Sequence[dict[str, str]]
-    timeout: aiohttp.ClientTimeout
-    retries: int
-    pause: float
-    #: Seconds that all tries may take.
-    patience: float
-    slots: Slots
-    #: The way into a slot.
-    turn: Slots | Ahead
-
-
-class _Tries:
-    """What became of one request so far."""
-
-    def __init__(self, answered: int) -> None:
-        self.begun = time.monotonic()
-        self.count = 0
-        #: Of them, those that found nothing there.
-        self.not_there = 0
-        #: Seconds that they took, with the pauses between them.
-        self.spent = 0.0
-        #: Details that the provider had answered when this try began, and the one before.
-        self._marks = (answered, answered)
-
-    def begin(self, answered: int) -> None:
-        self._marks = (self._marks[1], answered)
-
-    def alone(self, answered: int) -> bool:
-        """Whether no other detail was answered since the try before the last: then it is not this one's fault."""
-        return answered == self._marks[0]
-
-
-class Connections:
-    """What sections share: open connections, and per API key what the provider takes of it."""
-
-    def __init__(self) -> None:
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
-        self._throttles: dict[str, Throttle] = {}
-        self._adaptive: dict[str, AdaptiveSlots] = {}
-
-    def session(self, *, keep: bool) -> aiohttp.ClientSession:
-        if keep not in self._sessions:
-            proxied = any(name.lower() in {"http_proxy", "https_proxy", "all_proxy"} for name in os.environ)
-            self._sessions[keep] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, force_close=not keep),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=proxied,
-                headers={"Accept": "application/json", "User-Agent": "mailferry"},
-            )
-        return self._sessions[keep]
-
-    def throttle(self, key: str) -> Throttle:
-        return self._throttles.setdefault(key, Throttle())
-
-    def adaptive(self, key: str) -> AdaptiveSlots:
-        if key not in self._adaptive:
-            self._adaptive[key] = AdaptiveSlots()
-        return self._adaptive[key]
-
-    async def close(self) -> None:
-        for session in self._sessions.values():
-            await session.close()
 
 
 class Source:
@@ -230,8 +139,8 @@ class Source:
                 return dict(answer)
             other = records.queue_id(answer)
             if other not in {None, queue_id}:
-                raise _Again(f"the answer is the record of another mail, {other:.80}")
-            raise _Again(f"the answer is no record{_message(answer)}")
+                raise Again(f"the answer is the record of another mail, {other:.80}")
+            raise Again(f"the answer is no record{_message(answer)}")
 
         detail = await self._get(request, whole)
         self._answered += 1
@@ -247,7 +156,7 @@ class Source:
         return answer
 
     async def _answer(self, request: Request, accept: Callable[[Any], _Answer]) -> _Answer:
-        tries = _Tries(self._answered)
+        tries = Tries(self._answered)
         while True:
             if time.monotonic() - tries.begun + self._throttle.left() > PATIENCE:
                 raise Postponed(
@@ -267,10 +176,10 @@ class Source:
                     if tries.not_there:
                         self._in_vain = 0
                     return answer
-            except _Wait as asked:
+            except Wait as asked:
                 self._metrics.answered(time.monotonic() - started, good=False)
                 self._waits(request, asked, started, tries)
-            except _Again as failure:
+            except Again as failure:
                 self._metrics.answered(time.monotonic() - started, good=False)
                 if failure.overload:
                     request.slots.overloaded()
@@ -287,7 +196,7 @@ class Source:
                 self._note(request, str(failure), started)
                 raise
 
-    def _waits(self, request: Request, asked: _Wait, started: float, tries: _Tries) -> None:
+    def _waits(self, request: Request, asked: Wait, started: float, tries: Tries) -> None:
         """The provider asked to wait. Raises Retry for a detail that alone is refused for too long."""
         self._metrics.throttled += 1
         if asked.status == 429:
@@ -302,10 +211,10 @@ class Source:
         if asked.pause > LOGGED:
             self._journal.message(f"the provider: {asked}", logging.WARNING)
 
-    def _pause(self, request: Request, failure: _Again, tries: _Tries) -> float | None:
+    def _pause(self, request: Request, failure: Again, tries: Tries) -> float | None:
         """Seconds until the next try; None where there is none."""
         pause = retry.pause(tries.count, first=request.pause, longest=LONGEST_PAUSE)
-        if isinstance(failure, _NotThere):
+        if isinstance(failure, NotThere):
             tries.not_there += 1
             rounds, rest = divmod(tries.not_there, len(request.ways))
             if rest:
@@ -316,8 +225,8 @@ class Source:
             return None
         return pause
 
-    def _given_up(self, request: Request, failure: _Again, tries: _Tries) -> Retry:
-        if isinstance(failure, _NotThere):
+    def _given_up(self, request: Request, failure: Again, tries: Tries) -> Retry:
+        if isinstance(failure, NotThere):
             self._in_vain += 1
         away = not failure.reached and (request.kind == "list" or tries.alone(self._answered))
         kind = Unreachable if away else Retry
@@ -333,7 +242,7 @@ class Source:
         answer = self._decoded(body, request)
         try:
             accepted = accept(answer)
-        except _Again:
+        except Again:
             error = records.error_status(answer)
             if error is None:
                 raise
@@ -359,18 +268,18 @@ class Source:
                 answered = True
                 return response.status, response.headers, await response.read()
         except TimeoutError:
-            raise _Again("no answer in time", reached=False, overload=True) from None
+            raise Again("no answer in time", reached=False, overload=True) from None
         except aiohttp.ClientPayloadError:
-            raise _Again("the answer was cut off") from None
+            raise Again("the answer was cut off") from None
         except aiohttp.ClientConnectorError as error:
-            raise _Again(
+            raise Again(
                 f"cannot connect to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}",
                 reached=False,
             ) from None
         except aiohttp.ClientResponseError as error:
-            raise _Again(f"the answer is no HTTP: {error.message[:_QUOTED]}") from None
+            raise Again(f"the answer is no HTTP: {error.message[:_QUOTED]}") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _Again(f"the connection broke ({type(error).__name__})", reached=False) from None
+            raise Again(f"the connection broke ({type(error).__name__})", reached=False) from None
         finally:
             self._place.received(answer=answered)
 
@@ -380,7 +289,7 @@ class Source:
         asked = retry_after(headers.get("Retry-After"), time.time())
         if status == 429 or (status == 503 and asked):
             pause = self._throttle.refused(asked, request.pause)
-            return _Wait(f"{status}, asked to wait {pause:,.0f} s", pause, status)
+            return Wait(f"{status}, asked to wait {pause:,.0f} s", pause, status)
         self._throttle.answered()
         if status in {401, 403}:
             return Stop(
@@ -399,8 +308,8 @@ class Source:
                 f"[{feed.section}] the provider does not know this request ({status}{said}); check url, type and domain"
             )
         if request.kind == "detail" and status in {400, 404, 410}:
-            return _NotThere(f"status {status}{said}")
-        return _Again(f"status {status}{said}", overload=status == 503)
+            return NotThere(f"status {status}{said}")
+        return Again(f"status {status}{said}", overload=status == 503)
 
     def _decoded(self, body: bytes, request: Request) -> Any:
         try:
@@ -413,7 +322,7 @@ class Source:
                 if body.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in b"[{"
                 else "cut off or damaged JSON"
             )
-            raise _Again(f"the answer is {what} ({len(body)} bytes)") from None
+            raise Again(f"the answer is {what} ({len(body)} bytes)") from None
         if decoded.unreadable:
             self._metrics.unreadable += decoded.unreadable
             self._journal.error(
@@ -439,7 +348,7 @@ def _shown(request: Request) -> str:
 
 def _list_answer(answer: Any) -> list[Any]:
     if not isinstance(answer, list):
-        raise _Again(f"the answer is no list{_message(answer)}")
+        raise Again(f"the answer is no list{_message(answer)}")
     return answer
 
 

@@ -109,7 +109,7 @@ class Slots:
             raise
 
     def leave(self) -> None:
-        """Give a slot back."""
+        """Release a slot."""
         self.in_flight -= 1
         self._admit()
 
@@ -131,7 +131,7 @@ class Slots:
 
 
 class Ahead:
-    """The way into `slots` for a request that the others' successors depend on: it is let in next."""
+    """The way into `slots` for a request that the next ones depend on: it is let in next."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
@@ -185,7 +185,7 @@ class AdaptiveSlots(Slots):
         self._cut(self.limit // 2)
 
     def _cut(self, limit: int) -> bool:
-        """Only so many from now on; False where the request began before the last cut and tells nothing new."""
+        """Only so many from now on; False where the request began before the last cut and says nothing new."""
         if self._echo:
             return False
         self._before, self.limit = self.limit, max(self.LEAST, limit)

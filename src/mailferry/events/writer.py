@@ -96,7 +96,7 @@ class Writer:
             self._progress.count("changed", number)
 
     async def covered(self, done: Done) -> list[Gap]:
-        """Everything before the end of the batch's range has been taken. Gives the gaps that are new on record."""
+        """Everything before the end of the batch's range has been taken. Returns the gaps that are new on record."""
         progress = self._progress
         end = done.batch.range.end
         self._metrics.repeated += len(done.repeated)

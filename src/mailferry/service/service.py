@@ -134,7 +134,7 @@ class Service:
 
     async def _work(self, stack: contextlib.AsyncExitStack, where: dict[str, Any]) -> None:
         """Open everything, work, and close it again in `CLOSING` seconds, whatever hangs. Raises Retry."""
-        from mailferry.events.source import Connections
+        from mailferry.events.connections import Connections
         from mailferry.mailbox.pool import Stations
 
         configuration = self._configuration

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from procrastinate import JobContext
 
     from mailferry.database import Pool
-    from mailferry.events.source import Connections
+    from mailferry.events.connections import Connections
     from mailferry.mailbox.ledger.jobs import Job
     from mailferry.mailbox.pool import Stations
     from mailferry.service.plan import Plan

@@ -58,7 +58,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault of the program
 
 
 def error_body(status: int, message: str) -> bytes:
-    """Give the JSON error object of the API."""
+    """Return the JSON error object of the API."""
     return orjson.dumps(
         {
             "status": status,
@@ -93,7 +93,7 @@ class Api:
             self._domains.setdefault(feed.api_key, set()).add(feed.domain)
 
     def key(self, authorization: str) -> str:
-        """Give the API key of the header; Refusal 401 for none or an unknown one."""
+        """Return the API key of the header; Refusal 401 for none or an unknown one."""
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or key not in self._domains:
             raise Refusal(401, "The API key is not valid")
@@ -128,7 +128,7 @@ class Api:
         return self._population.page(feeds, start, end, now=now, cap=cap) if feeds and start < end else []
 
     def detail(self, key: str, queue_id: str, query: Mapping[str, str], now: float) -> tuple[Event, bytes]:
-        """Give a mail event and its detail. Refusal 400 without a time, 404 where it is not there (yet, or ever)."""
+        """Return a mail event and its detail. Refusal 400 without a time, 404 where it is not there (yet, or ever)."""
         event = self._population.find(key, queue_id, _integer(query, "time"))
         if event is None or event.visible_from > now or (detail := event.detail_at(now)) is None:
             raise Refusal(404, "The mail was not found")

@@ -1,4 +1,4 @@
-"""A seeded population of provider events: the same seed gives the same events, whoever asks and in whatever order.
+"""A seeded population of provider events: the same seed gives the same events, in whatever order they are asked for.
 
 Events are made when they are asked for, second by second, from (seed, feed, second), so weeks of time or a
 million events take no memory. Nothing here reads a clock or a socket.
@@ -84,7 +84,7 @@ class Traits:
     changing: float = 0.0
     changing_for: int = 120
 
-    #: Records that are `null`. They cannot be told apart, so no collector can count them over overlapping ranges.
+    #: Records that are `null`. They cannot be distinguished, so no collector can count them over overlapping ranges.
     nulls: float = 0.0
     #: Records that are strings, numbers or arrays; each is unique.
     not_objects: float = 0.0
@@ -94,7 +94,7 @@ class Traits:
     no_queue_id: float = 0.0
     #: Mail whose recipients are empty or have no time: the record's own `time` or `timestamp` counts.
     own_time: float = 0.0
-    #: Mail that is another delivery attempt: the queue id of an earlier second once more, with a later time.
+    #: Mail that is another delivery attempt: the queue id of an earlier second again, with a later time.
     repeats: float = 0.0
     #: Authentication that is equal, byte by byte, to the event before it in the same second; both are events.
     twins: float = 0.0
@@ -130,7 +130,7 @@ class Event(NamedTuple):
     #: The Unix second that it lies in, by which lists find it, and its number among that second's events.
     second: int
     number: int
-    #: The second as the record tells it; None where it does not.
+    #: The second as the record says it; None where it does not.
     time: int | None
     #: None where the record has none.
     queue_id: str | None
@@ -167,7 +167,7 @@ class Population:
     """All events of some feeds. A pure function of its arguments, apart from a small cache; one thread at a time."""
 
     def __init__(self, feeds: Mapping[Feed, Traits], *, seed: int = 1) -> None:
-        """Raise ValueError for a feed without a domain, which could not be told from the question for all."""
+        """Raise ValueError for a feed without a domain, which could not be distinguished from the question for all."""
         if any(not feed.domain for feed in feeds):
             raise ValueError("a feed of a population needs a domain")
         self.seed = seed
@@ -180,7 +180,7 @@ class Population:
                 self._mail.setdefault(feed.api_key, []).append(stream)
 
     def events(self, feed: Feed, start: int, end: int) -> Iterator[Event]:
-        """Give the events of seconds `start` (inclusive) to `end` (exclusive) in time order, visible yet or not.
+        """Return the events of seconds `start` (inclusive) to `end` (exclusive) in time order, visible yet or not.
 
         A feed with domain "" is all feeds of its key, category and type. KeyError for one that is not there.
         """
@@ -191,14 +191,14 @@ class Population:
         return streams[0] if len(streams) == 1 else heapq.merge(*streams, key=lambda event: event.second)
 
     def matching(self, feed: Feed) -> list[Feed]:
-        """Give the population's own feeds that a question for this feed is about."""
+        """Return the population's own feeds that a question for this feed is about."""
         if feed.domain:
             return [feed] if feed in self._streams else []
         wanted = (feed.api_key, feed.category, feed.type)
         return [own for own in self._streams if (own.api_key, own.category, own.type) == wanted]
 
     def page(self, feeds: Sequence[Feed], start: int, end: int, *, now: float, cap: int) -> list[Event]:
-        """Give at most `cap` events of seconds `start` (inclusive) to `end` (exclusive) visible at `now`, newest first."""
+        """Return at most `cap` events of seconds `start` (inclusive) to `end` (exclusive) visible at `now`, newest first."""
         pages = [self._streams[feed].newest(start, end, now, cap) for feed in feeds]
         if len(pages) == 1:
             return pages[0]
@@ -206,7 +206,7 @@ class Population:
         return [event for _, event in zip(range(cap), merged, strict=False)]
 
     def find(self, api_key: str, queue_id: str, time: int) -> Event | None:
-        """Give the mail event with this queue id and time, visible yet or not."""
+        """Return the mail event with this queue id and time, visible yet or not."""
         for stream in self._mail.get(api_key, ()):
             if (event := stream.second(time).by_queue_id.get(queue_id)) is not None and event.time == time:
                 return event
@@ -259,7 +259,7 @@ class _Stream:
         self._make = records.MAKERS[feed.category]
 
     def events(self, start: int, end: int) -> Iterator[Event]:
-        """Give the events of [start, end) in time order."""
+        """Return the events of [start, end) in time order."""
         start, end = self._clamp(start, end)
         for block in range(start // self._span, -(-end // self._span)):
             for second in self._block(block):
@@ -267,7 +267,7 @@ class _Stream:
                     yield from self.second(second).events
 
     def newest(self, start: int, end: int, now: float, cap: int) -> list[Event]:
-        """Give at most `cap` events of [start, end) that are visible at `now`, newest first."""
+        """Return at most `cap` events of [start, end) that are visible at `now`, newest first."""
         start, end = self._clamp(start, min(end, int(now) + 1))
         found: list[Event] = []
         for block in range(-(-end // self._span) - 1, start // self._span - 1, -1):
@@ -279,7 +279,7 @@ class _Stream:
         return found[:cap]
 
     def second(self, second: int) -> _Second:
-        """Give the events of one second."""
+        """Return the events of one second."""
         key = (self._feed, second)
         if (found := self._cache.get(key)) is None:
             count = self._block(second // self._span).get(second, 0)
@@ -293,7 +293,7 @@ class _Stream:
         return max(start, self._traits.start), end if last is None else min(end, last)
 
     def _block(self, block: int) -> dict[int, int]:
-        """Give the seconds of a block that have events, ascending, with how many; arrivals at exponential distances."""
+        """Return the seconds of a block that have events, ascending, with how many; arrivals at exponential distances."""
         if (found := self._blocks.get(block)) is not None:
             return found
         first, last = block * self._span, (block + 1) * self._span
@@ -354,7 +354,7 @@ class _Stream:
         return ""
 
     def _earlier(self, second: int, number: int) -> tuple[int, ...] | None:
-        """Give the draw of the event of this number in a second of the minute before, if there is one.
+        """Return the draw of the event of this number in a second of the minute before, if there is one.
 
         The same number keeps (queue id, time) unique: no two events of a second look back to the same one.
         """
@@ -364,14 +364,14 @@ class _Stream:
         return None
 
     def _draw(self, place: int | str, number: int) -> tuple[int, ...]:
-        """Give eight random integers of 32 bits, the same ones every time."""
+        """Return eight random integers of 32 bits, the same ones every time."""
         hasher = self._hash.copy()
         hasher.update(f"{place}/{number}".encode())
         return _DIGEST.unpack(hasher.digest())
 
 
 def _limits(traits: Traits, category: str) -> list[tuple[float, str]]:
-    """Give the cumulated shares of the kinds of record, with the ones that the category cannot have left out."""
+    """Return the cumulated shares of the kinds of record, with the ones that the category cannot have left out."""
     only = {"no_queue_id": "mail", "own_time": "mail", "repeats": "mail", "twins": "authentication"}
     limits, total = [], 0.0
     for kind in _KINDS:

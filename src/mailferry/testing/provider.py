@@ -130,7 +130,7 @@ class Stats:
         return sum(count for (_, status), count in list(self.requests.items()) if status == 429)
 
     def as_json(self) -> bytes:
-        """Give the counters as a JSON object."""
+        """Return the counters as a JSON object."""
         return orjson.dumps(
             {
                 "requests": {
@@ -160,7 +160,7 @@ class Stats:
 
 
 class Provider:
-    """The stand-in: listening between `async with` and its end. `clock` gives its Unix time: nothing later is visible."""
+    """The stand-in: listening between `async with` and its end. `clock` returns its Unix time: nothing later is visible."""
 
     def __init__(
         self,
@@ -188,11 +188,11 @@ class Provider:
         self._closing = asyncio.Event()
 
     def list_url(self, category: str) -> str:
-        """Give the URL of a category's list, as `url` of a section wants it."""
+        """Return the URL of a category's list, as `url` of a section wants it."""
         return self.url + next(path for path, of in LISTS.items() if of == category)
 
     def truth(self, feed: Feed, start: int, end: int, *, visible_by: float | None = None) -> Iterator[Event]:
-        """Give what a collector must have written of seconds `start` (inclusive) to `end` (exclusive), in time order.
+        """Return what a collector must have written of seconds `start` (inclusive) to `end` (exclusive), in time order.
 
         `Event.value` is the JSON. Events visible only after Unix time `visible_by` are left out. May be called
         from any thread. KeyError for a feed that the population does not have.
@@ -306,7 +306,7 @@ class Provider:
     async def _spoil(
         self, request: web.BaseRequest, trouble: Trouble, body: bytes, queue_id: str = ""
     ) -> web.StreamResponse:
-        """Give a bad answer where `body` would be the good one."""
+        """Return a bad answer where `body` would be the good one."""
         self.stats.troubles[trouble] += 1
         half = body[: max(1, len(body) // 2)]
         match trouble:

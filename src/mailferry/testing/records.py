@@ -41,7 +41,7 @@ _BIG = 2 * 10**19
 
 
 def mail(kind: str, domain: str, second: int, draw: Sequence[int]) -> Made:
-    """Give a mail record; its time is that of its first recipient, or its own where `kind` is "own_time"."""
+    """Return a mail record; its time is that of its first recipient, or its own where `kind` is "own_time"."""
     if (odd := _no_object(kind, draw)) is not None:
         return odd
     words, choice, numbers = draw[3], draw[4], draw[5]
@@ -84,7 +84,7 @@ def mail(kind: str, domain: str, second: int, draw: Sequence[int]) -> Made:
 
 
 def quarantine(kind: str, domain: str, second: int, draw: Sequence[int]) -> Made:
-    """Give a quarantine record, with identifiers of its own and its time as `time` or `starttime`."""
+    """Return a quarantine record, with identifiers of its own and its time as `time` or `starttime`."""
     if (odd := _no_object(kind, draw)) is not None:
         return odd
     words = draw[3]
@@ -101,7 +101,7 @@ def quarantine(kind: str, domain: str, second: int, draw: Sequence[int]) -> Made
 
 
 def authentication(kind: str, domain: str, second: int, draw: Sequence[int]) -> Made:
-    """Give an authentication record, with its time as `time` or `timestamp` and nothing that identifies it."""
+    """Return an authentication record, with its time as `time` or `timestamp` and nothing that identifies it."""
     if (odd := _no_object(kind, draw)) is not None:
         return odd
     words = draw[3]
@@ -121,17 +121,17 @@ MAKERS: Mapping[str, Callable[[str, str, int, Sequence[int]], Made]] = MappingPr
 
 
 def more_for_details(random: Random, size: int) -> list[bytes]:
-    """Give 16 endings of about `size` bytes each, `,"logs":...}`, that make a detail of a mail record."""
+    """Return 16 endings of about `size` bytes each, `,"logs":...}`, that make a detail of a mail record."""
     return [_more(random, size) for _ in range(16)]
 
 
 def with_big_integer(record: bytes, draw: Sequence[int]) -> bytes:
-    """Give the object with an integer of 20 digits more, over 2**64."""
+    """Return the object with an integer of 20 digits more, over 2**64."""
     return b'%b,"trace_id":%d}' % (record[:-1], _BIG + draw[6])
 
 
 def with_hostile_text(record: bytes) -> bytes:
-    """Give the object with an escaped NUL and an unpaired surrogate more (RFC 8259 8.2 leaves them open)."""
+    """Return the object with an escaped NUL and an unpaired surrogate more (RFC 8259 8.2 leaves them open)."""
     return record[:-1] + b',"note":"cut \\u0000 short \\ud83d"}'
 
 

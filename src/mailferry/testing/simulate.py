@@ -76,7 +76,7 @@ class Simulation:
 
 
 def run(simulation: Simulation, announce: Callable[[str], None]) -> int:
-    """Serve until SIGTERM or SIGINT and give the exit status 0; `announce` gets the line of JSON once it listens.
+    """Serve until SIGTERM or SIGINT and return the exit status 0; `announce` gets the line of JSON once it listens.
 
     Raises ConfigError for settings that cannot be, Stop for a port that is taken.
     """
@@ -192,5 +192,5 @@ def _section(feed: dict[str, str], start: int) -> str:
 
 
 def _key(seed: int, domain: str) -> str:
-    """Give a domain's API key: nobody's, and the same for the same seed."""
+    """Return a domain's API key: nobody's, and the same for the same seed."""
     return blake2b(f"{seed} {domain}".encode(), digest_size=16).hexdigest()

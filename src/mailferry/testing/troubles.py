@@ -94,7 +94,7 @@ class Fate:
         self._failed: Counter[str] = Counter()
 
     def draw(self, url: str) -> Trouble | None:
-        """Give the trouble of this request, None for none."""
+        """Return the trouble of this request, None for none."""
         if not self._limits:
             return None
         self._asked[url] += 1
@@ -111,7 +111,7 @@ class Fate:
 
 
 class RetryAfter(StrEnum):
-    """How a 429 tells the rest of the pause in Retry-After (RFC 9110 10.2.3)."""
+    """How a 429 says the rest of the pause in Retry-After (RFC 9110 10.2.3)."""
 
     #: Whole seconds.
     SECONDS = "seconds"
@@ -140,7 +140,7 @@ class Throttling:
             raise ValueError(f"pause is seconds, 0 or more, not {self.pause!r}")
 
     def headers(self, pause: float, now: float) -> dict[str, str]:
-        """Give the header Retry-After for a pause of so many seconds at Unix time `now`, rounded up."""
+        """Return the header Retry-After for a pause of so many seconds at Unix time `now`, rounded up."""
         if self.retry_after is RetryAfter.MISSING:
             return {}
         if self.retry_after is RetryAfter.DATE:
@@ -160,7 +160,7 @@ class Gate:
         self.highest = 0
 
     def enter(self, now: float) -> float | None:
-        """Let a request in (None; `leave` must follow) or give for how many more seconds the key is refused."""
+        """Let a request in (None; `leave` must follow) or return for how many more seconds the key is refused."""
         rules = self._rules
         if now < self._closed_until:
             return self._closed_until - now

@@ -23,7 +23,7 @@ class Expected(Protocol):
 
     @property
     def time(self) -> int | None:
-        """Unix seconds, None where the record does not tell."""
+        """Unix seconds, None where the record does not say."""
 
     @property
     def value(self) -> bytes:
@@ -31,7 +31,7 @@ class Expected(Protocol):
 
 
 class Truth(NamedTuple):
-    """An expected event as the provider's /_truth tells it."""
+    """An expected event as the provider's /_truth answers it."""
 
     time: int | None
     value: bytes
@@ -108,7 +108,7 @@ def compare(truth: Iterable[Expected], lines: Iterable[bytes]) -> Comparison:
 
 
 def read_lines(files: Iterable[Path]) -> Iterator[bytes]:
-    """Give the lines of the files one after the other, without their ends; a torn last line is a line too."""
+    """Return the lines of the files one after the other, without their ends; a torn last line is a line too."""
     for file in files:
         with file.open("rb") as lines:
             for line in lines:
@@ -123,7 +123,7 @@ def read_truth(lines: Iterable[bytes]) -> Iterator[Truth]:
 
 
 def _digest(text: bytes) -> bytes:
-    """Give a digest of the value of a JSON text. ValueError where it is none."""
+    """Return a digest of the value of a JSON text. ValueError where it is none."""
     # The standard library's parser keeps integers of any length; faster ones make floats of long ones.
     value = json.loads(text)
     return blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).digest()
