@@ -7,6 +7,7 @@ killed as well; whatever a log shipper has read between two runs stays in the fi
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import re
 import shutil
@@ -277,3 +278,29 @@ def test_lines_found_written_are_kept_and_no_detail_of_them_is_fetched_again(tmp
         assert again == ended.of(OUTGOING).metrics.details
         assert again < before
         site.assert_exactly_once(OUTGOING)
+
+
+def test_a_kill_while_changes_are_appended_loses_none_and_writes_none_twice(tmp_path: Path) -> None:
+    changing = Traits(rate=0.2, start=START, end=START + 300, changing=0.6, detail_bytes=100)
+    with a_site(tmp_path, {OUTGOING: changing}, now=START + 330) as site:
+        site.configure(look_back=600, audit="off", changes="append")
+        assert site.collect().status == 0
+        before = site.lines(OUTGOING)
+        pending = sum(b'"pending"' in line for line in before)
+        assert pending > 5
+        site.clock.now = START + 430
+        killed = 0
+        for call, number in CALLS:
+            log = tmp_path / "strace"
+            fault = f"signal=KILL:when={number}"
+            trace = injected(call, fault, log, paths=vouching_paths(site, OUTGOING))
+            done = forked(site, commit_events=3, trace=trace).finished()
+            killed += done.returncode == KILLED
+        assert killed > 3
+        assert site.collect().status == 0
+        lines = site.lines(OUTGOING)
+        assert lines[: len(before)] == before
+        more = [json.loads(line) for line in lines[len(before) :]]
+        assert [record["state"] for record in more] == ["done"] * pending
+        assert len({record["queue_id"] for record in more}) == pending
+        assert site.heartbeat(OUTGOING)["counts"]["changed"] == pending

@@ -50,10 +50,17 @@ class Intent:
     #: Digests of the records, of those that may change; and the events that were written before, and have changed.
     states: dict[str, str] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
+    #: Those whose list record stands in for the detail, with their time.
+    stand_ins: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         files = {name: [announced.offset, announced.lines] for name, announced in self.files.items()}
-        more = {"late": self.late, "states": self.states, "changed": self.changed}
+        more = {
+            "late": self.late,
+            "states": self.states,
+            "changed": self.changed,
+            "stand_ins": self.stand_ins,
+        }
         return {"end": self.end, "files": files, **more}
 
     @classmethod
@@ -69,6 +76,7 @@ class Intent:
             late=late,
             states=dict(state.get("states", {})),
             changed=list(state.get("changed", [])),
+            stand_ins={str(key): int(time) for key, time in state.get("stand_ins", {}).items()},
         )
 
 

@@ -133,6 +133,7 @@ class HourlyFiles:
             intent.late = {line.key: line.time for line in lines if covered(line.time) and not line.changed}
             intent.states = {line.key: line.state for line in lines if line.state}
             intent.changed = [line.key for line in lines if line.changed]
+            intent.stand_ins = {line.key: line.time for line in lines if line.stands_in and not line.changed}
             checkpoint.save(self._feed.position_file, self.vouched, intent)
             for name, part in files.items():
                 path = self.folder / name
@@ -236,7 +237,11 @@ class HourlyFiles:
                     good += length
                     adopted += 1
                     progress.seen.add(key, intent.end, intent.states.get(key, ""))
-                    again += key in intent.changed
+                    if key in intent.changed:
+                        again += 1
+                        progress.count("changed")
+                    if key in intent.stand_ins:
+                        progress.misses_detail(key, intent.stand_ins[key])
                     if key in intent.late:
                         progress.coverage = progress.coverage.wrote(intent.late[key])
                 torn = good < sum(length for length, _, _ in announced.lines)
