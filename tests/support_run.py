@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -9,11 +11,11 @@ from support_mail import Maildir, feed_of, mail, workbook
 
 from mailferry import database
 from mailferry.mailbox import run_once
-from mailferry.mailbox.context import opened
-from mailferry.mailbox.folders import Folders
-from mailferry.mailbox.intake import gather
+from mailferry.mailbox.pool import MailPool
+from mailferry.mailbox.turns import poll
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from mailferry.config.database import DatabaseSettings
@@ -39,10 +41,18 @@ class Setting:
 
     def gather(self) -> None:
         """Only store and record what has arrived."""
-        folders = Folders(base=self.base)
-        folders.prepare()
-        with opened(self.feed(), folders) as work:
-            list(gather(work))
+        with self.mail() as mail:
+            poll(mail, self.feed().name)
+
+    @contextlib.contextmanager
+    def mail(self, **changes: Any) -> Iterator[MailPool]:
+        """The feed as a worker of the service has it."""
+        feed = self.feed()
+        with (
+            database.connect(self.settings) as pool,
+            MailPool({feed.name: feed}, pool, worker_id="test", stop=threading.Event(), **changes) as mail,
+        ):
+            yield mail
 
     def send(
         self, *rows: tuple[object, ...], subject: str = "Track and Trace", name: str = "data.xlsx"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from mailferry.mailbox.explain import MessageVerdict
     from mailferry.mailbox.health import Check
-    from mailferry.mailbox.ledger.jobs import Details, File, Job, Statistics, Tally
+    from mailferry.mailbox.ledger.jobs import Details, File, Job, Tally
     from mailferry.mailbox.run_once import Run
     from mailferry.mailbox.workbook.values import RejectedRow
 
@@ -102,7 +102,9 @@ def details_plain(details: Details) -> dict[str, Any]:
     return {
         **job_plain(details.job),
         "files": [dataclasses.asdict(file) for file in details.files],
-        "passed": [dataclasses.asdict(part) for part in details.passed],
+        "passed": [
+            {"section": part.section, "name": part.name, "reason": part.reason} for part in details.skipped
+        ],
     }
 
 
@@ -150,7 +152,7 @@ def details_text(details: Details, rejected: Sequence[tuple[File, Sequence[Rejec
         if file.path:
             lines.append(f"             {file.path}")
         lines += [f"             warning: {warning}" for warning in c.warnings]
-    lines += [f"  passed     part {p.section} {p.name!r}: {p.reason}" for p in details.passed]
+    lines += [f"  passed     part {p.section} {p.name!r}: {p.reason}" for p in details.skipped]
     for file, rows in rejected:
         lines += [
             f"  rejected   {file.name}, {row.sheet}, row {row.row}, {row.column} = {row.value!r}: {row.reason}"
@@ -166,14 +168,6 @@ def checks_text(checks: Sequence[Check]) -> str:
     return "\n".join(
         f"{'ok    ' if check.ok else 'FAILED'}  {check.name:<13}  {check.text}" for check in checks
     )
-
-
-def statistics_text(feed: str, statistics: Statistics) -> str:
-    states = ", ".join(f"{count:,} {state}" for state, count in sorted(statistics.states.items())) or "none"
-    lines = [feed, f"  jobs   {states}"]
-    for name, tally in (("today", statistics.today), ("week", statistics.week)):
-        lines.append(f"  {name:<5}  {tally_text(tally)}")
-    return "\n".join(mask(line) for line in lines)
 
 
 def tally_text(tally: Tally) -> str:

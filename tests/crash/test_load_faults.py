@@ -21,7 +21,7 @@ from mailferry import database, private_postgres
 from mailferry.config.database import DatabaseSettings
 from mailferry.config.spreadsheet import Limits
 from mailferry.mailbox import run_once
-from mailferry.mailbox.ledger import records
+from mailferry.mailbox.ledger import admin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,7 +100,7 @@ def test_a_reading_child_that_stands_still_is_ended_and_its_file_is_rejected(sit
     assert (state, "longer than the limit of 6 seconds" in error) == ("rejected", True)
     assert site.maildir.flags() == {"1.test.host": ""}
     with psycopg.connect(**database.parameters(site.settings)) as conn:
-        records.retry(conn, 1)
+        admin.retry(conn, 1)
     status, error = site.load()
     assert status == 0, error
     site.assert_exactly_once()

@@ -20,9 +20,9 @@ from support_wait import wait_for
 from mailferry import database
 from mailferry.errors import Retry
 from mailferry.mailbox.cleanup import tidy
-from mailferry.mailbox.ledger import arrivals
-from mailferry.mailbox.pool import Stations
-from mailferry.mailbox.turns import Turn, load_next, poll
+from mailferry.mailbox.ledger import leases
+from mailferry.mailbox.pool import MailPool
+from mailferry.mailbox.turns import StepResult, load_next, poll
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from mailferry.config.database import DatabaseSettings
     from mailferry.config.mailbox_feed import MailboxFeed
-    from mailferry.mailbox.context import Work
 
 _STANDING = """
 SELECT pid FROM pg_stat_activity
@@ -44,24 +43,23 @@ def site(tmp_path: Path, database_settings: DatabaseSettings) -> Site:
 
 
 @contextlib.contextmanager
-def at_work(site: Site, base: Path | None = None) -> Iterator[Work]:
+def at_work(site: Site, base: Path | None = None) -> Iterator[MailPool]:
     feed = feed_of(base or site.base, site.maildir.root, site.settings)
     with (
         database.connect(site.settings) as pool,
-        Stations({"test": feed}, pool, runner="poll", stop=threading.Event()) as stations,
-        stations.lend("test") as work,
+        MailPool({"test": feed}, pool, worker_id="poll", stop=threading.Event()) as mail,
     ):
-        yield work
+        yield mail
 
 
 def gather(site: Site) -> None:
-    with at_work(site) as work:
-        poll(work)
+    with at_work(site) as mail:
+        poll(mail, "test")
 
 
 def tidy_up(site: Site, base: Path | None = None) -> None:
     """As an hour later."""
-    with at_work(site, base) as work:
+    with at_work(site, base) as mail, mail.acquire("test") as work:
         for path in work.folders.pending.iterdir():
             os.utime(path, (0, 0))
         tidy(work)
@@ -72,27 +70,27 @@ def work(name: str, feed: MailboxFeed, lease: float) -> None:
     stop = threading.Event()
     with (
         database.connect(feed.database) as pool,
-        Stations(
-            {feed.name: feed}, pool, runner=name, stop=stop, lease=dt.timedelta(seconds=lease)
-        ) as stations,
+        MailPool(
+            {feed.name: feed}, pool, worker_id=name, stop=stop, lease=dt.timedelta(seconds=lease)
+        ) as mail,
     ):
         waiting = True
         while waiting:
             try:
-                waiting = take_turns(stations, pool, feed.name)
+                waiting = take_turns(mail, pool, feed.name)
             except Retry as error:
                 print(error, file=sys.stderr)
             stop.wait(0.02)
 
 
-def take_turns(stations: Stations, pool: database.Pool, feed: str) -> bool:
+def take_turns(mail: MailPool, pool: database.Pool, feed: str) -> bool:
     """Whether there is anything left to do."""
     with database.transaction(pool) as conn:
-        due = arrivals.due(conn, [feed])
+        due = leases.due(conn, [feed])
         left = "SELECT FROM mailferry.jobs WHERE state IN ('pending', 'in_progress') LIMIT 1"
         waiting = conn.execute(left).fetchone() is not None
     for target, wait in due:
-        while wait <= 0 and load_next(stations, target, [feed]).turn is Turn.WORKED:
+        while wait <= 0 and load_next(mail, target, [feed]).result is StepResult.WORKED:
             pass
     return waiting
 
@@ -175,7 +173,7 @@ def test_the_job_of_a_worker_that_is_no_more_heard_of_is_done_by_another(site: S
             if how == "frozen":
                 # It comes back while the other is at its work, and must not take part in it.
                 psutil.Process(one.pid).resume()
-                until_said(site, "one", "taken over by another runner")
+                until_said(site, "one", "taken over by another worker")
             let_go()
             finish(site, two, *([one] if how == "frozen" else []))
     tidy_up(site)

@@ -16,7 +16,7 @@ from support_run import HEADER, Setting, one
 
 from mailferry import database
 from mailferry.mailbox import run_once
-from mailferry.mailbox.ledger import records
+from mailferry.mailbox.ledger import admin
 from mailferry.mailbox.ledger.jobs import FileState, JobState
 from mailferry.testing.workbooks import Tab, xlsx
 
@@ -84,7 +84,7 @@ def test_a_run_behind_another_feeds_job_says_so_and_fails(here: Setting) -> None
     assert (run.status, run.exit_status) == ("done", 1)
     assert any("`mailferry jobs cancel 1`" in trouble for trouble in run.troubles)
     with psycopg.connect(**database.parameters(here.settings)) as conn:
-        records.cancel(conn, 1)
+        admin.cancel(conn, 1)
     assert here.load().exit_status == 0
 
 
@@ -99,7 +99,7 @@ def test_rejected_rows_are_loaded_by_a_retry_once_the_cause_is_corrected(
     assert [row[0] for row in here.rows()] == ["1", "2"]
     with psycopg.connect(**database.parameters(here.settings)) as conn:
         conn.execute("ALTER TABLE tracking_data ALTER hawb TYPE varchar(20)")
-        records.retry(conn, 1)
+        admin.retry(conn, 1)
     if not kept:
         (place,) = (place for place in here.places() if place.endswith(".xlsx"))
         (here.base / place).unlink()
@@ -299,7 +299,7 @@ def test_a_message_without_a_spreadsheet_completes_with_its_reasons(here: Settin
     here.maildir.deliver(mail("Track and Trace", ("picture.bin", b"\x89PNG\r\n\x1a\n" + bytes(100))))
     details = one(here.load())
     assert (details.job.state, details.files) == (JobState.COMPLETED, ())
-    assert len(details.passed) == 2
+    assert len(details.skipped) == 2
     assert here.places() == []
 
 

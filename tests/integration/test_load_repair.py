@@ -18,13 +18,12 @@ from support_run import HEADER, Setting, one
 from mailferry import database
 from mailferry.errors import Reject, Retry
 from mailferry.mailbox import run_once
-from mailferry.mailbox.context import only_runner, opened
 from mailferry.mailbox.folders import Folders
-from mailferry.mailbox.ledger import leases, records
+from mailferry.mailbox.ledger import admin, leases, records
 from mailferry.mailbox.ledger.jobs import JobState
-from mailferry.mailbox.load import process
 from mailferry.mailbox.source.maildir import MaildirMailbox
 from mailferry.mailbox.target import upsert
+from mailferry.mailbox.turns import load_next
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -138,7 +137,7 @@ def test_of_two_runs_at_once_one_works_and_the_other_passes_by(here: Setting) ->
         assert alone
         assert here.load().status == "skipped"
     other = feed.model_copy(update={"base_dir": here.base.parent / "other"})
-    with opened(feed, folders) as work, only_runner(work) as alone:
+    with database.connect(feed.database) as pool, leases.only_run(pool, feed.name) as alone:
         assert alone
         run = run_once.run(other)
     assert (run.status, run.exit_status, run.jobs) == ("skipped", 0, {})
@@ -185,7 +184,7 @@ def test_a_fault_that_does_not_pass_fails_the_job_after_three_retries_and_a_pers
         ("completed", 1),
     ]
     with psycopg.connect(**database.parameters(here.settings)) as conn:
-        records.retry(conn, 1)
+        admin.retry(conn, 1)
     assert here.load().exit_status == 0
     assert [row[0] for row in here.rows()] == ["1", "2"]
     assert here.maildir.flags() == {"1.test.host": "S", "2.test.host": "S"}
@@ -196,12 +195,12 @@ def test_a_cancelled_job_is_not_loaded_and_can_be_wanted_after_all(here: Setting
     here.send(("1", "a", 1))
     here.gather()
     with psycopg.connect(**database.parameters(here.settings)) as conn:
-        records.cancel(conn, 1)
+        admin.cancel(conn, 1)
     assert here.load().jobs == {}
     assert here.places() == []
     assert here.maildir.flags() == {"1.test.host": ""}
     with psycopg.connect(**database.parameters(here.settings)) as conn:
-        records.retry(conn, 1)
+        admin.retry(conn, 1)
     here.load()
     assert here.rows() == [("1", "a", 1)]
 
@@ -283,7 +282,7 @@ def test_a_message_that_cannot_be_fetched_is_given_up_when_all_else_works(
     assert "the server refused" in error[0]
     monkeypatch.setattr(MaildirMailbox, "summary", real)
     with psycopg.connect(**database.parameters(here.settings)) as conn:
-        records.retry(conn, here.query("SELECT id FROM mailferry.jobs WHERE state = 'failed'")[0][0])
+        admin.retry(conn, here.query("SELECT id FROM mailferry.jobs WHERE state = 'failed'")[0][0])
     assert here.load().exit_status == 0
     assert here.rows() == [("1", "a", 1), ("2", "b", 2)]
 
@@ -316,12 +315,10 @@ def test_a_claim_is_renewed_as_long_as_the_work_goes_on(
         return real(*args, **kwargs)
 
     monkeypatch.setattr(upsert, "load", load)
-    with opened(here.feed(), Folders(base=here.base)) as work:
-        work.lease = dt.timedelta(milliseconds=300)
-        with work.transaction() as conn:
-            held = leases.claim(conn, runner="test", lease=work.lease)
-        assert held
-        assert process(work, held).state is JobState.COMPLETED
+    with here.mail(lease=dt.timedelta(milliseconds=300)) as mail:
+        step = load_next(mail, "tracking_data", list(mail.feeds))
+    assert step.job
+    assert step.job.state is JobState.COMPLETED
     assert here.rows() == [("1", "a", 1)]
 
 

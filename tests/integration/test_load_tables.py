@@ -15,8 +15,8 @@ import pytest
 from support_mail import Maildir, feed_of, mail, workbook
 
 from mailferry import database
-from mailferry.mailbox import run_once
-from mailferry.mailbox.ledger import records
+from mailferry.mailbox import load, run_once
+from mailferry.mailbox.ledger import records, rows
 from mailferry.mailbox.ledger.jobs import FileState
 from mailferry.mailbox.target import upsert
 from mailferry.secrets import hide
@@ -140,14 +140,14 @@ def test_a_defect_outside_of_any_file_fails_the_job_for_good_and_no_other(
 ) -> None:
     once: list[bool] = []
 
-    def files_of(*values: Any) -> Any:
+    def failing(*values: Any) -> Any:
         if once:
             once.pop()
             raise ZeroDivisionError
         return whole(*values)
 
-    whole = records.files_of
-    monkeypatch.setattr(records, "files_of", files_of)
+    whole = rows.files_of
+    monkeypatch.setattr(load, "files_of", failing)
     here.send(("HAWB",), ("1",))
     here.send(("HAWB",), ("2",))
     once.append(True)

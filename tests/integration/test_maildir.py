@@ -16,9 +16,9 @@ import pytest
 
 from mailferry.config.mailbox import MailboxSettings
 from mailferry.errors import Retry, Stop
-from mailferry.mailbox.attachments import Stored, choose, clear_leftovers, store
+from mailferry.mailbox.attachments import choose, clear_leftovers, store
 from mailferry.mailbox.source.maildir import MaildirMailbox
-from mailferry.mailbox.source.message import Outcome
+from mailferry.mailbox.source.message import Outcome, PartOutcome, Verdict
 from mailferry.mailbox.workbook.values import Kind
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _mail(name: str) -> bytes:
     return (MAILS / f"{name}.eml").read_bytes()
 
 
-def _store(root: Path, pending: Path, message: bytes, **changes: Any) -> dict[str, Stored]:
+def _store(root: Path, pending: Path, message: bytes, **changes: Any) -> dict[str, tuple[PartOutcome, ...]]:
     """What becomes of each candidate part, by section."""
     settings = _settings(root, **changes)
     _deliver(root, "1.a.host", message)
@@ -67,6 +67,10 @@ def _store(root: Path, pending: Path, message: bytes, **changes: Any) -> dict[st
     return {
         part.section: store(mailbox, ref, part, pending, settings) for part in choose(summary, settings)[0]
     }
+
+
+def of(outcomes: tuple[PartOutcome, ...], verdict: Verdict) -> list[PartOutcome]:
+    return [one for one in outcomes if one.verdict is verdict]
 
 
 def _files(root: Path) -> set[str]:
@@ -182,10 +186,11 @@ def test_a_spreadsheet_is_found_however_it_was_sent(
     root: Path, pending: Path, mail: str, names: list[str]
 ) -> None:
     stored = _store(root, pending, _mail(mail))
-    files = [file for one in stored.values() for file in one.files]
+    files = [file for one in stored.values() for file in of(one, Verdict.TAKEN)]
     assert [file.name for file in files] == names
     for file in files:
         assert file.kind is Kind.XLSX
+        assert file.path
         assert file.path.parent == pending
         assert file.path.name.endswith(f"-{file.name}")
         assert file.sha256 == hashlib.sha256(file.path.read_bytes()).hexdigest()
@@ -200,13 +205,17 @@ def test_an_archive_gives_its_spreadsheets_and_a_reason_for_every_other_file(
 ) -> None:
     stored = _store(root, pending, _mail("zipped"))["2"]
     # The member is the entry's whole name, on record; what becomes a file has a safe one.
-    assert [(file.member, file.name) for file in stored.files] == [
+    assert [(file.member, file.name) for file in of(stored, Verdict.TAKEN)] == [
         ("jan/rows.xlsx", "rows.xlsx"),
         ("../../evil.xlsx", "evil.xlsx"),
     ]
-    assert {(file.section, file.path.parent) for file in stored.files} == {("2", pending)}
-    assert [(one.member, "truncated" in one.reason) for one in stored.rejected] == [("broken.xlsx", True)]
-    assert {one.name: one.reason for one in stored.passed} == {
+    assert {(file.section, file.path and file.path.parent) for file in of(stored, Verdict.TAKEN)} == {
+        ("2", pending)
+    }
+    assert [(one.member, "truncated" in one.reason) for one in of(stored, Verdict.REJECTED)] == [
+        ("broken.xlsx", True)
+    ]
+    assert {one.name: one.reason for one in of(stored, Verdict.SKIPPED)} == {
         "readme.txt": "plain text, not a spreadsheet",
         "inner.zip": "an archive in an archive, which is not opened",
     }
@@ -214,8 +223,8 @@ def test_an_archive_gives_its_spreadsheets_and_a_reason_for_every_other_file(
 
 def test_the_name_filter_looks_into_archives(root: Path, pending: Path) -> None:
     stored = _store(root, pending, _mail("zipped"), name_filter="ROWS.*")["2"]
-    assert [file.name for file in stored.files] == ["rows.xlsx"]
-    assert "../../evil.xlsx" in {one.name for one in stored.passed}
+    assert [file.name for file in of(stored, Verdict.TAKEN)] == ["rows.xlsx"]
+    assert "../../evil.xlsx" in {one.name for one in of(stored, Verdict.SKIPPED)}
 
 
 @pytest.mark.parametrize(
@@ -226,21 +235,23 @@ def test_what_calls_itself_a_spreadsheet_and_is_none_is_rejected_with_its_reason
     root: Path, pending: Path, mail: str, reason: str
 ) -> None:
     (stored,) = _store(root, pending, _mail(mail)).values()
-    (rejected,) = stored.rejected
+    (rejected,) = of(stored, Verdict.REJECTED)
     assert reason in rejected.reason
-    assert not stored.files
+    assert not of(stored, Verdict.TAKEN)
     assert not list(pending.iterdir())
 
 
 def test_what_nobody_calls_a_spreadsheet_is_passed_over_with_its_reason(root: Path, pending: Path) -> None:
     stored = _store(root, pending, _mail("no_spreadsheet"))
-    assert [one.reason for one in stored["3"].passed] == ["not a spreadsheet but a PDF document"]
+    assert [one.reason for one in of(stored["3"], Verdict.SKIPPED)] == [
+        "not a spreadsheet but a PDF document"
+    ]
     assert not list(pending.iterdir())
 
 
 def test_a_file_over_the_size_cap_is_rejected_and_leaves_nothing(root: Path, pending: Path) -> None:
     stored = _store(root, pending, _mail("plain"), max_file_bytes=500)["2"]
-    assert [one.reason.partition(",")[0] for one in stored.rejected] == ["larger than 0.0 MB"]
+    assert [one.reason.partition(",")[0] for one in of(stored, Verdict.REJECTED)] == ["larger than 0.0 MB"]
     assert not list(pending.iterdir())
 
 
@@ -267,7 +278,9 @@ def test_storing_again_after_a_crash_gives_the_same_file(root: Path, pending: Pa
 def _first_file(mailbox: MaildirMailbox, ref: MessageRef, pending: Path, settings: MailboxSettings) -> Path:
     summary = mailbox.summary(ref)
     assert summary
-    return store(mailbox, ref, summary.parts[1], pending, settings).files[0].path
+    (taken,) = store(mailbox, ref, summary.parts[1], pending, settings)
+    assert taken.path
+    return taken.path
 
 
 def test_downloads_cut_short_are_cleared_once_they_are_old(pending: Path) -> None:
@@ -330,7 +343,7 @@ def test_a_message_of_100_mb_is_stored_in_bounded_memory(root: Path, pending: Pa
         mailbox = MaildirMailbox(settings)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         (ref,) = mailbox.find()
-        file, = store(mailbox, ref, mailbox.summary(ref).parts[1], Path(sys.argv[2]), settings).files
+        file, = store(mailbox, ref, mailbox.summary(ref).parts[1], Path(sys.argv[2]), settings)
         print(file.size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     """)
     done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,9 @@ from support_wait import wait_for
 
 from mailferry import database
 from mailferry.config.database import DatabaseSettings
-from mailferry.mailbox.context import kept, only_runner, opened
-from mailferry.mailbox.folders import Folders
-from mailferry.mailbox.intake import gather
 from mailferry.mailbox.ledger import leases
+from mailferry.mailbox.pool import MailPool
+from mailferry.mailbox.turns import poll
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,17 +68,24 @@ def test_the_smallest_pool_that_can_be_set_lets_a_run_renew_its_claim_while_it_l
     maildir = Maildir(tmp_path / "mail")
     maildir.deliver(mail("Track and Trace", ("a.xlsx", workbook(("HAWB",), ("1",)))))
     settings = database_settings.model_copy(update={"pool_max": smallest})
-    folders = Folders(base=tmp_path / "app")
-    folders.prepare()
+    feed = feed_of(tmp_path / "app", maildir.root, settings)
     watcher = connect()
     watcher.autocommit = True
-    with opened(feed_of(folders.base, maildir.root, settings), folders) as work, only_runner(work):
-        work.lease = timedelta(seconds=1)
-        assert len(list(gather(work))) == 1
-        with work.transaction() as conn:
-            held = leases.claim(conn, runner=work.runner, lease=work.lease)
+    with (
+        database.connect(settings) as pool,
+        MailPool(
+            {feed.name: feed},
+            pool,
+            worker_id="test",
+            stop=threading.Event(),
+            lease=timedelta(seconds=1),
+        ) as mail_pool,
+        leases.only_run(pool, feed.name),
+    ):
+        assert poll(mail_pool, feed.name).arrived == 1
+        held = mail_pool.claim(feed.target_table, [feed.name])
         assert held is not None
-        with kept(work, held), work.transaction() as conn:
+        with mail_pool.working(held), database.transaction(pool) as conn:
             leases.hold(conn, held)
             renewed = "SELECT 1 FROM mailferry.jobs WHERE lease_until > started_at + interval '1.1 s'"
             wait_for("the renewed claim", lambda: watcher.execute(renewed).fetchone())

@@ -18,7 +18,8 @@ from support_wait import wait_for
 
 from mailferry.config.mailbox import MailboxKind, MailboxSettings
 from mailferry.mailbox.source import watch_imap
-from mailferry.mailbox.source.watch import Health, State, watcher
+from mailferry.mailbox.source.open import watcher
+from mailferry.mailbox.source.watch import Health, State
 from mailferry.mailbox.source.watch_imap import ImapWatcher
 from mailferry.mailbox.source.watch_maildir import MaildirWatcher
 

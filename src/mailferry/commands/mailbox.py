@@ -105,12 +105,12 @@ def list_jobs(
 ) -> None:
     """List jobs, latest arrival first."""
     from mailferry import report_jobs
-    from mailferry.mailbox.ledger import records
+    from mailferry.mailbox.ledger import admin
     from mailferry.mailbox.ledger.jobs import JobState
 
     with _ledger(config) as conn:
         wanted = JobState(state) if state else None
-        found = records.jobs(conn, feed=feed or None, state=wanted, text=text or None, limit=limit)
+        found = admin.jobs(conn, feed=feed or None, state=wanted, text=text or None, limit=limit)
     plain = [report_jobs.job_plain(job) for job in found]
     typer.echo(report_jobs.dumped(jobs=plain) if as_json else report_jobs.jobs_text(found))
 
@@ -126,13 +126,14 @@ def show(
     import dataclasses
 
     from mailferry import report_jobs
-    from mailferry.mailbox.ledger import records
+    from mailferry.mailbox.ledger import admin
+    from mailferry.mailbox.ledger.rows import rejected_rows
 
     with _ledger(config) as conn:
-        details = records.show(conn, number)
+        details = admin.show(conn, number)
         if details is None:
             raise Reject(f"There is no job {number}; `mailferry jobs list` shows those there are.")
-        rows = [(file, records.rejected_rows(conn, file.id, rejects)) for file in details.files]
+        rows = [(file, rejected_rows(conn, file.id, rejects)) for file in details.files]
     if not as_json:
         typer.echo(report_jobs.details_text(details, rows))
         return
@@ -162,10 +163,10 @@ def cancel(
 
 def _change(what: str, number: int, config: Path, *, as_json: bool) -> None:
     from mailferry import report_jobs
-    from mailferry.mailbox.ledger import records
+    from mailferry.mailbox.ledger import admin
 
     with _ledger(config) as conn:
-        job = (records.retry if what == "retry" else records.cancel)(conn, number)
+        job = (admin.retry if what == "retry" else admin.cancel)(conn, number)
     if as_json:
         typer.echo(report_jobs.dumped(job=report_jobs.job_plain(job)))
     else:

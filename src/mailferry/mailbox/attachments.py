@@ -21,7 +21,7 @@ from mailferry.disk import sync_folder
 from mailferry.errors import Reject, Retry
 from mailferry.mailbox.source.headers import clean, fold
 from mailferry.mailbox.source.matcher import Matcher
-from mailferry.mailbox.source.message import Passed, StoredFile
+from mailferry.mailbox.source.message import PartOutcome, Verdict
 from mailferry.mailbox.source.transfer_encoding import PIECE
 from mailferry.mailbox.workbook.formats import MIB, PlainZip, kind_of, spreadsheets_in_zip
 
@@ -43,11 +43,8 @@ _TYPES = (
     "application/x-excel",
     "application/excel",
 )
-#: Beginnings of MIME types that are never a spreadsheet, and what to call them.
-_OTHER_TYPES = {
-    "image/": "an image",
-    "audio/": "a sound",
-    "video/": "a video",
+#: Beginnings of MIME types that never hold data, and what to call them.
+_NEVER_DATA = {
     "font/": "a font",
     "text/calendar": "a calendar entry",
     "text/vcard": "a contact",
@@ -56,6 +53,12 @@ _OTHER_TYPES = {
     "application/pgp-signature": "a signature",
     "message/delivery-status": "a delivery report",
     "message/disposition-notification": "a read receipt",
+}
+#: Beginnings of MIME types of files that are no spreadsheet, and what to call them.
+_OTHER_TYPES = {
+    "image/": "an image",
+    "audio/": "a sound",
+    "video/": "a video",
     "message/rfc822": "a forwarded message in an encoding that is not opened; forward it as it is",
     "application/ms-tnef": "Outlook's winmail.dat, which is not opened; have it sent as an ordinary attachment",
     "multipart/": "a multipart without parts",
@@ -85,53 +88,41 @@ _RESERVED = frozenset(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RejectedFile:
-    """A part, or a file of an archive, that should have been a spreadsheet and cannot be used."""
-
-    section: str
-    name: str
-    #: Name within the archive, or "".
-    member: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Stored:
-    """What became of one part: an archive gives several files, anything else one entry in all."""
-
-    files: tuple[StoredFile, ...] = ()
-    passed: tuple[Passed, ...] = ()
-    rejected: tuple[RejectedFile, ...] = ()
-
-
 # --- choosing
 
 
-def choose(summary: Summary, settings: MailboxSettings) -> tuple[tuple[Part, ...], tuple[Passed, ...]]:
+def choose(summary: Summary, settings: MailboxSettings) -> tuple[tuple[Part, ...], tuple[PartOutcome, ...]]:
     """Parts that are worth fetching, and the others with the reason. When in doubt a part is taken."""
     unwanted = Matcher.of(settings).mismatch(summary)
     candidates: list[Part] = []
-    passed: list[Passed] = []
+    others: list[PartOutcome] = []
     for part in summary.parts:
-        if reason := unwanted or _unwanted_part(part, settings.name_filter):
-            passed.append(Passed(section=part.section, name=clean(part.name), reason=reason))
+        verdict, reason = (
+            (Verdict.SKIPPED, unwanted) if unwanted else _unwanted_part(part, settings.name_filter)
+        )
+        if reason:
+            name = clean(part.name)
+            others.append(PartOutcome(verdict=verdict, section=part.section, name=name, reason=reason))
         else:
             candidates.append(part)
-    return tuple(candidates), tuple(passed)
+    return tuple(candidates), tuple(others)
 
 
-def _unwanted_part(part: Part, name_filter: str) -> str:
+def _unwanted_part(part: Part, name_filter: str) -> tuple[Verdict, str]:
+    """Why a part need not be fetched; "" where it may be a spreadsheet."""
     if not _is_declared(part.name, part.mime):
         if part.mime in ("text/plain", "text/html") and not part.name and part.disposition != "attachment":
-            return "the text of the message"
+            return Verdict.IGNORED, "the text of the message"
+        for beginning, what in _NEVER_DATA.items():
+            if part.mime.startswith(beginning):
+                return Verdict.IGNORED, what
         for beginning, what in _OTHER_TYPES.items():
             if part.mime.startswith(beginning):
-                return what
+                return Verdict.SKIPPED, what
     # an archive may be called anything: the filter then looks at what is in it
     if not _is_archive(part) and not _name_matches(part.name, name_filter):
-        return f"the name does not match {name_filter!r}"
-    return ""
+        return Verdict.SKIPPED, f"the name does not match {name_filter!r}"
+    return Verdict.TAKEN, ""
 
 
 def _is_declared(name: str, mime: str) -> bool:
@@ -177,7 +168,7 @@ def store(
     pending: Path,
     settings: MailboxSettings,
     limits: Limits | None = None,
-) -> Stored:
+) -> tuple[PartOutcome, ...]:
     """Fetch a part; what is a spreadsheet, or is one within a .zip, ends durably in `pending`.
 
     The same part gives the same file names again, so a repetition after a crash leaves nothing over. Raises Retry
@@ -216,13 +207,21 @@ class _Job:
     largest: int
     limits: Limits
 
-    def rejected(self, reason: str, entry: Entry | None = None) -> RejectedFile:
+    def rejected(self, reason: str, entry: Entry | None = None) -> PartOutcome:
         name, member = (entry.name, entry.member) if entry else (self.part.name, "")
-        return RejectedFile(section=self.part.section, name=safe_name(name), member=member, reason=reason)
+        return PartOutcome(
+            verdict=Verdict.REJECTED,
+            section=self.part.section,
+            name=safe_name(name),
+            member=member,
+            reason=reason,
+        )
 
-    def passed(self, reason: str, entry: Entry | None = None) -> Passed:
+    def skipped(self, reason: str, entry: Entry | None = None) -> PartOutcome:
         name = entry.member if entry else self.part.name
-        return Passed(section=self.part.section, name=clean(name), reason=reason)
+        return PartOutcome(
+            verdict=Verdict.SKIPPED, section=self.part.section, name=clean(name), reason=reason
+        )
 
     def path(self, sha256: str, name: str, member: str) -> Path:
         """Told apart by content and by where it came from: two messages with the same file do not share one."""
@@ -236,7 +235,9 @@ class _TooLarge(Reject):
     """It began like a spreadsheet and does not end."""
 
 
-def _take_in(job: _Job, file: IO[bytes], pieces: Iterable[bytes], name_filter: str) -> Stored:
+def _take_in(
+    job: _Job, file: IO[bytes], pieces: Iterable[bytes], name_filter: str
+) -> tuple[PartOutcome, ...]:
     path = Path(file.name)
     try:
         size, sha256 = _receive(file, pieces, job.largest)
@@ -246,11 +247,11 @@ def _take_in(job: _Job, file: IO[bytes], pieces: Iterable[bytes], name_filter: s
     except Reject as error:
         expected = isinstance(error, _TooLarge) or _is_declared(job.part.name, job.part.mime)
         if expected or (_is_archive(job.part) and _begins_like_a_container(path)):
-            return Stored(rejected=(job.rejected(str(error)),))
-        return Stored(passed=(job.passed(str(error)),))
+            return (job.rejected(str(error)),)
+        return (job.skipped(str(error)),)
     if not _name_matches(job.part.name, name_filter):
-        return Stored(passed=(job.passed(f"the name does not match {name_filter!r}"),))
-    return Stored(files=(_keep(job, path, kind, size, sha256),))
+        return (job.skipped(f"the name does not match {name_filter!r}"),)
+    return (_keep(job, path, kind, size, sha256),)
 
 
 def _receive(file: IO[bytes], pieces: Iterable[bytes], max_bytes: int) -> tuple[int, str]:
@@ -280,50 +281,51 @@ def _begins_like_a_container(path: Path) -> bool:
         return file.read(8).startswith(_CONTAINERS)
 
 
-def _unpack(job: _Job, archive: Path, name_filter: str) -> Stored:
+def _unpack(job: _Job, archive: Path, name_filter: str) -> tuple[PartOutcome, ...]:
     """Every spreadsheet in a .zip as a file of its own."""
-    files: list[StoredFile] = []
-    rejected: list[RejectedFile] = []
-    passed: list[Passed] = []
+    found: list[PartOutcome] = []
     others: list[tuple[Entry, str]] = []
     wanted = _name_matches(job.part.name, name_filter)
     try:
         for entry, content in spreadsheets_in_zip(archive, job.largest, job.limits, others):
             if not (wanted or _name_matches(entry.name, name_filter)):
-                passed.append(job.passed(f"the name does not match {name_filter!r}", entry))
+                found.append(job.skipped(f"the name does not match {name_filter!r}", entry))
                 continue
             with _incoming(job.pending) as file:
                 path = Path(file.name)
                 try:
                     size, sha256 = _receive(file, iter(lambda: content.read(PIECE), b""), job.largest)  # noqa: B023 - used up within this turn
-                    files.append(_keep(job, path, kind_of(path, job.limits), size, sha256, entry))
+                    found.append(_keep(job, path, kind_of(path, job.limits), size, sha256, entry))
                 except PlainZip:
                     others.append((entry, "an archive in an archive, which is not opened"))
                 except Reject as error:
                     others.append((entry, str(error)))
     except Reject as error:
-        rejected.append(job.rejected(str(error)))
+        found.append(job.rejected(str(error)))
     for entry, reason in others:
-        if _is_declared(entry.name, ""):
-            rejected.append(job.rejected(reason, entry))
-        else:
-            passed.append(job.passed(reason, entry))
-    if not (files or rejected or passed):
-        passed.append(job.passed("an empty archive"))
-    return Stored(files=tuple(files), passed=tuple(passed), rejected=tuple(rejected))
+        judge = job.rejected if _is_declared(entry.name, "") else job.skipped
+        found.append(judge(reason, entry))
+    return tuple(found) or (job.skipped("an empty archive"),)
 
 
 def _keep(
     job: _Job, path: Path, kind: Kind, size: int, sha256: str, entry: Entry | None = None
-) -> StoredFile:
+) -> PartOutcome:
     """Give a received file its name; it is durable once the folder is."""
     member = entry.member if entry else ""
     name = safe_name(entry.name if entry else job.part.name, f"attachment.{kind}")
     target = job.path(sha256, name, member)
     path.replace(target)
     sync_folder(job.pending)
-    return StoredFile(
-        path=target, name=name, section=job.part.section, member=member, kind=kind, size=size, sha256=sha256
+    return PartOutcome(
+        verdict=Verdict.TAKEN,
+        section=job.part.section,
+        member=member,
+        name=name,
+        path=target,
+        kind=kind,
+        size=size,
+        sha256=sha256,
     )
 
 

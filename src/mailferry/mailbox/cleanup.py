@@ -6,7 +6,7 @@ import datetime as dt
 from typing import TYPE_CHECKING
 
 from mailferry import logs
-from mailferry.mailbox.ledger import arrivals, records
+from mailferry.mailbox.ledger import records
 from mailferry.mailbox.settle import put_away_left_behind
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ log = logs.of(__name__, logs.FILES)
 
 
 def tidy(work: Work) -> None:
-    """For a process among others: every host does it now and then for all its feeds, whoever polls them. Raises Retry."""
+    """For a process beside others: every host does it now and then for all its feeds. Raises Retry."""
     sweep(work, alone=False)
     expire(work)
 
@@ -25,11 +25,11 @@ def sweep(work: Work, *, alone: bool) -> None:
     """What lies in `pending` and is not needed there. `alone`: no other process works in these folders. Raises Retry."""
     if waiting := work.folders.waiting(alone=alone):
         with work.transaction() as conn:
-            jobs = arrivals.left_behind(conn, waiting)
+            jobs = records.left_behind(conn, waiting)
         for job_id in jobs:
-            put_away_left_behind(work, job_id)
+            put_away_left_behind(work.pool, work.folders, job_id, work.clock())
     with work.transaction() as conn:
-        work.folders.sweep(lambda paths: arrivals.recorded(conn, paths), alone=alone)
+        work.folders.sweep(lambda paths: records.recorded(conn, paths), alone=alone)
 
 
 def expire(work: Work) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from mailferry.config.mailbox import MarkBy
 from mailferry.errors import MailferryError, Reject
 from mailferry.mailbox.attachments import choose, store
-from mailferry.mailbox.context import open_mailbox
+from mailferry.mailbox.source.message import PartOutcome, Verdict
+from mailferry.mailbox.source.open import open_mailbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 
     from mailferry.config.mailbox_feed import MailboxFeed
     from mailferry.mailbox.source.message import Mailbox, MessageRef
+
+
+#: What each is called in the output.
+_VERDICTS = {
+    Verdict.TAKEN: "taken",
+    Verdict.IGNORED: "passed over",
+    Verdict.SKIPPED: "passed over",
+    Verdict.REJECTED: "rejected",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,45 +81,24 @@ def _message(feed: MailboxFeed, mailbox: Mailbox, ref: MessageRef, *, is_marked:
         return _verdict(ref, f"it cannot be read: {error}")
     if summary is None:
         return _verdict(ref, "it is gone")
-    parts, passed = choose(summary, feed.mailbox)
-    found = [
-        PartVerdict(section=one.section, name=one.name, verdict="passed over", reason=one.reason)
-        for one in passed
-    ]
+    parts, others = choose(summary, feed.mailbox)
+    found = list(others)
     if not is_marked:
         with tempfile.TemporaryDirectory(prefix="mailferry-") as folder:
             for part in parts:
                 try:
-                    stored = store(mailbox, ref, part, Path(folder), feed.mailbox, feed.limits)
+                    found += store(mailbox, ref, part, Path(folder), feed.mailbox, feed.limits)
                 except MailferryError as error:
                     found.append(
-                        PartVerdict(
-                            section=part.section, name=part.name, verdict="rejected", reason=str(error)
+                        PartOutcome(
+                            verdict=Verdict.REJECTED, section=part.section, name=part.name, reason=str(error)
                         )
                     )
-                    continue
-                found += [
-                    PartVerdict(
-                        section=one.section,
-                        name=one.name,
-                        verdict="taken",
-                        reason=f"a spreadsheet ({one.kind})",
-                    )
-                    for one in stored.files
-                ]
-                found += [
-                    PartVerdict(section=one.section, name=one.name, verdict="passed over", reason=one.reason)
-                    for one in stored.passed
-                ]
-                found += [
-                    PartVerdict(section=one.section, name=one.name, verdict="rejected", reason=one.reason)
-                    for one in stored.rejected
-                ]
     reason = ""
     if is_marked:
         reason = f"it is marked already (read, or as {feed.mailbox.spelled('mark')} says)"
     elif not parts:
-        reason = passed[0].reason if len({one.reason for one in passed}) == 1 else "no part of it is wanted"
+        reason = others[0].reason if len({one.reason for one in others}) == 1 else "no part of it is wanted"
     return MessageVerdict(
         uid=ref.uid,
         received=summary.received,
@@ -117,7 +106,17 @@ def _message(feed: MailboxFeed, mailbox: Mailbox, ref: MessageRef, *, is_marked:
         subject=summary.subject,
         verdict="passed over" if reason else "taken",
         reason=reason,
-        parts=tuple(found),
+        parts=tuple(map(_part, found)),
+    )
+
+
+def _part(outcome: PartOutcome) -> PartVerdict:
+    taken = outcome.verdict is Verdict.TAKEN
+    return PartVerdict(
+        section=outcome.section,
+        name=outcome.name,
+        verdict=_VERDICTS[outcome.verdict],
+        reason=f"a spreadsheet ({outcome.kind})" if taken else outcome.reason,
     )
 
 

@@ -12,8 +12,8 @@ from psycopg import sql
 
 from mailferry import database
 from mailferry.errors import MailferryError, Retry
-from mailferry.mailbox.context import open_mailbox
 from mailferry.mailbox.folders import Folders
+from mailferry.mailbox.source.open import open_mailbox
 from mailferry.mailbox.target import table
 from mailferry.mailbox.workbook.contract import clean_name
 from mailferry.mailbox.workbook.values import Column

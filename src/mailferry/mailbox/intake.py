@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mailferry import logs
 from mailferry.errors import MailferryError, Reject, Retry
-from mailferry.mailbox.attachments import DiskFault, RejectedFile, choose, safe_name, store
-from mailferry.mailbox.ledger import arrivals, records
-from mailferry.mailbox.ledger.jobs import JobState
+from mailferry.mailbox.attachments import DiskFault, choose, safe_name, store
+from mailferry.mailbox.ledger import records
 from mailferry.mailbox.search import Undecided, search
-from mailferry.mailbox.settle import mark, moved_away
+from mailferry.mailbox.settle import moved_message, settle
 from mailferry.mailbox.source.headers import parse_headers
-from mailferry.mailbox.source.message import Summary
+from mailferry.mailbox.source.message import PartOutcome, Summary, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import datetime as dt
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
+    from mailferry.config.mailbox_feed import MailboxFeed
+    from mailferry.database import Connection
     from mailferry.mailbox.context import Work
     from mailferry.mailbox.ledger.jobs import File, Job
-    from mailferry.mailbox.source.message import MessageRef, Passed, StoredFile
+    from mailferry.mailbox.source.message import Mailbox, MessageRef
 
 log = logs.of(__name__, logs.EMAIL)
 
@@ -29,22 +32,12 @@ log = logs.of(__name__, logs.EMAIL)
 WHOLE = ""
 
 
-@dataclass(kw_only=True, slots=True)
-class Taken:
-    """What was taken from one message."""
-
-    summary: Summary
-    files: list[StoredFile] = field(default_factory=list)
-    passed: list[Passed] = field(default_factory=list)
-    rejected: list[RejectedFile] = field(default_factory=list)
-
-
 def gather(work: Work) -> Iterator[Job]:
-    """Every message found that has no job yet becomes one, oldest first; gives the jobs as they are recorded.
+    """Every message found that has no job yet becomes one, oldest first; yields the jobs as they are recorded.
 
     A message that cannot be fetched holds back those behind it, as rows have to come in order: Retry. `Work.failures`
     counts such faults by message over all tries; after the last, when the mailbox is otherwise well, the message is
-    recorded as one that failed, so that it does not hold back the others for ever.
+    recorded as one that failed, so that it does not hold back the rest for ever.
 
     A message whose headers cannot be read holds back none: it may not even be wanted. At the end it is Undecided.
     """
@@ -59,7 +52,7 @@ def gather(work: Work) -> Iterator[Job]:
             raise  # never the message's fault
         except Retry as error:
             work.failures[ref] += 1
-            if work.failures[ref] <= records.MOST_RETRIES or not _well(work):
+            if work.failures[ref] <= records.MOST_RETRIES or not _is_well(work.mailbox):
                 raise
             job = _give_up(work, ref, error)
         work.failures.pop(ref, None)
@@ -73,106 +66,103 @@ def gather(work: Work) -> Iterator[Job]:
 
 def _arrive(work: Work, ref: MessageRef) -> Job | None:
     """One message's job: a new one, or the one it had under another UIDVALIDITY. None when it is gone."""
+    feed = work.feed
     header = work.mailbox.raw_header(ref)
     digest = hashlib.sha256(header).hexdigest()
     try:
         summary = work.mailbox.summary(ref)
         if summary is None or _is_known(work, summary, digest):
             return None
-        return _record(work, digest, _take(work, summary))
+        parts = take(work.mailbox, summary, feed, work.folders.pending)
+        with work.transaction() as conn:
+            return _record(conn, feed, summary, digest, parts)
     except Reject as error:
-        return _record(work, digest, _unreadable(work, ref, header, str(error)))
+        summary, parts = _unreadable(ref, header, str(error), work.clock())
+        with work.transaction() as conn:
+            return _record(conn, feed, summary, digest, parts)
 
 
 def _is_known(work: Work, summary: Summary, digest: str) -> bool:
     """Whether the message had a job under another UIDVALIDITY, which then is its job again."""
-    with work.single() as conn:
+    with work.transaction() as conn:
         known = records.find(conn, work.feed.name, summary.ref, digest, summary.received)
     if known is None:
         return False
     log.info("job %d: found again as message %s", known.id, summary.ref.uid)
-    if known.marked_at is not None and known.state in (JobState.COMPLETED, JobState.FAILED):
-        _mark_again(work, known)
+    if known.marked_at is not None and known.ended:
+        settle(work, known)  # a mailbox that was made again has lost its marks
     return True
 
 
-def _mark_again(work: Work, job: Job) -> None:
-    """A mailbox that was made anew has lost its marks."""
-    mark(work, job)
-
-
-def take(work: Work, ref: MessageRef) -> Taken | None:
-    """Fetch what may be a spreadsheet into `pending`; None when the message is gone. Raises Reject, Retry."""
-    summary = work.mailbox.summary(ref)
-    return _take(work, summary) if summary else None
-
-
-def _take(work: Work, summary: Summary) -> Taken:
-    parts, passed = choose(summary, work.feed.mailbox)
-    taken = Taken(summary=summary, passed=list(passed))
+def take(mailbox: Mailbox, summary: Summary, feed: MailboxFeed, pending: Path) -> list[PartOutcome]:
+    """What becomes of each part; what may be a spreadsheet is fetched into `pending`. Raises Reject, Retry."""
+    parts, outcomes = choose(summary, feed.mailbox)
     # Files are named by where they come from, and two feeds on one mailbox must not get hold of each other's. Mailboxes
     # find a message by the rest.
-    ref = replace(summary.ref, account=f"{work.feed.name}\0{summary.ref.account}")
-    for part in parts:
-        stored = store(work.mailbox, ref, part, work.folders.pending, work.feed.mailbox, work.feed.limits)
-        taken.files += stored.files
-        taken.passed += stored.passed
-        taken.rejected += stored.rejected
-    return taken
+    ref = replace(summary.ref, account=f"{feed.name}\0{summary.ref.account}")
+    taken = [store(mailbox, ref, part, pending, feed.mailbox, feed.limits) for part in parts]
+    return [*outcomes, *(outcome for some in taken for outcome in some)]
 
 
-def fetch_again(work: Work, job: Job, file: File) -> StoredFile:
-    """A recorded file whose copy on disk is gone. Raises Reject where the message no longer gives it, Retry."""
+def take_again(work: Work, job: Job) -> list[PartOutcome] | None:
+    """As `take`, for a message that is on record, wherever it was moved; None when it is gone."""
+    if summary := work.mailbox.summary(job.ref):
+        return take(work.mailbox, summary, work.feed, work.folders.pending)
+    with moved_message(work, job) as found:
+        if found and (summary := found[0].summary(found[1])):
+            return take(found[0], summary, work.feed, work.folders.pending)
+    return None
+
+
+def fetch_again(work: Work, job: Job, file: File) -> PartOutcome:
+    """A recorded file whose copy on disk is gone. Raises Reject where the message no longer has it, Retry."""
     try:
-        taken = take(work, job.ref) or _take_moved(work, job)
+        parts = take_again(work, job)
     except Reject as error:
         raise Reject(f"the message cannot be read: {error}") from None
-    if taken is None:
+    if parts is None:
         raise Reject("neither the file nor its message is there any more; have it sent again")
-    # The same message gives the same paths: what was already there is merely written once more.
-    for stored in taken.files:
-        if (stored.section, stored.member) == (file.section, file.member):
-            return stored
-    for rejected in taken.rejected:
-        if (rejected.section, rejected.member) == (file.section, file.member):
-            raise Reject(rejected.reason)
+    # The same message leads to the same paths: what was already there is merely written again.
+    for part in parts:
+        if (part.section, part.member) == (file.section, file.member):
+            if part.verdict is Verdict.TAKEN:
+                return part
+            if part.verdict is Verdict.REJECTED:
+                raise Reject(part.reason)
     raise Reject("the message no longer holds it as a spreadsheet that is wanted")
 
 
-def _take_moved(work: Work, job: Job) -> Taken | None:
-    with moved_away(work, job) as found:
-        return take(replace(work, mailbox=found[0]), found[1]) if found else None
-
-
-def _record(work: Work, digest: str, taken: Taken) -> Job:
-    feed, summary = work.feed, taken.summary
-    with work.transaction() as conn:
-        job = records.record(
-            conn, feed.name, summary, digest, target=feed.target_table, files=taken.files, passed=taken.passed
-        )
-        if job.state is JobState.PENDING:
-            arrivals.reject(conn, job.id, taken.rejected)
-    what = [f"{len(taken.files)} to load"]
-    if taken.rejected:
-        what.append(f"{len(taken.rejected)} rejected")
-    if taken.passed:
-        what.append(f"{len(taken.passed)} parts passed over")
+def _record(
+    conn: Connection, feed: MailboxFeed, summary: Summary, digest: str, parts: Sequence[PartOutcome]
+) -> Job:
+    job = records.record(conn, feed.name, summary, digest, target=feed.target_table, parts=parts)
+    counts = {verdict: sum(part.verdict is verdict for part in parts) for verdict in Verdict}
     log.info(
         "job %d: message %s from %s, %r: %s",
         job.id,
         summary.ref.uid,
-        summary.sender or "nobody",
+        summary.sender or "an unnamed sender",
         summary.subject,
-        ", ".join(what),
+        ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "no parts",
     )
-    for part in taken.passed:
-        log.debug("job %d: part %s %r passed over: %s", job.id, part.section, part.name, part.reason)
-    for file in taken.rejected:
-        log.error("job %d: %s rejected: %s", job.id, file.name, file.reason)
+    for part in parts:
+        if part.verdict is Verdict.REJECTED:
+            log.error("job %d: %s rejected: %s", job.id, part.name, part.reason)
+        elif part.reason:
+            log.debug(
+                "job %d: part %s %r %s: %s",
+                job.id,
+                part.section,
+                part.name,
+                part.verdict,
+                part.reason,
+            )
     return job
 
 
-def _unreadable(work: Work, ref: MessageRef, header: bytes, reason: str) -> Taken:
+def _unreadable(
+    ref: MessageRef, header: bytes, reason: str, now: dt.datetime
+) -> tuple[Summary, list[PartOutcome]]:
     """A message of which nothing can be taken, as a whole on record."""
     said = parse_headers(header)
     summary = Summary(
@@ -180,25 +170,26 @@ def _unreadable(work: Work, ref: MessageRef, header: bytes, reason: str) -> Take
         subject=said.subject,
         sender=said.sender,
         message_id=said.message_id,
-        received=work.clock(),
+        received=now,
         size=0,
         parts=(),
     )
     name = safe_name(said.subject, "message")
-    return Taken(summary=summary, rejected=[RejectedFile(section=WHOLE, name=name, member="", reason=reason)])
+    return summary, [PartOutcome(verdict=Verdict.REJECTED, section=WHOLE, name=name, reason=reason)]
 
 
 def _give_up(work: Work, ref: MessageRef, error: Retry) -> Job:
     header = work.mailbox.raw_header(ref)
     log.error("message %s is given up: %s", ref.uid, error)
-    digest = hashlib.sha256(header).hexdigest()
-    return _record(work, digest, _unreadable(work, ref, header, f"it could not be fetched: {error}"))
+    summary, parts = _unreadable(ref, header, f"it could not be fetched: {error}", work.clock())
+    with work.transaction() as conn:
+        return _record(conn, work.feed, summary, hashlib.sha256(header).hexdigest(), parts)
 
 
-def _well(work: Work) -> bool:
+def _is_well(mailbox: Mailbox) -> bool:
     """Whether the mailbox works apart from that one message."""
     try:
-        work.mailbox.find()
+        mailbox.find()
     except MailferryError:
         return False
     return True

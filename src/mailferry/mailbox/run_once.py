@@ -1,4 +1,4 @@
-"""One run of one mailbox, start to end. The only file that knows the whole story.
+"""`mailferry load`: the steps of the service (`turns`) for one feed, until nothing is due.
 
 find, choose, store, record (`intake`) -> read, load (`load`) -> put away, mark (`settle`). Any crash is repaired
 by running again: the ledger knows every job, a message is marked only after the commit that holds its rows, and what
@@ -8,23 +8,25 @@ was stored but not recorded is fetched again under the same name.
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mailferry import logs
+from mailferry import database, logs
 from mailferry.clock import local_now
-from mailferry.errors import MailferryError, Retry
+from mailferry.errors import MailferryError, Retry, Stop
 from mailferry.mailbox.cleanup import expire, sweep
-from mailferry.mailbox.context import only_runner, opened
 from mailferry.mailbox.folders import Folders
-from mailferry.mailbox.intake import gather
-from mailferry.mailbox.ledger import arrivals, leases, records
+from mailferry.mailbox.ledger import admin, leases, records
 from mailferry.mailbox.ledger.jobs import JobState
-from mailferry.mailbox.load import process
+from mailferry.mailbox.pool import MailPool
 from mailferry.mailbox.search import Undecided
 from mailferry.mailbox.settle import settle_rest
+from mailferry.mailbox.source.message import Unreachable
+from mailferry.mailbox.turns import StepResult, load_next, poll
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
@@ -32,19 +34,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mailferry.config.mailbox_feed import MailboxFeed
-    from mailferry.mailbox.context import Work
     from mailferry.mailbox.ledger.jobs import Details
     from mailferry.mailbox.source.message import MessageRef
+
+    _Failures = defaultdict[str, Counter[MessageRef]]
 
 log = logs.of(__name__, logs.EMAIL)
 
 #: Seconds that a run waits for a job's next attempt; one that is further off is left to the next run.
-_WAIT = 10.0
+_WAIT = 8.0
 
 
 @dataclass(kw_only=True, slots=True)
 class Run:
-    """What one run came to."""
+    """The result of one run."""
 
     feed: str
     #: "done", "skipped" (another run is at it), "stopped" (asked to), "failed" (a passing fault that did not pass),
@@ -88,7 +91,7 @@ def run(
         folders.prepare()
         with folders.alone() as alone:
             if alone:
-                _tries(feed, folders, result, stop, clock)
+                _tries(feed, result, stop, clock)
             else:
                 _skip(result, f"another process works in {folders.base}")
     except Retry as error:
@@ -107,26 +110,30 @@ def _skip(result: Run, why: str) -> None:
     log.info("%s: skipped, %s", result.feed, why)
 
 
-def _tries(
-    feed: MailboxFeed,
-    folders: Folders,
-    result: Run,
-    stop: threading.Event,
-    clock: Callable[[], dt.datetime],
-) -> None:
-    failures: Counter[MessageRef] = Counter()
+def _tries(feed: MailboxFeed, result: Run, stop: threading.Event, clock: Callable[[], dt.datetime]) -> None:
+    failures: _Failures = defaultdict(Counter)
+    worker_id = f"{socket.gethostname()}:{os.getpid()}"
     attempt = 0
     while True:
         before = len(result.jobs)
         try:
-            with opened(feed, folders, clock=clock, stop=stop) as work:
-                result.reached = True
-                work.failures = failures
-                with only_runner(work) as alone:
-                    if alone:
-                        _once(work, result)
-                    else:
-                        _skip(result, "another host is running it")
+            with (
+                database.connect(feed.database) as pool,
+                MailPool(
+                    {feed.name: feed},
+                    pool,
+                    worker_id=worker_id,
+                    stop=stop,
+                    clock=clock,
+                    failures=failures,
+                    alone=True,
+                ) as mail,
+                leases.only_run(pool, feed.name) as alone,
+            ):
+                if alone:
+                    _once(mail, feed.name, result)
+                else:
+                    _skip(result, "another host is running it")
         except Retry as error:
             # What gets on a little is not at its end.
             attempt = 1 if len(result.jobs) > before else attempt + 1
@@ -140,65 +147,73 @@ def _tries(
             return
 
 
-def _once(work: Work, result: Run) -> None:
-    with work.transaction() as conn:
-        arrivals.resume(conn, work.feed.name)
+def _once(mail: MailPool, feed: str, result: Run) -> None:
+    def recorded(_job: object) -> None:
+        result.arrived += 1
+
     undecided: list[str] = []
     try:
-        for _ in gather(work):
-            result.arrived += 1
+        poll(mail, feed, recorded)
     except Undecided as error:
         undecided.append(str(error))
-    except Retry:
+    except MailferryError as error:
+        result.reached |= not isinstance(error, Unreachable)
         # What is recorded need not wait for the mailbox.
-        with contextlib.suppress(Retry):
-            _work_off(work, result)
+        with contextlib.suppress(MailferryError):
+            _load_all(mail, feed, result)
         raise
-    sweep(work, alone=True)
-    settle_rest(work)
-    held_back = _work_off(work, result)
-    result.troubles = [*undecided, *held_back, *settle_rest(work)]
-    expire(work)
+    result.reached = True
+    with mail.acquire(feed) as work:
+        sweep(work, alone=True)
+    _load_all(mail, feed, result)
+    with mail.acquire(feed) as work:
+        unsettled = settle_rest(work)
+        expire(work)
+    ended = (details.job for details in result.jobs.values() if details.job.ended)
+    if unsettled and any(job.marked_at is None for job in ended):
+        raise Retry("; ".join(unsettled))
+    result.troubles = [*undecided, *_held_back(mail, feed), *unsettled]
 
 
-def _work_off(work: Work, result: Run) -> list[str]:
-    """Every job that is due; a short wait for one whose next attempt is near. Gives what of others holds back the rest."""
-    overdue = False
-    while not work.stop.is_set():
-        with work.transaction() as conn:
-            # We are the only run of this feed: what such a one has in progress is left over from a crash.
-            held = leases.claim(conn, runner=work.runner, feed=work.feed.name, take_over=True)
-            wait = None if held else arrivals.first_due(conn, work.feed.name)
-        if held:
-            try:
-                process(work, held)
-            finally:
-                with contextlib.suppress(Retry):
-                    _note(work, result, held.job.id)
-        elif wait is not None and 0 < wait <= _WAIT:
-            work.stop.wait(wait)
-        elif wait is not None and wait <= 0 and not overdue:
-            # Due since a moment ago; if it cannot be claimed now either, another feed's job holds it back.
-            overdue = True
-            continue
-        else:
-            return [] if wait is None else _left(work)
-        overdue = False
-    return []
+def _load_all(mail: MailPool, feed: str, result: Run) -> None:
+    """Every job that is due; a short wait for one whose next attempt is near."""
+    while not mail.stop.is_set():
+        with database.transaction(mail.pool) as conn:
+            due = leases.due(conn, [feed], reclaim=True)
+        waits = [wait if wait > 0 else _load_table(mail, feed, target, result) for target, wait in due]
+        nearest = min(filter(None, waits), default=None)
+        if nearest is None:
+            return
+        if nearest > _WAIT:
+            log.info("%s: jobs are left for a later run", feed)
+            return
+        mail.stop.wait(nearest)
 
 
-def _left(work: Work) -> list[str]:
+def _load_table(mail: MailPool, feed: str, target: str, result: Run) -> float:
+    """The jobs of a table that are due; seconds until the next one is, 0 where there is none."""
+    while not mail.stop.is_set():
+        step = load_next(mail, target, [feed])
+        if step.job:
+            _note(mail, result, step.job.id)
+        if step.result is StepResult.BLOCKED:
+            raise Stop(step.why)
+        if step.result is not StepResult.WORKED:
+            return step.wait or 0
+    return 0
+
+
+def _held_back(mail: MailPool, feed: str) -> list[str]:
     """Why jobs are left for a later run, where another feed has to do something about it."""
-    log.info("%s: jobs are left for a later run", work.feed.name)
-    with work.transaction() as conn:
-        held_back = arrivals.held_back(conn, work.feed.name)
+    with database.transaction(mail.pool) as conn:
+        held_back = leases.held_back(conn, feed)
     for trouble in held_back:
-        log.error("%s: %s", work.feed.name, trouble)
+        log.error("%s: %s", feed, trouble)
     return held_back
 
 
-def _note(work: Work, result: Run, job_id: int) -> None:
-    with work.transaction() as conn:
-        details = records.show(conn, job_id)
+def _note(mail: MailPool, result: Run, job_id: int) -> None:
+    with database.transaction(mail.pool) as conn:
+        details = admin.show(conn, job_id)
     if details:
         result.jobs[job_id] = details

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mailferry import logs
 from mailferry.errors import Retry
-from mailferry.mailbox.ledger import arrivals, strangers
+from mailferry.mailbox.ledger import records, strangers
 from mailferry.mailbox.source.matcher import Look, Matcher
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def search(work: Work) -> Look:
     with work.transaction() as conn:
         known = strangers.known(conn, feed, view)
         strangers.forget(conn, feed, view, known - {ref.uid for ref in unmarked})
-        new = arrivals.unknown(conn, feed, [ref for ref in unmarked if ref.uid not in known])
+        new = records.unknown(conn, feed, [ref for ref in unmarked if ref.uid not in known])
     wanted: list[Head] = []
     unreadable: list[Head] = []
     for start in range(0, len(new), _BATCH):

@@ -1,7 +1,8 @@
-"""What a worker of the service does, one turn at a time: a look into a mailbox, or a job of a table."""
+"""What a process does for mailbox feeds, one step at a time: a look into a mailbox, or a job of a table."""
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING
 from mailferry import database, logs
 from mailferry.errors import MailferryError, Stop
 from mailferry.mailbox.intake import gather
-from mailferry.mailbox.ledger import arrivals, records
-from mailferry.mailbox.ledger.jobs import OutOfReach
-from mailferry.mailbox.load import as_it_is, attempt
+from mailferry.mailbox.ledger import leases, records
+from mailferry.mailbox.ledger.rows import job_of
+from mailferry.mailbox.load import load_job
 from mailferry.mailbox.settle import settle, settle_rest
 from mailferry.mailbox.source.imap_connection import Dropped
+from mailferry.mailbox.source.message import Unreachable
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
@@ -21,17 +23,17 @@ if TYPE_CHECKING:
 
     from mailferry.mailbox.context import Work
     from mailferry.mailbox.ledger.jobs import Job
-    from mailferry.mailbox.pool import Stations
+    from mailferry.mailbox.pool import MailPool
 
 log = logs.of(__name__, logs.FILES)
 
-#: Seconds to wait for a job that is due and was in somebody's hands this moment.
+#: Seconds to wait for a job that is due and that another process had this moment.
 _MOMENT = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Polled:
-    """What one look into a mailbox came to."""
+    """The result of one look into a mailbox."""
 
     #: Messages that were recorded.
     arrived: int
@@ -39,29 +41,33 @@ class Polled:
     troubles: tuple[str, ...]
 
 
-def poll(work: Work, on_recorded: Callable[[Job], object] = lambda _job: None) -> Polled:
+def poll(mail: MailPool, feed: str, on_recorded: Callable[[Job], object] = lambda _job: None) -> Polled:
     """Record what has arrived, oldest first, and settle what earlier work has left.
 
     `on_recorded` is called with each job as soon as it can be claimed, so that loading need not wait for the rest. Raises
     Retry, for the caller to try again after 1, 2 and 4 seconds, and Stop; what was recorded by then stays.
     """
-    with work.transaction() as conn:
-        arrivals.resume(conn, work.feed.name)
-    arrived = 0
-    for job in gather(work):
-        arrived += 1
-        on_recorded(job)
-    return Polled(arrived=arrived, troubles=tuple(settle_rest(work, work.lease)))
+    with mail.acquire(feed) as work:
+        with work.transaction() as conn:
+            leases.resume(conn, feed)
+        arrived = 0
+        for job in gather(work):
+            arrived += 1
+            on_recorded(job)
+        mail.note_reached(feed, reached=True)
+        # A job that ended within the lease may be settled by its worker at this moment.
+        ago = dt.timedelta(0) if mail.alone else mail.lease
+        return Polled(arrived=arrived, troubles=tuple(settle_rest(work, ago)))
 
 
-class Turn(StrEnum):
-    """What became of a turn at a table."""
+class StepResult(StrEnum):
+    """What became of a step at a table."""
 
-    #: A job was done or attempted, as it is told by `Step.job`.
+    #: A job was done or attempted: `Step.job`.
     WORKED = "worked"
     #: The table has no job that waits.
     NOTHING = "nothing"
-    #: The next job is due, or its runner's lease over, in `Step.wait` seconds.
+    #: The next job is due, or its worker's lease over, in `Step.wait` seconds.
     LATER = "later"
     #: The next job is another process's to do; `Step.why` says whose.
     HELD_BACK = "held back"
@@ -71,66 +77,74 @@ class Turn(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One turn at a table."""
+    """One step at a table."""
 
-    turn: Turn
+    result: StepResult
     #: The job that was attempted, as it is afterwards.
     job: Job | None = None
-    #: Seconds, more than 0, after which to come again; None where that is told by other events.
+    #: Seconds, more than 0, after which to come again; None after WORKED and NOTHING.
     wait: float | None = None
     #: For people. After WORKED: why the message is not marked yet, or "".
     why: str = ""
 
 
-def load_next(stations: Stations, target: str, feeds: Collection[str]) -> Step:
-    """Do the table's next job, if it is due and one of these feeds'; tells what comes otherwise.
+def load_next(mail: MailPool, target: str, feeds: Collection[str]) -> Step:
+    """Do the table's next job, if it is due and one of these feeds'; else say what comes next.
 
-    `target` as `arrivals.due` and `Job.target` name it. A job that fails has that on record: no error is raised for
+    `target` as `leases.due` and `Job.target` name it. A job that fails has that on record: no error is raised for
     it. Raises Retry where the ledger cannot be reached, Stop where folders cannot be used.
     """
-    ready = stations.ready(feeds)
-    held = stations.claim(target, ready)
+    usable = mail.usable(feeds)
+    held = mail.claim(target, usable)
     if held is None:
-        return _what_comes(stations, target, feeds, ready)
+        return _what_comes(mail, target, feeds, usable)
     ids = logs.bound(feed=held.job.feed, job=held.job.id)
-    with ids, stations.working(held), stations.lend(held.job.feed) as work:
+    with ids, mail.working(held), mail.acquire(held.job.feed) as work:
         try:
-            job = attempt(work, held)
+            job = load_job(work, held)
         except Stop as error:
             wait = records.AFTER_STOP.total_seconds()
-            return Step(turn=Turn.BLOCKED, job=as_it_is(work, held.job), wait=wait, why=mask(str(error)))
+            return Step(
+                result=StepResult.BLOCKED, job=_as_it_is(work, held.job), wait=wait, why=mask(str(error))
+            )
         if job is None:
-            return Step(turn=Turn.WORKED, job=as_it_is(work, held.job))
-        why = _settle(stations, work, job) if job.ended else ""
-        return Step(turn=Turn.WORKED, job=job, why=why)
+            return Step(result=StepResult.WORKED, job=_as_it_is(work, held.job))
+        why = _settle(mail, work, job) if job.ended else ""
+        return Step(result=StepResult.WORKED, job=job, why=why)
 
 
-def _settle(stations: Stations, work: Work, job: Job) -> str:
-    """Put away and mark, unless the mailbox is away: the next poll that reaches it does the rest. Why that is so, or ""."""
+def _as_it_is(work: Work, job: Job) -> Job:
+    """The job as the ledger has it now."""
+    with work.transaction() as conn:
+        return job_of(conn, job.id) or job
+
+
+def _settle(mail: MailPool, work: Work, job: Job) -> str:
+    """Put away and mark, unless the mailbox is unreachable: the next poll does the rest. Why that is so, or ""."""
     feed = work.feed.name
-    if stations.away(feed):
-        return "its mailbox is away"
+    if mail.is_unreachable(feed):
+        return "its mailbox is unreachable"
     try:
         settle(work, job)
     except MailferryError as error:
-        if isinstance(error, OutOfReach | Dropped | Stop):
-            stations.found_away(feed)
+        if isinstance(error, Unreachable | Dropped | Stop):
+            mail.note_reached(feed, reached=False)
         log.warning("job %d: not settled yet, the next poll does it: %s", job.id, error)
         return mask(str(error))
     return ""
 
 
-def _what_comes(stations: Stations, target: str, feeds: Collection[str], ready: Collection[str]) -> Step:
-    with database.transaction(stations.pool) as conn:
-        first = arrivals.first_of(conn, target)
+def _what_comes(mail: MailPool, target: str, feeds: Collection[str], usable: Collection[str]) -> Step:
+    with database.transaction(mail.pool) as conn:
+        first = leases.first_of(conn, target)
     if first is None:
-        return Step(turn=Turn.NOTHING)
+        return Step(result=StepResult.NOTHING)
     wait = max(first.wait, _MOMENT)
     what = f"job {first.job_id} of feed {first.feed!r} comes first for {target}"
     if first.feed not in feeds:
-        return Step(turn=Turn.HELD_BACK, wait=wait, why=f"{what}, and is done where that feed is run")
-    if first.feed not in ready:
-        return Step(
-            turn=Turn.HELD_BACK, wait=wait, why=f"{what}, and a `mailferry load` works in its folders"
-        )
-    return Step(turn=Turn.LATER, wait=wait, why=what)
+        why = f"{what}, and is done where that feed is run"
+    elif first.feed not in usable:
+        why = f"{what}, and a `mailferry load` works in its folders"
+    else:
+        return Step(result=StepResult.LATER, wait=wait, why=what)
+    return Step(result=StepResult.HELD_BACK, wait=wait, why=why)

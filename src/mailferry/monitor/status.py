@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from mailferry import database
 from mailferry.errors import MailferryError
-from mailferry.mailbox.ledger import records
+from mailferry.mailbox.ledger import admin
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _ask(conn: Connection, status: Status, now: datetime, events: Sequence[Event
             status.queue.setdefault(name, {})[state] = count
     for feed in status.feeds:
         if feed.kind == "mailbox":
-            feed.statistics = records.statistics(conn, now, feed.name)
+            feed.statistics = admin.statistics(conn, now, feed.name)
 
 
 def _fill(feed: FeedStatus, row: dict[str, Any], now: datetime) -> None:

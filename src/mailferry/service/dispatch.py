@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mailferry import database
 from mailferry.clock import local_zone
-from mailferry.mailbox.ledger import arrivals
+from mailferry.mailbox.ledger import leases
 
 if TYPE_CHECKING:
     from mailferry.database import Pool
@@ -59,4 +59,4 @@ class Dispatcher:
     def _loads(self) -> list[tuple[str, float]]:
         """Tables that this host has something to load into, and in how many seconds."""
         with database.transaction(self._pool) as conn:
-            return arrivals.due(conn, self._plan.mailboxes_here())
+            return leases.due(conn, self._plan.mailboxes_here())

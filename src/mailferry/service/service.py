@@ -135,7 +135,7 @@ class Service:
     async def _work(self, stack: contextlib.AsyncExitStack, where: dict[str, Any]) -> None:
         """Open everything, work, and close it again in `CLOSING` seconds, whatever hangs. Raises Retry."""
         from mailferry.events.connections import Connections
-        from mailferry.mailbox.pool import Stations
+        from mailferry.mailbox.pool import MailPool
 
         configuration = self._configuration
         plan = Plan(configuration=configuration, host=host_name(configuration))
@@ -154,11 +154,11 @@ class Service:
         pool = await asyncio.to_thread(pooled.__enter__)
         app = queue.make_app(where, settings.max_concurrent_feeds, watched)
         connections = Connections()
-        stations = Stations(plan.mailboxes, pool, runner=runner_of(plan.host), stop=self._thread_stop)
+        mail = MailPool(plan.mailboxes, pool, worker_id=runner_of(plan.host), stop=self._thread_stop)
         stack.push_async_callback(
             _close,
             watched,
-            asyncio.to_thread(stations.close),
+            asyncio.to_thread(mail.close),
             app.close_async(),
             connections.close(),
             asyncio.to_thread(pooled.__exit__, None, None, None),
@@ -175,7 +175,7 @@ class Service:
             plan,
             connections=connections,
             pool=pool,
-            stations=stations,
+            mail=mail,
             threads=threads,
             stop=self._stop,
             thread_stop=self._thread_stop,
@@ -193,8 +193,8 @@ class Service:
             tasks,
             watched=watched,
             dispatcher=Dispatcher(store, plan, tasks, pool),
-            watches=Watches(store, plan, tasks, stations),
-            stations=stations,
+            watches=Watches(store, plan, tasks, mail),
+            mail=mail,
             notifier=self._notifier,
             slots={
                 queue.EVENTS: settings.max_concurrent_feeds,

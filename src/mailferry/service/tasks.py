@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mailferry.database import Pool
     from mailferry.events.connections import Connections
     from mailferry.mailbox.ledger.jobs import Job
-    from mailferry.mailbox.pool import Stations
+    from mailferry.mailbox.pool import MailPool
     from mailferry.service.plan import Plan
     from mailferry.service.store import Begun, Store
 
@@ -53,7 +53,7 @@ class Tasks:
         *,
         connections: Connections,
         pool: Pool,
-        stations: Stations,
+        mail: MailPool,
         threads: Executor,
         stop: asyncio.Event,
         thread_stop: threading.Event,
@@ -63,7 +63,7 @@ class Tasks:
         self._plan = plan
         self._connections = connections
         self._pool = pool
-        self._stations = stations
+        self._mail = mail
         self._threads = threads
         self._stop = stop
         self._thread_stop = thread_stop
@@ -178,26 +178,26 @@ class Tasks:
 
     async def _load_one(self, target: str) -> bool:
         """Whether there may be another one; when the next is due the dispatcher knows."""
-        from mailferry.mailbox.turns import Turn, load_next
+        from mailferry.mailbox.turns import StepResult, load_next
 
         try:
-            step = await self._in_thread(load_next, self._stations, target, self._plan.loaders(target))
+            step = await self._in_thread(load_next, self._mail, target, self._plan.loaders(target))
         except MailferryError as error:
             load_log.warning("%s: %s", target, error)
             return False
-        if step.turn is Turn.BLOCKED:
+        if step.result is StepResult.BLOCKED:
             load_log.error("%s: %s", target, step.why)
-        if step.turn is Turn.WORKED and step.why and step.job:
+        if step.result is StepResult.WORKED and step.why and step.job:
             # Its rows are in, its message is not marked: only a look into the mailbox does that now.
             self._spawn(self._store.reschedule(step.job.feed, UNMARKED))
-        return step.turn is Turn.WORKED
+        return step.result is StepResult.WORKED
 
     async def tidy(self) -> None:
         """Clean up the folders of this host's mailbox feeds: retention, and what crashes have left."""
         from mailferry.mailbox.cleanup import tidy
 
         def put_in_order(name: str) -> None:
-            with self._stations.lend(name) as work:
+            with self._mail.acquire(name) as work:
                 tidy(work)
 
         for name in self._plan.mailboxes_here():
@@ -295,14 +295,12 @@ class Tasks:
     async def _poll(self, name: str) -> Ended:
         from mailferry.mailbox.turns import poll
 
-        def look() -> tuple[str, ...]:
-            with self._stations.lend(name) as work:
-                return poll(work, self._recorded).troubles
-
-        troubles = await self._in_thread(look)
+        polled = await self._in_thread(poll, self._mail, name, self._recorded)
         if self._thread_stop.is_set():
             return Ended(status="stopped")
-        return Ended(status="failed" if troubles else "completed", error="; ".join(map(mask, troubles)))
+        return Ended(
+            status="failed" if polled.troubles else "completed", error="; ".join(map(mask, polled.troubles))
+        )
 
     async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """With the ids of this task's log lines."""

@@ -11,7 +11,7 @@ from mailferry import logs
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
-    from mailferry.mailbox.pool import Stations
+    from mailferry.mailbox.pool import MailPool
     from mailferry.mailbox.source.watch import Watcher
     from mailferry.service.plan import Plan
     from mailferry.service.store import Store
@@ -25,11 +25,11 @@ LEASE = timedelta(seconds=30)
 class Watches:
     """This worker's watchers. They only trigger the poll; what they miss, the scheduled poll finds."""
 
-    def __init__(self, store: Store, plan: Plan, tasks: Tasks, stations: Stations) -> None:
+    def __init__(self, store: Store, plan: Plan, tasks: Tasks, mail: MailPool) -> None:
         self._store = store
         self._plan = plan
         self._tasks = tasks
-        self._stations = stations
+        self._mail = mail
         self._watchers: dict[str, Watcher] = {}
         self._states: dict[str, str] = {}
 
@@ -52,10 +52,10 @@ class Watches:
         await asyncio.gather(*(self._drop(name) for name in list(self._watchers)))
 
     def _start(self, name: str) -> Watcher:
-        from mailferry.mailbox.source.watch import watcher
+        from mailferry.mailbox.source.open import watcher
 
         feed = self._plan.mailboxes[name]
-        started = watcher(feed.mailbox, lambda: self._tasks.news(name), tokens=self._stations.tokens(name))
+        started = watcher(feed.mailbox, lambda: self._tasks.news(name), tokens=self._mail.tokens(name))
         with logs.bound(feed=name):
             started.start()
         return started

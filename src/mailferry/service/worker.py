@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from procrastinate.jobs import Job
     from procrastinate.worker import Worker
 
-    from mailferry.mailbox.pool import Stations
+    from mailferry.mailbox.pool import MailPool
     from mailferry.service.connections import WatchedConnections
     from mailferry.service.dispatch import Dispatcher
     from mailferry.service.notify import Notifier
@@ -59,7 +59,7 @@ class ServiceWorker:
         watched: WatchedConnections,
         dispatcher: Dispatcher,
         watches: Watches,
-        stations: Stations,
+        mail: MailPool,
         notifier: Notifier,
         slots: dict[str, int],
         stop: asyncio.Event,
@@ -74,7 +74,7 @@ class ServiceWorker:
         self._watched = watched
         self._dispatcher = dispatcher
         self._watches = watches
-        self._stations = stations
+        self._mail = mail
         self._notifier = notifier
         self._slots = slots
         self._stop = stop
@@ -126,7 +126,7 @@ class ServiceWorker:
             worker.stop()  # type: ignore[no-untyped-call] # the library has no types there
         ending: list[asyncio.Future[None]] = [asyncio.ensure_future(self._watches.close()), *workers]
         await asyncio.wait(ending, timeout=GRACE)
-        if self._stations.held or self._tasks.running:
+        if self._mail.claims or self._tasks.running:
             log.warning("released: %s", ", ".join(self._tasks.running.values()) or "a job")
             handing = asyncio.ensure_future(self._release())
             await asyncio.wait([handing, *workers], timeout=RELEASE)
@@ -134,7 +134,7 @@ class ServiceWorker:
             task.cancel()
 
     async def _release(self) -> None:
-        await asyncio.to_thread(self._stations.hand_back, RELEASE)
+        await asyncio.to_thread(self._mail.release_claims, RELEASE)
 
     async def _again(self, name: str, work: Callable[[], Awaitable[float | None]]) -> None:
         """Repeat `work`, which returns the seconds until the next time. Errors are logged, and tried again with growing pauses."""
@@ -228,7 +228,7 @@ class ServiceWorker:
 
     async def _watch(self) -> float:
         await self._watches.tick()
-        await asyncio.to_thread(self._stations.rest)
+        await asyncio.to_thread(self._mail.close_idle)
         return WATCH
 
     async def _tidy_folders(self) -> float:

@@ -1,4 +1,4 @@
--- The ledger's statements; see mailbox/ledger/records.py for what each promises.
+-- What a run writes about messages and their files, and asks; see mailbox/ledger/records.py for what each promises.
 
 -- name: find
 -- Two copies of a message have the same header: each job is bound to one of them. A header without date and number may
@@ -101,31 +101,6 @@ SET state = CASE WHEN EXISTS (SELECT 1 FROM mailferry.files WHERE job_id = %(id)
 WHERE id = %(id)s
 RETURNING *
 
--- name: cancel
-UPDATE mailferry.jobs
-SET state = 'cancelled', fence = fence + 1, lease_until = NULL, finished_at = clock_timestamp()
-WHERE id = %(id)s AND state IN ('pending', 'in_progress')
-RETURNING *
-
--- name: retry
-UPDATE mailferry.jobs AS j
-SET state = 'pending', attempts = 0, next_attempt_at = clock_timestamp(), finished_at = NULL, marked_at = NULL,
-    error_kind = NULL, error = NULL
-WHERE j.id = %(id)s
-  AND (j.state IN ('failed', 'cancelled', 'pending')
-       OR j.state = 'completed' AND EXISTS (
-           SELECT 1 FROM mailferry.files
-           WHERE job_id = j.id AND (state IN ('rejected', 'failed') OR state = 'loaded' AND rejected > 0)))
-RETURNING *
-
--- name: retry_files
-UPDATE mailferry.files SET state = 'pending', error = NULL, finished_at = NULL
-WHERE job_id = %(id)s AND (state IN ('rejected', 'failed') OR state = 'loaded' AND rejected > 0)
-
--- name: forget_rejected_of_job
-DELETE FROM mailferry.rejected_rows AS r USING mailferry.files AS f
-WHERE r.file_id = f.id AND f.job_id = %(id)s AND f.state = 'pending'
-
 -- name: forget_rejected
 DELETE FROM mailferry.rejected_rows AS r USING mailferry.files AS f, mailferry.jobs AS j
 WHERE r.file_id = f.id AND j.id = f.job_id AND j.feed = %(feed)s AND f.finished_at < %(before)s
@@ -141,46 +116,40 @@ WHERE feed = %(feed)s AND marked_at IS NULL AND state IN ('completed', 'failed')
   AND finished_at <= clock_timestamp() - %(ago)s::interval
 ORDER BY received, id
 
--- name: job
-SELECT * FROM mailferry.jobs WHERE id = %(id)s
-
--- name: jobs
-SELECT * FROM mailferry.jobs
-WHERE (%(feed)s::text IS NULL OR feed = %(feed)s) AND (%(state)s::text IS NULL OR state = %(state)s)
-  AND (%(since)s::timestamptz IS NULL OR recorded_at >= %(since)s)
-  AND (%(text)s::text IS NULL OR strpos(lower(concat_ws(E'\n', subject, sender, message_id)), lower(%(text)s)) > 0)
-ORDER BY received DESC, id DESC LIMIT %(limit)s
-
 -- name: files
 SELECT id, job_id, section, member, name, path, kind, size, sha256, content_sha256, state, target, duplicate_of,
        rows_read AS "read", inserted, updated, unchanged, rejected, superseded, warnings, error, finished_at
 FROM mailferry.files WHERE job_id = ANY(%(ids)s) ORDER BY job_id, id
 
--- name: passed
-SELECT section, name, reason FROM mailferry.passed_parts WHERE job_id = %(id)s ORDER BY ordinal
+-- name: known
+SELECT uid FROM mailferry.jobs
+WHERE feed = %(feed)s AND account = %(account)s AND folder = %(folder)s
+  AND uidvalidity = %(uidvalidity)s AND uid = ANY(%(uids)s)
+
+-- name: reject_file
+INSERT INTO mailferry.files (job_id, section, member, name, path, kind, size, sha256, state, error, finished_at)
+VALUES (%(job_id)s, %(section)s, %(member)s, %(name)s, '', %(kind)s, 0, '', 'rejected', %(reason)s, clock_timestamp())
+ON CONFLICT (job_id, section, member) DO UPDATE SET error = excluded.error WHERE files.sha256 = ''
+
+-- name: drop_whole
+DELETE FROM mailferry.files WHERE job_id = %(job_id)s AND section = '' AND state = 'pending'
+
+-- name: refetched
+UPDATE mailferry.files SET path = %(path)s, kind = %(kind)s, size = %(size)s, sha256 = %(sha256)s
+WHERE id = %(id)s AND state = 'pending'
+
+-- name: recorded_paths
+-- A cancelled job that is wanted after all fetches its files again.
+SELECT f.path FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
+WHERE f.path = ANY(%(paths)s) AND j.state <> 'cancelled'
+
+-- name: left_behind
+-- Jobs that have ended and are marked, with files that another host could not put away for this one.
+SELECT DISTINCT f.job_id FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
+WHERE f.path = ANY(%(paths)s) AND j.state IN ('completed', 'failed') AND j.marked_at IS NOT NULL
+
+-- name: job
+SELECT * FROM mailferry.jobs WHERE id = %(id)s
 
 -- name: rejected
 SELECT sheet, "row", "column", value, reason FROM mailferry.rejected_rows WHERE file_id = %(file_id)s ORDER BY id LIMIT %(limit)s
-
--- name: statistics
-SELECT count(*) FILTER (WHERE j.state = 'completed') AS completed,
-       count(*) FILTER (WHERE j.state = 'failed') AS failed,
-       coalesce(sum(f.files), 0)::bigint AS files,
-       coalesce(sum(f.errors), 0)::bigint AS errors,
-       coalesce(sum(f."read"), 0)::bigint AS rows_read,
-       coalesce(sum(f.inserted), 0)::bigint AS inserted,
-       coalesce(sum(f.updated), 0)::bigint AS updated,
-       coalesce(sum(f.unchanged), 0)::bigint AS unchanged,
-       coalesce(sum(f.rejected), 0)::bigint AS rejected,
-       extract(epoch FROM avg(j.finished_at - j.started_at))::float8 AS seconds
-FROM mailferry.jobs AS j
-CROSS JOIN LATERAL (
-    SELECT count(*) AS files, count(*) FILTER (WHERE state IN ('rejected', 'failed')) AS errors,
-           sum(rows_read) AS "read", sum(inserted) AS inserted, sum(updated) AS updated, sum(unchanged) AS unchanged,
-           sum(rejected) AS rejected
-    FROM mailferry.files WHERE job_id = j.id
-) AS f
-WHERE j.finished_at >= %(since)s AND j.state IN ('completed', 'failed') AND (%(feed)s::text IS NULL OR j.feed = %(feed)s)
-
--- name: states
-SELECT state, count(*) FROM mailferry.jobs WHERE (%(feed)s::text IS NULL OR feed = %(feed)s) GROUP BY state

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mailferry.errors import Retry
 from mailferry.mailbox.source.message import MessageRef
+from mailferry.mailbox.workbook.values import Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from mailferry.mailbox.source.message import Passed
-    from mailferry.mailbox.workbook.values import Counts, Kind
+    from mailferry.mailbox.source.message import PartOutcome
+    from mailferry.mailbox.target.table import Target
+    from mailferry.mailbox.workbook.values import Kind, RejectedRow
 
 
 class JobState(StrEnum):
@@ -33,12 +35,8 @@ class FileState(StrEnum):
     FAILED = "failed"  # what kept it from loading did not pass in time
 
 
-class OutOfReach(Retry):
-    """The mailbox cannot be opened at the moment; whatever needs it has to wait."""
-
-
 class ClaimLost(Retry):
-    """Another runner has taken this job over, or somebody has cancelled it; nothing of this attempt may be committed."""
+    """Another worker has claimed this job, or a user has cancelled it; nothing of this attempt may be committed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,11 +107,26 @@ class File:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FileOutcome:
+    """What became of a file, for the ledger."""
+
+    state: FileState
+    #: The table that holds its rows, whether it was loaded or is a duplicate.
+    target: Target | None = None
+    counts: Counts = field(default_factory=Counts)
+    content_sha256: str | None = None
+    duplicate_of: int | None = None
+    error: str | None = None
+    #: Stored as they come, however many.
+    rejected: Iterable[RejectedRow] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """The right to work on a job, until the lease runs out or somebody else claims it."""
+    """The right to work on a job, until the lease runs out or another worker claims it."""
 
     job: Job
-    #: The fencing token: whoever holds an older one can commit nothing.
+    #: The fencing token: who holds an older one can commit nothing.
     fence: int
 
     @property
@@ -128,7 +141,8 @@ class Details:
 
     job: Job
     files: tuple[File, ...]
-    passed: tuple[Passed, ...]
+    #: Parts of the message that were not taken.
+    skipped: tuple[PartOutcome, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -46,15 +46,21 @@ class ImapMailbox:
     """An open folder. A connection that was lost is made again once per call; then it is Retry."""
 
     def __init__(
-        self, settings: MailboxSettings, *, tokens: TokenSource | None = None, look_only: bool = False
+        self,
+        settings: MailboxSettings,
+        *,
+        tokens: TokenSource | None = None,
+        look_only: bool = False,
+        at_first_use: bool = False,
     ) -> None:
         """Connect, sign in, open the folder and check that marks can be set; Stop or Retry when that fails.
 
-        `look_only` opens the folder read-only (EXAMINE), and `mark` then does nothing.
+        `look_only` opens the folder read-only (EXAMINE), and `mark` then does nothing. `at_first_use`: all that is done
+        when it is first used, and is Unreachable there instead of Retry.
         """
         self._settings = settings
         self._look_only = look_only or settings.mark is MarkBy.LEAVE
-        self._session = ImapSession(settings, tokens, look_only=self._look_only)
+        self._session = ImapSession(settings, tokens, look_only=self._look_only, at_first_use=at_first_use)
         #: UIDVALIDITY and UID of a message that was fetched whole, and the message.
         self._whole: tuple[tuple[int, str], FileBuffer] | None = None
 

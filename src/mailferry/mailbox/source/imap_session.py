@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mailferry.config.mailbox import Auth, MarkBy
 from mailferry.errors import Reject, Retry, Stop
 from mailferry.mailbox.source.imap_connection import Dropped, connect, hang_up, is_passing, mapped_errors
+from mailferry.mailbox.source.message import Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +29,13 @@ _MOST_NAMED = 2000
 class ImapSession:
     """An open folder. A connection that was lost is made again once per call; then it is Retry."""
 
-    def __init__(self, settings: MailboxSettings, tokens: TokenSource | None, *, look_only: bool) -> None:
-        """Connect, sign in, open the folder and check that marks can be set; Stop or Retry when that fails."""
+    def __init__(
+        self, settings: MailboxSettings, tokens: TokenSource | None, *, look_only: bool, at_first_use: bool
+    ) -> None:
+        """Connect, sign in, open the folder and check that marks can be set; Stop or Retry when that fails.
+
+        `at_first_use`: all that is done when it is first used, and is Unreachable there instead of Retry.
+        """
         self._settings = settings
         self.look_only = look_only
         self.account = f"{settings.username}@{settings.host}"
@@ -44,7 +50,9 @@ class ImapSession:
             assert settings.oauth is not None
             tokens = Tokens(settings.oauth)
         self._tokens = tokens
-        self.run("opening the folder", lambda _client: None)
+        self._at_first_use = at_first_use
+        if not at_first_use:
+            self.run("opening the folder", lambda _client: None)
 
     def close(self) -> None:
         """Sign out; never raises."""
@@ -74,12 +82,9 @@ class ImapSession:
     def once(self, doing: str, operation: Callable[[Any], T]) -> T:
         settings = self._settings
         try:
+            if self.client is None:
+                self._open(doing)
             with mapped_errors(settings, f"{doing} at {settings.host}"):
-                if self.client is None:
-                    self.client = connect(settings, self._tokens)
-                    self.select(self.client)
-                    if not self.look_only:
-                        self._check_marks(self.client)
                 try:
                     return operation(self.client)
                 except UNREADABLE as error:
@@ -90,6 +95,17 @@ class ImapSession:
             # after an error nobody knows what is still on its way on this connection
             self.hang_up()
             raise
+
+    def _open(self, doing: str) -> None:
+        settings = self._settings
+        try:
+            with mapped_errors(settings, f"{doing} at {settings.host}"):
+                self.client = connect(settings, self._tokens)
+                self.select(self.client)
+                if not self.look_only:
+                    self._check_marks(self.client)
+        except Retry as error:
+            raise (Unreachable(str(error)) if self._at_first_use else error) from None
 
     def hang_up(self) -> None:
         if self.client is not None:

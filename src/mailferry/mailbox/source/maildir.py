@@ -38,8 +38,13 @@ _TRIES = 5
 class MaildirMailbox:
     """An open Maildir, or one of its sub-folders."""
 
-    def __init__(self, settings: MailboxSettings, *, look_only: bool = False) -> None:
-        """Open; Stop when it is no Maildir or cannot be written where marks are wanted. `look_only`: `mark` does nothing."""
+    def __init__(
+        self, settings: MailboxSettings, *, look_only: bool = False, at_first_use: bool = False
+    ) -> None:
+        """Open; Stop when it is no Maildir or cannot be written where marks are wanted. `look_only`: `mark` does nothing.
+
+        `at_first_use`: it is opened, with the same errors, when it is first used.
+        """
         assert settings.path is not None
         self._settings = settings
         self._look_only = look_only or settings.mark is MarkBy.LEAVE
@@ -48,7 +53,9 @@ class MaildirMailbox:
         self._folder = "" if own else settings.folder
         self._path = self._root if own else _subfolder(self._root, settings.folder)
         self._known: dict[str, Path] = {}
-        self._check()
+        self._is_open = False
+        if not at_first_use:
+            self._open()
 
     # --- the protocol
 
@@ -162,13 +169,18 @@ class MaildirMailbox:
 
     # --- files
 
-    def _check(self) -> None:
+    def _open(self) -> None:
+        if self._is_open:
+            return
         if not ((self._path / "new").is_dir() and (self._path / "cur").is_dir()):
             raise Stop(f"{self._path} is no Maildir: it has no folders new and cur; check path and folder")
         if not os.access(self._path / "new", os.R_OK | os.X_OK):
             raise Stop(f"{self._path} cannot be read by this user")
-        if self._look_only:
-            return
+        if not self._look_only:
+            self._check_marks()
+        self._is_open = True
+
+    def _check_marks(self) -> None:
         if not all(os.access(self._path / name, os.W_OK) for name in ("new", "cur")):
             raise Stop(
                 f"messages in {self._path} cannot be marked: no right to write; give it, or set "
@@ -180,10 +192,12 @@ class MaildirMailbox:
 
     def _listed(self) -> Iterator[tuple[str, Path, str]]:
         """Unique name, path and flags of every message; what is in `tmp` is not delivered yet."""
+        self._open()
         for subfolder in ("new", "cur"):
             try:
                 entries = os.scandir(self._path / subfolder)
             except OSError as error:
+                self._is_open = False
                 raise Retry(f"{self._path / subfolder} cannot be listed: {error.strerror}") from None
             with entries:
                 for entry in entries:

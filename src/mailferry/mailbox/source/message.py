@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from mailferry.errors import Retry
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -100,6 +102,10 @@ class Summary:
             raise ValueError(msg)
 
 
+class Unreachable(Retry):
+    """The mailbox cannot be opened at the moment; what needs it has to wait."""
+
+
 class Outcome(StrEnum):
     """What became of a message, for marking it."""
 
@@ -138,26 +144,30 @@ class Mailbox(Protocol):
         """Sign out; never raises."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoredFile:
-    """A spreadsheet taken out of a message and durably in `pending/`."""
+class Verdict(StrEnum):
+    """What becomes of one part of a message."""
 
-    path: Path
-    #: Name as shown to people, made safe; of an archive's member: the member's name.
-    name: str
-    #: Which part it came from, and the member's name where that part was an archive.
+    TAKEN = "taken"  # it lies in `pending/` and will be loaded
+    IGNORED = "ignored"  # never data: the text of the message, a signature, a logo
+    SKIPPED = "skipped"  # a file, but not one that is wanted, or of a kind that is not read
+    REJECTED = "rejected"  # it should be a spreadsheet, and cannot be used
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PartOutcome:
+    """What became of one part of a message, or of one file of an archive in it."""
+
+    verdict: Verdict
     section: str
-    member: str
-    kind: Kind
-    size: int
+    #: Name within the archive, or "".
+    member: str = ""
+    #: As shown to people; of what was taken or rejected, made safe as a file name.
+    name: str
+    #: Why it was not taken.
+    reason: str = ""
+    # Of what was taken
+    path: Path | None = None
+    kind: Kind | None = None
+    size: int = 0
     #: SHA-256 of the bytes, hex.
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Passed:
-    """A part that was not taken, and why."""
-
-    section: str
-    name: str
-    reason: str
+    sha256: str = ""

@@ -19,7 +19,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from mailferry import logs, retry
-from mailferry.config.mailbox import MailboxKind
 from mailferry.errors import MailferryError, Retry, Stop
 from mailferry.secrets import mask
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mailferry.config.mailbox import MailboxSettings
-    from mailferry.mailbox.source.imap_connection import TokenSource
 
 log = logs.of(__name__, logs.EMAIL)
 
@@ -108,7 +106,7 @@ class Turn:
 
 
 class Watcher:
-    """Watches one folder from a thread of its own; `watcher()` makes the right kind.
+    """Watches one folder from a thread of its own; `open.watcher` makes the right kind.
 
     `on_news` is called from that thread: once when the watching begins (something may have come before), after each
     reconnection, and whenever something arrives. It must be cheap; what arrives meanwhile makes another call.
@@ -269,19 +267,6 @@ class Watcher:
         if state is not before.state:
             level = logging.ERROR if state is State.REFUSED else logging.INFO
             log.log(level, "%s: %s%s", self._title, state, f": {error}" if error else "")
-
-
-def watcher(
-    settings: MailboxSettings, on_news: Callable[[], None], tokens: TokenSource | None = None
-) -> Watcher:
-    """The watcher for this kind of mailbox, not started yet."""
-    if settings.kind is MailboxKind.MAILDIR:
-        from mailferry.mailbox.source.watch_maildir import MaildirWatcher
-
-        return MaildirWatcher(settings, on_news)
-    from mailferry.mailbox.source.watch_imap import ImapWatcher
-
-    return ImapWatcher(settings, on_news, tokens=tokens)
 
 
 def _now() -> datetime:

@@ -1,4 +1,4 @@
-"""The open parts of a service's mailbox feeds: lent to threads, kept warm, given up and taken over."""
+"""The open parts of a service's mailbox feeds: acquired by threads, kept open, released and taken over."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from mailferry.errors import Retry, Stop
 from mailferry.mailbox import run_once
 from mailferry.mailbox.cleanup import tidy
 from mailferry.mailbox.folders import READING, Folders, reading_prefix
-from mailferry.mailbox.ledger import arrivals, records
+from mailferry.mailbox.ledger import admin, leases, records
 from mailferry.mailbox.ledger.jobs import JobState
-from mailferry.mailbox.pool import Stations
+from mailferry.mailbox.pool import MailPool
 from mailferry.mailbox.source.message import MessageRef, Outcome, Summary
-from mailferry.mailbox.turns import Turn, load_next, poll
+from mailferry.mailbox.turns import StepResult, load_next, poll
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,12 +66,12 @@ class Service:
         self.maildirs[name].deliver(mail("Track and Trace", (f"{keys[0]}.xlsx", workbook(HEADER, *rows))))
 
     @contextlib.contextmanager
-    def stations(self, **changes: Any) -> Iterator[Stations]:
+    def mail(self, **changes: Any) -> Iterator[MailPool]:
         settings = self.settings.model_copy(update={"pool_max": 8})
         with database.connect(settings) as pool:
             stop = threading.Event()
-            with Stations(self.feeds, pool, runner="test", stop=stop, **changes) as stations:
-                yield stations
+            with MailPool(self.feeds, pool, worker_id="test", stop=stop, **changes) as mail_pool:
+                yield mail_pool
 
     def query(self, text: str, *values: object) -> list[tuple[Any, ...]]:
         with psycopg.connect(**database.parameters(self.settings)) as conn:
@@ -91,16 +91,15 @@ def service(tmp_path: Path, database_settings: DatabaseSettings) -> Service:
     return Service(tmp_path, database_settings)
 
 
-def poll_once(stations: Stations, name: str) -> int:
-    with stations.lend(name) as work:
-        return poll(work).arrived
+def poll_once(mail_pool: MailPool, name: str) -> int:
+    return poll(mail_pool, name).arrived
 
 
-def load_all(stations: Stations, target: str) -> list[Step]:
+def load_all(mail_pool: MailPool, target: str) -> list[Step]:
     """Turns at a table until there is nothing to do at this moment, the last one among them."""
     steps: list[Step] = []
-    while not steps or steps[-1].turn is Turn.WORKED:
-        steps.append(load_next(stations, target, list(stations.feeds)))
+    while not steps or steps[-1].result is StepResult.WORKED:
+        steps.append(load_next(mail_pool, target, list(mail_pool.feeds)))
     return steps
 
 
@@ -115,21 +114,20 @@ def reading_children() -> list[psutil.Process]:
     return [child for child in found if "mailferry.mailbox.workbook.child" in child.cmdline()]
 
 
-def test_what_arrives_is_recorded_told_at_once_and_loaded_in_turns(service: Service) -> None:
+def test_what_arrives_is_recorded_seen_jobs_at_once_and_loaded_in_turns(service: Service) -> None:
     maildir = service.add("orders")
     service.send("orders", "1")
     service.send("orders", "2")
-    with service.stations() as stations:
-        told = []
-        with stations.lend("orders") as work:
-            polled = poll(work, lambda job: told.append((job.id, job.state)))
+    with service.mail() as mail_pool:
+        seen_jobs = []
+        polled = poll(mail_pool, "orders", lambda job: seen_jobs.append((job.id, job.state)))
         assert (polled.arrived, polled.troubles) == (2, ())
-        assert told == [(1, JobState.PENDING), (2, JobState.PENDING)]
-        steps = load_all(stations, "orders")
-        assert [step.turn for step in steps] == [Turn.WORKED, Turn.WORKED, Turn.NOTHING]
+        assert seen_jobs == [(1, JobState.PENDING), (2, JobState.PENDING)]
+        steps = load_all(mail_pool, "orders")
+        assert [step.result for step in steps] == [StepResult.WORKED, StepResult.WORKED, StepResult.NOTHING]
         assert [step.job.id for step in steps if step.job] == [1, 2]
-        assert poll_once(stations, "orders") == 0
-        assert stations.held == []
+        assert poll_once(mail_pool, "orders") == 0
+        assert mail_pool.claims == []
     assert service.keys("orders") == ["1", "2"]
     assert set(maildir.flags().values()) == {"S"}
     assert [name.split("/")[0] for name in service.files()] == ["processed"] * 2
@@ -141,21 +139,21 @@ def test_one_reading_child_serves_all_feeds_and_rests_when_nobody_needs_it(servi
         service.add(name)
         for key in ("1", "2"):
             service.send(name, key)
-    with service.stations() as stations:
+    with service.mail() as mail_pool:
         seen = set()
         for name in ("a", "b"):
-            poll_once(stations, name)
-            while load_next(stations, name, [name]).turn is Turn.WORKED:
+            poll_once(mail_pool, name)
+            while load_next(mail_pool, name, [name]).result is StepResult.WORKED:
                 seen |= {child.pid for child in reading_children()}
         assert len(seen) == 1
-        stations.rest()
+        mail_pool.close_idle()
         assert {child.pid for child in reading_children()} == seen
     assert reading_children() == []
     service.send("a", "3")
-    with service.stations(idle=-1) as stations:
-        poll_once(stations, "a")
-        load_all(stations, "a")
-        stations.rest()
+    with service.mail(idle=-1) as mail_pool:
+        poll_once(mail_pool, "a")
+        load_all(mail_pool, "a")
+        mail_pool.close_idle()
         assert reading_children() == []
 
 
@@ -163,13 +161,13 @@ def test_a_child_that_was_killed_is_replaced(service: Service) -> None:
     service.add("a")
     service.send("a", "1")
     service.send("a", "2")
-    with service.stations() as stations:
-        poll_once(stations, "a")
-        load_next(stations, "a", ["a"])
+    with service.mail() as mail_pool:
+        poll_once(mail_pool, "a")
+        load_next(mail_pool, "a", ["a"])
         (child,) = reading_children()
         child.kill()
         child.wait()
-        assert load_next(stations, "a", ["a"]).turn is Turn.WORKED
+        assert load_next(mail_pool, "a", ["a"]).result is StepResult.WORKED
     assert service.keys("a") == ["1", "2"]
     assert service.query("SELECT DISTINCT attempts FROM mailferry.jobs") == [(1,)]
 
@@ -180,20 +178,23 @@ def test_tables_are_loaded_at_the_same_time_and_one_that_stands_still_holds_up_n
     for name in ("a", "b"):
         service.add(name)
         service.send(name, "1")
-    with service.stations() as stations:
+    with service.mail() as mail_pool:
         for name in ("a", "b"):
-            poll_once(stations, name)
-        load_all(stations, "a")
+            poll_once(mail_pool, name)
+        load_all(mail_pool, "a")
         service.send("a", "2")
-        poll_once(stations, "a")
+        poll_once(mail_pool, "a")
         with psycopg.connect(**database.parameters(service.settings)) as conn:
             conn.execute("LOCK TABLE a IN ACCESS EXCLUSIVE MODE")
-            thread = threading.Thread(target=load_all, args=(stations, "a"))
+            thread = threading.Thread(target=load_all, args=(mail_pool, "a"))
             thread.start()
-            until(lambda: stations.held)
-            assert [step.turn for step in load_all(stations, "b")] == [Turn.WORKED, Turn.NOTHING]
-            assert [held.job.target for held in stations.held] == ["a"]
-            assert load_next(stations, "a", ["a"]).turn is Turn.LATER
+            until(lambda: mail_pool.claims)
+            assert [step.result for step in load_all(mail_pool, "b")] == [
+                StepResult.WORKED,
+                StepResult.NOTHING,
+            ]
+            assert [held.job.target for held in mail_pool.claims] == ["a"]
+            assert load_next(mail_pool, "a", ["a"]).result is StepResult.LATER
         thread.join()
     assert (service.keys("a"), service.keys("b")) == (["1", "2"], ["1"])
 
@@ -202,25 +203,25 @@ def test_a_job_that_waits_for_its_next_attempt_holds_up_its_own_table_only(servi
     for name in ("a", "b"):
         service.add(name)
         service.send(name, "1")
-    with service.stations() as stations:
+    with service.mail() as mail_pool:
         for name in ("a", "b"):
-            poll_once(stations, name)
+            poll_once(mail_pool, name)
         for path in (service.base / "app" / "pending").iterdir():
             path.unlink()
         (service.base / "a" / "new").rename(service.base / "a" / "away")
-        step = load_next(stations, "a", ["a", "b"])
+        step = load_next(mail_pool, "a", ["a", "b"])
         assert step.job
-        assert (step.turn, step.job.state, step.job.attempts) == (Turn.WORKED, JobState.PENDING, 1)
-        later = load_next(stations, "a", ["a", "b"])
-        assert (later.turn, bool(later.wait)) == (Turn.LATER, True)
-        assert [step.turn for step in load_all(stations, "b")] == [Turn.WORKED, Turn.NOTHING]
+        assert (step.result, step.job.state, step.job.attempts) == (StepResult.WORKED, JobState.PENDING, 1)
+        later = load_next(mail_pool, "a", ["a", "b"])
+        assert (later.result, bool(later.wait)) == (StepResult.LATER, True)
+        assert [step.result for step in load_all(mail_pool, "b")] == [StepResult.WORKED, StepResult.NOTHING]
         service.query("UPDATE mailferry.jobs SET next_attempt_at = now() RETURNING id")
-        blocked = load_next(stations, "a", ["a", "b"])
-        assert (blocked.turn, "no Maildir" in blocked.why) == (Turn.BLOCKED, True)
-        assert load_next(stations, "a", ["a", "b"]).turn is Turn.LATER
+        blocked = load_next(mail_pool, "a", ["a", "b"])
+        assert (blocked.result, "no Maildir" in blocked.why) == (StepResult.BLOCKED, True)
+        assert load_next(mail_pool, "a", ["a", "b"]).result is StepResult.LATER
         (service.base / "a" / "away").rename(service.base / "a" / "new")
-        assert poll_once(stations, "a") == 0
-        assert [step.turn for step in load_all(stations, "a")] == [Turn.WORKED, Turn.NOTHING]
+        assert poll_once(mail_pool, "a") == 0
+        assert [step.result for step in load_all(mail_pool, "a")] == [StepResult.WORKED, StepResult.NOTHING]
     assert (service.keys("a"), service.keys("b")) == (["1"], ["1"])
 
 
@@ -231,58 +232,58 @@ def test_a_mailbox_that_is_away_is_not_asked_for_every_mark_until_a_poll_has_rea
     for key in ("1", "2", "3"):
         service.send("a", key)
     new, away = maildir.root / "new", maildir.root / "away"
-    with service.stations(lease=dt.timedelta(milliseconds=300)) as stations:
-        poll_once(stations, "a")
-    with service.stations(lease=dt.timedelta(milliseconds=300)) as stations:
+    with service.mail(lease=dt.timedelta(milliseconds=300)) as mail_pool:
+        poll_once(mail_pool, "a")
+    with service.mail(lease=dt.timedelta(milliseconds=300)) as mail_pool:
         new.rename(away)
-        assert "no Maildir" in load_next(stations, "a", ["a"]).why
+        assert "no Maildir" in load_next(mail_pool, "a", ["a"]).why
         away.rename(new)
-        assert load_next(stations, "a", ["a"]).why == "its mailbox is away"
-        poll_once(stations, "a")
-        assert load_next(stations, "a", ["a"]).why == ""
+        assert load_next(mail_pool, "a", ["a"]).why == "its mailbox is unreachable"
+        poll_once(mail_pool, "a")
+        assert load_next(mail_pool, "a", ["a"]).why == ""
 
         def seen() -> bool:
-            poll_once(stations, "a")
+            poll_once(mail_pool, "a")
             return set(maildir.flags().values()) == {"S"}
 
         until(seen)
     assert service.keys("a") == ["1", "2", "3"]
 
 
-def test_what_another_process_has_to_do_is_told(service: Service) -> None:
+def test_what_another_process_has_to_do_is_seen_jobs(service: Service) -> None:
     service.add("a")
     service.add("b", target_table="a")
     service.send("a", "1")
-    with service.stations() as stations:
-        poll_once(stations, "a")
-        step = load_next(stations, "a", ["b"])
-        assert step.turn is Turn.HELD_BACK
+    with service.mail() as mail_pool:
+        poll_once(mail_pool, "a")
+        step = load_next(mail_pool, "a", ["b"])
+        assert step.result is StepResult.HELD_BACK
         assert "job 1 of feed 'a'" in step.why
-        with database.transaction(stations.pool) as conn:
-            assert arrivals.due(conn, ["b"]) == []
-            ((target, wait),) = arrivals.due(conn, ["a", "b"])
+        with database.transaction(mail_pool.pool) as conn:
+            assert leases.due(conn, ["b"]) == []
+            ((target, wait),) = leases.due(conn, ["a", "b"])
         assert (target, wait <= 0) == ("a", True)
 
 
 @contextlib.contextmanager
-def copying(service: Service) -> Iterator[tuple[Stations, threading.Thread, psutil.Process]]:
+def copying(service: Service) -> Iterator[tuple[MailPool, threading.Thread, psutil.Process]]:
     """A large file stands still in the middle of its COPY: the thread that loads it, and its reading child."""
     service.add("a")
-    with service.stations() as stations:
+    with service.mail() as mail_pool:
         service.send("a", "0")
-        poll_once(stations, "a")
-        load_all(stations, "a")
+        poll_once(mail_pool, "a")
+        load_all(mail_pool, "a")
         service.send("a", "1", large=LARGE)
-        poll_once(stations, "a")
+        poll_once(mail_pool, "a")
         (child,) = reading_children()
         with psycopg.connect(**database.parameters(service.settings)) as conn:
             conn.execute("LOCK TABLE a IN ACCESS EXCLUSIVE MODE")
-            thread = threading.Thread(target=load_next, args=(stations, "a", ["a"]))
+            thread = threading.Thread(target=load_next, args=(mail_pool, "a", ["a"]))
             thread.start()
             until(lambda: activity(service, "CREATE UNLOGGED TABLE"))
             child.suspend()
         until(lambda: activity(service, "COPY"))
-        yield stations, thread, child
+        yield mail_pool, thread, child
 
 
 def activity(service: Service, beginning: str) -> int:
@@ -291,32 +292,32 @@ def activity(service: Service, beginning: str) -> int:
 
 
 def test_a_cancelled_job_ends_in_the_middle_of_its_copy(service: Service) -> None:
-    with copying(service) as (stations, thread, child):
+    with copying(service) as (mail_pool, thread, child):
         with psycopg.connect(**database.parameters(service.settings)) as conn:
-            assert records.cancel(conn, 2).state is JobState.CANCELLED
+            assert admin.cancel(conn, 2).state is JobState.CANCELLED
             assert activity(service, "COPY") == 0
             conn.execute("SET LOCAL lock_timeout = '5s'")
             conn.execute("LOCK TABLE a IN ACCESS EXCLUSIVE MODE")
         with contextlib.suppress(psutil.NoSuchProcess):
             child.resume()
         thread.join()
-        assert stations.held == []
-        assert load_next(stations, "a", ["a"]).turn is Turn.NOTHING
+        assert mail_pool.claims == []
+        assert load_next(mail_pool, "a", ["a"]).result is StepResult.NOTHING
     assert service.keys("a") == ["0"]
     assert service.query("SELECT state, error FROM mailferry.jobs WHERE id = 2") == [("cancelled", None)]
 
 
 def test_claims_are_handed_back_in_the_middle_of_a_copy_and_cost_no_attempt(service: Service) -> None:
-    with copying(service) as (stations, thread, _):
-        assert [held.job.id for held in stations.held] == [2]
-        assert stations.hand_back(within=30) == [2]
+    with copying(service) as (mail_pool, thread, _):
+        assert [held.job.id for held in mail_pool.claims] == [2]
+        assert mail_pool.release_claims(within=30) == [2]
         state = service.query("SELECT state, attempts, error FROM mailferry.jobs WHERE id = 2")
         assert state == [("pending", 0, None)]
         thread.join()
-        assert stations.held == []
-        assert load_next(stations, "a", ["a"]).turn is Turn.LATER
-    with service.stations() as another:
-        assert [step.turn for step in load_all(another, "a")] == [Turn.WORKED, Turn.NOTHING]
+        assert mail_pool.claims == []
+        assert load_next(mail_pool, "a", ["a"]).result is StepResult.LATER
+    with service.mail() as another:
+        assert [step.result for step in load_all(another, "a")] == [StepResult.WORKED, StepResult.NOTHING]
     assert len(service.keys("a")) == LARGE + 2
     assert service.query("SELECT state, attempts FROM mailferry.jobs WHERE id = 2") == [("completed", 1)]
 
@@ -326,17 +327,17 @@ def test_hand_back_gives_up_where_the_database_is_away_and_says_what_it_did_not_
 ) -> None:
     service.add("a")
     service.send("a", "1")
-    with service.stations() as stations:
-        poll_once(stations, "a")
-        held = stations.claim("a", ["a"])
+    with service.mail() as mail_pool:
+        poll_once(mail_pool, "a")
+        held = mail_pool.claim("a", ["a"])
         assert held
         with (
             psycopg.connect(**database.parameters(service.settings)) as conn,
-            stations.working(held),
+            mail_pool.working(held),
         ):
             conn.execute("SELECT * FROM mailferry.jobs FOR UPDATE")
-            assert stations.hand_back(within=0.05) == []
-        assert stations.claim("a", ["a"]) is None
+            assert mail_pool.release_claims(within=0.05) == []
+        assert mail_pool.claim("a", ["a"]) is None
     until(lambda: service.query("SELECT state FROM mailferry.jobs") == [("pending",)])
 
 
@@ -345,24 +346,24 @@ def test_a_load_beside_the_service_passes_by_and_the_service_waits_for_one_that_
 ) -> None:
     service.add("a")
     service.send("a", "1")
-    with service.stations() as stations, stations.lend("a"):
+    with service.mail() as mail_pool, mail_pool.acquire("a"):
         assert run_once.run(service.feeds["a"]).status == "skipped"
-        with service.stations() as beside:
-            assert beside.ready(["a"]) == ["a"]
+        with service.mail() as beside:
+            assert beside.usable(["a"]) == ["a"]
     arrived: list[int] = []
-    with service.stations() as stations:
+    with service.mail() as mail_pool:
         folders = Folders(base=service.base / "app")
         with folders.alone() as alone:
             assert alone
-            assert stations.ready(["a"]) == []
-            thread = threading.Thread(target=lambda: arrived.append(poll_once(stations, "a")))
+            assert mail_pool.usable(["a"]) == []
+            thread = threading.Thread(target=lambda: arrived.append(poll_once(mail_pool, "a")))
             thread.start()
-            with database.transaction(stations.pool) as conn:
+            with database.transaction(mail_pool.pool) as conn:
                 job = records.record(conn, "a", _summary(), "header", target="a")
-            step = load_next(stations, "a", ["a"])
-            assert (step.turn, "`mailferry load`" in step.why) == (Turn.HELD_BACK, True)
-            with database.transaction(stations.pool) as conn:
-                records.cancel(conn, job.id)
+            step = load_next(mail_pool, "a", ["a"])
+            assert (step.result, "`mailferry load`" in step.why) == (StepResult.HELD_BACK, True)
+            with database.transaction(mail_pool.pool) as conn:
+                admin.cancel(conn, job.id)
             assert arrived == []
         thread.join()
         assert arrived == [1]
@@ -389,17 +390,17 @@ def test_asked_to_stop_nobody_waits_for_folders(service: Service) -> None:
         folders = Folders(base=service.base / "app")
         folders.prepare()
         with (
-            Stations(service.feeds, pool, runner="test", stop=stop) as stations,
+            MailPool(service.feeds, pool, worker_id="test", stop=stop) as mail_pool,
             folders.alone(),
             pytest.raises(Retry, match="asked to stop"),
-            stations.lend("a"),
+            mail_pool.acquire("a"),
         ):
             pass
 
 
 def test_beside_others_a_sweep_leaves_what_is_young_or_alive(service: Service) -> None:
     service.add("a")
-    with service.stations() as stations, stations.lend("a") as work:
+    with service.mail() as mail_pool, mail_pool.acquire("a") as work:
         pending = work.folders.pending
         ended = psutil.Popen(["true"])
         ended.wait()
@@ -418,18 +419,18 @@ def test_beside_others_a_sweep_leaves_what_is_young_or_alive(service: Service) -
 def test_files_of_a_job_that_another_host_settled_are_put_away_here(service: Service) -> None:
     service.add("a")
     service.send("a", "1")
-    with service.stations() as stations:
-        poll_once(stations, "a")
+    with service.mail() as mail_pool:
+        poll_once(mail_pool, "a")
         (here,) = (service.base / "app" / "pending").iterdir()
         elsewhere = service.base / "elsewhere"
         here.rename(elsewhere)  # the other host's disk has none
-        with database.transaction(stations.pool) as conn:
+        with database.transaction(mail_pool.pool) as conn:
             conn.execute("UPDATE mailferry.files SET state = 'loaded', finished_at = now()")
             conn.execute(
                 "UPDATE mailferry.jobs SET state = 'completed', finished_at = now(), marked_at = now()"
             )
         elsewhere.rename(here)
-        with stations.lend("a") as work:
+        with mail_pool.acquire("a") as work:
             tidy(work)
             assert here.is_file()
             os.utime(here, (0, 0))
@@ -444,12 +445,12 @@ def test_two_feeds_on_one_mailbox_do_not_get_hold_of_each_others_files(service: 
     feed = service.feeds["a"]
     service.feeds["b"] = feed.model_copy(update={"name": "b", "target_table": "b"})
     maildir.deliver(mail("Track and Trace", ("x.xlsx", workbook(HEADER, ("1", "x", 1), (None, "y", 2)))))
-    with service.stations() as stations:
+    with service.mail() as mail_pool:
         for name in ("a", "b"):
-            poll_once(stations, name)
+            poll_once(mail_pool, name)
         assert len(service.files()) == 2
         for name in ("a", "b"):
-            load_all(stations, name)
+            load_all(mail_pool, name)
     assert (service.keys("a"), service.keys("b")) == (["1"], ["1"])
     assert len([name for name in service.files() if name.endswith(".rejects.csv")]) == 2
     assert len(service.files()) == 4
@@ -464,19 +465,19 @@ def test_a_message_that_failed_and_was_moved_away_follows_when_its_job_is_done_a
     with psycopg.connect(**database.parameters(service.settings)) as conn:
         conn.execute("CREATE TABLE a (hawb varchar(1) PRIMARY KEY, status text, pieces int)")
     service.feeds["a"] = service.feeds["a"].model_copy(update={"max_rejected": 0.0})
-    with service.stations() as stations:
-        poll_once(stations, "a")
-        load_all(stations, "a")
+    with service.mail() as mail_pool:
+        poll_once(mail_pool, "a")
+        load_all(mail_pool, "a")
         assert service.query("SELECT state FROM mailferry.jobs") == [("failed",)]
         completed, failed = service.feeds["a"].mailbox.marks
         assert places(maildir) == [f".{failed}"]
-        with database.transaction(stations.pool) as conn:
+        with database.transaction(mail_pool.pool) as conn:
             conn.execute("ALTER TABLE a ALTER hawb TYPE text")
-            records.retry(conn, 1)
+            admin.retry(conn, 1)
         if not kept:
             for name in service.files():
                 (service.base / "app" / name).unlink()
-        assert [step.why for step in load_all(stations, "a")] == ["", ""]
+        assert [step.why for step in load_all(mail_pool, "a")] == ["", ""]
         assert places(maildir) == [f".{completed}"]
     assert service.keys("a") == ["2", "3", "long-key"]
     assert service.query("SELECT marked_at IS NOT NULL, marked_as FROM mailferry.jobs") == [
@@ -493,15 +494,15 @@ def places(maildir: Maildir) -> list[str]:
 def test_what_was_marked_for_an_end_before_a_retry_does_not_count_for_the_next_one(service: Service) -> None:
     service.add("a", max_rejected=0.0)
     service.send("a", "1")
-    with service.stations() as stations:
-        poll_once(stations, "a")
-        load_all(stations, "a")
-        with database.transaction(stations.pool) as conn:
+    with service.mail() as mail_pool:
+        poll_once(mail_pool, "a")
+        load_all(mail_pool, "a")
+        with database.transaction(mail_pool.pool) as conn:
             conn.execute("UPDATE mailferry.jobs SET state = 'failed', marked_at = NULL")
-            (ended,) = records.jobs(conn)
-            records.retry(conn, 1)
+            (ended,) = admin.jobs(conn)
+            admin.retry(conn, 1)
             records.marked(conn, ended, Outcome.FAILED)
-            assert [job.marked_at for job in records.jobs(conn)] == [None]
+            assert [job.marked_at for job in admin.jobs(conn)] == [None]
 
 
 # IMAP
@@ -538,22 +539,22 @@ def test_a_connection_is_lent_on_and_one_that_the_server_closed_is_made_anew(
     with Proxy(account.dovecot.imap, without_starttls) as proxy:
         over_imap(service, account, proxy.port)
         account.deliver(message("1"))
-        with service.stations() as stations:
-            assert poll_once(stations, "a") == 1
-            load_all(stations, "a")
-            assert poll_once(stations, "a") == 0
+        with service.mail() as mail_pool:
+            assert poll_once(mail_pool, "a") == 1
+            load_all(mail_pool, "a")
+            assert poll_once(mail_pool, "a") == 0
             assert proxy.connections == 1
             cut(proxy)
             account.deliver(message("2"))
-            assert poll_once(stations, "a") == 1
-            load_all(stations, "a")
+            assert poll_once(mail_pool, "a") == 1
+            load_all(mail_pool, "a")
             assert proxy.connections == 2
-            with stations.lend("a") as one, stations.lend("a") as two:
+            with mail_pool.acquire("a") as one, mail_pool.acquire("a") as two:
                 assert (list(one.mailbox.find()), list(two.mailbox.find())) == ([], [])
             assert proxy.connections == 3
-            with pytest.raises(Stop), stations.lend("a"):
+            with pytest.raises(Stop), mail_pool.acquire("a"):
                 raise Stop
-            with stations.lend("a") as work:
+            with mail_pool.acquire("a") as work:
                 work.mailbox.find()
             assert proxy.connections == 3
     assert service.keys("a") == ["1", "2"]
@@ -567,27 +568,27 @@ def test_files_on_record_are_loaded_while_the_mailbox_is_away_and_their_messages
         port = proxy.port
         over_imap(service, account, port)
         account.deliver(message("1"), message("2"), message("3"))
-        with service.stations() as stations:
-            assert poll_once(stations, "a") == 3
+        with service.mail() as mail_pool:
+            assert poll_once(mail_pool, "a") == 3
     for path in (service.base / "app" / "pending").glob("*3.xlsx"):
         path.unlink()
-    with service.stations(lease=dt.timedelta(seconds=1)) as stations:
+    with service.mail(lease=dt.timedelta(seconds=1)) as mail_pool:
         with pytest.raises(Retry):
-            poll_once(stations, "a")
-        first, second, third, last = load_all(stations, "a")
-        assert [step.turn for step in (first, second, third)] == [Turn.WORKED] * 3
-        assert (bool(first.why), second.why) == (True, "its mailbox is away")
-        assert last.turn is Turn.LATER
+            poll_once(mail_pool, "a")
+        first, second, third, last = load_all(mail_pool, "a")
+        assert [step.result for step in (first, second, third)] == [StepResult.WORKED] * 3
+        assert (bool(first.why), second.why) == (True, "its mailbox is unreachable")
+        assert last.result is StepResult.LATER
         assert third.job
         assert (third.job.state, third.job.attempts) == (JobState.PENDING, 0)
         assert account.flags() == {1: set(), 2: set(), 3: set()}
     with Proxy(account.dovecot.imap, without_starttls) as proxy:
         over_again(service, proxy.port)
-        with service.stations(lease=dt.timedelta(seconds=1)) as stations:
+        with service.mail(lease=dt.timedelta(seconds=1)) as mail_pool:
 
             def seen() -> bool:
-                poll_once(stations, "a")
-                load_all(stations, "a")
+                poll_once(mail_pool, "a")
+                load_all(mail_pool, "a")
                 return account.flags() == {1: {"\\Seen"}, 2: {"\\Seen"}, 3: {"\\Seen"}}
 
             service.query("UPDATE mailferry.jobs SET next_attempt_at = now() RETURNING id")
@@ -613,14 +614,14 @@ def test_over_imap_a_message_that_failed_and_was_moved_away_follows_when_its_job
         conn.execute("CREATE TABLE a (hawb varchar(1) PRIMARY KEY, status text, pieces int)")
     account.deliver(message("other"), message("long-key"))
     completed, failed = service.feeds["a"].mailbox.marks
-    with service.stations() as stations:
-        assert poll_once(stations, "a") == 2
-        load_all(stations, "a")
+    with service.mail() as mail_pool:
+        assert poll_once(mail_pool, "a") == 2
+        load_all(mail_pool, "a")
         assert (len(account.flags(failed)), account.flags()) == (2, {})
-        with database.transaction(stations.pool) as conn:
+        with database.transaction(mail_pool.pool) as conn:
             conn.execute("ALTER TABLE a ALTER hawb TYPE text")
-            records.retry(conn, 2)
-        load_all(stations, "a")
+            admin.retry(conn, 2)
+        load_all(mail_pool, "a")
         assert (len(account.flags(completed)), len(account.flags(failed))) == (1, 1)
     assert service.keys("a") == ["long-key"]
 
@@ -640,6 +641,6 @@ def test_feeds_of_one_account_share_its_tokens(service: Service) -> None:
         )
         service.feeds[name] = service.feeds[name].model_copy(update={"mailbox": mailbox})
     service.add("c")
-    with service.stations() as stations:
-        assert stations.tokens("a") is stations.tokens("b") is not None
-        assert stations.tokens("c") is None
+    with service.mail() as mail_pool:
+        assert mail_pool.tokens("a") is mail_pool.tokens("b") is not None
+        assert mail_pool.tokens("c") is None

@@ -1,0 +1,116 @@
+"""What people ask of the ledger and change in it: jobs listed, shown, done again, cancelled; statistics.
+
+As in `records`, every function takes a connection and leaves the transaction to its caller.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from psycopg.rows import dict_row
+
+from mailferry.database import queries
+from mailferry.errors import Reject
+from mailferry.mailbox.ledger import leases
+from mailferry.mailbox.ledger.jobs import Details, Job, JobState, Statistics, Tally
+from mailferry.mailbox.ledger.rows import files_of, job_of, many, one, storable
+from mailferry.mailbox.source.message import PartOutcome, Verdict
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from mailferry.database import Connection
+
+
+def cancel(conn: Connection, job_id: int) -> Job:
+    """Not to be done. One in progress is cancelled too, and its transaction ended. Raises Reject; Retry when that fails."""
+    leases.end_work(conn, job_id)
+    job = one(conn, _sql("cancel"), {"id": job_id})
+    if job is None:
+        raise _cannot(conn, job_id, "cancelled", "pending or in progress")
+    return job
+
+
+def retry(conn: Connection, job_id: int) -> Job:
+    """To be done again, at once and with all its attempts: the files that were not loaded, or not all of whose rows.
+
+    Their rows replace those of the same keys, whatever was loaded since. Raises Reject.
+    """
+    job = one(conn, _sql("retry"), {"id": job_id})
+    if job is None:
+        raise _cannot(
+            conn,
+            job_id,
+            "retried",
+            "failed, cancelled or waiting, or has files or rows that were not loaded; one in progress can be cancelled"
+            " first",
+        )
+    conn.execute(_sql("retry_files"), {"id": job_id})
+    conn.execute(_sql("forget_rejected_of_job"), {"id": job_id})
+    return job
+
+
+def jobs(
+    conn: Connection,
+    *,
+    feed: str | None = None,
+    state: JobState | None = None,
+    since: datetime | None = None,
+    text: str | None = None,
+    limit: int = 100,
+) -> list[Job]:
+    """Jobs, latest arrival first. `since`: recorded then or later. `text`: in subject, sender or Message-ID, any case."""
+    filters = {
+        "feed": feed and storable(feed),
+        "state": state and str(state),
+        "since": since,
+        "text": text and storable(text),
+    }
+    return many(conn, _sql("jobs"), {**filters, "limit": limit})
+
+
+def show(conn: Connection, job_id: int) -> Details | None:
+    """All about one job; None where there is none of that number."""
+    job = job_of(conn, job_id)
+    if job is None:
+        return None
+    skipped = conn.execute(_sql("passed"), {"id": job_id}).fetchall()
+    return Details(
+        job=job,
+        files=tuple(files_of(conn, job_id)),
+        skipped=tuple(
+            PartOutcome(verdict=Verdict.SKIPPED, section=section, name=name, reason=reason)
+            for section, name, reason in skipped
+        ),
+    )
+
+
+def statistics(conn: Connection, now: datetime, feed: str | None = None) -> Statistics:
+    """What was done today and this week, by `now`'s calendar; `now` is aware."""
+    if now.tzinfo is None:
+        raise ValueError("now must be aware")
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    # Midnight is asked for by the calendar: a day of a week may have 23 or 25 hours.
+    monday = (midnight.replace(tzinfo=None) - timedelta(days=now.weekday())).replace(tzinfo=now.tzinfo)
+    tallies = []
+    with conn.cursor(row_factory=dict_row) as cursor:
+        for since in (midnight, monday):
+            row = cursor.execute(_sql("statistics"), {"since": since, "feed": feed}).fetchone()
+            assert row is not None
+            tallies.append(Tally(**row))
+    states = conn.execute(_sql("states"), {"feed": feed}).fetchall()
+    return Statistics(
+        today=tallies[0], week=tallies[1], states={JobState(state): count for state, count in states}
+    )
+
+
+def _sql(name: str) -> bytes:
+    return queries("admin")[name]
+
+
+def _cannot(conn: Connection, job_id: int, done: str, when: str) -> Reject:
+    job = job_of(conn, job_id)
+    if job is None:
+        return Reject(f"There is no job {job_id}.")
+    return Reject(f"Job {job_id} is {job.state.replace('_', ' ')}; a job can be {done} while it is {when}.")

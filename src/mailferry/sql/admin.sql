@@ -1,0 +1,59 @@
+-- What people ask of the ledger and change in it; see mailbox/ledger/admin.py for what each promises.
+
+-- name: cancel
+UPDATE mailferry.jobs
+SET state = 'cancelled', fence = fence + 1, lease_until = NULL, finished_at = clock_timestamp()
+WHERE id = %(id)s AND state IN ('pending', 'in_progress')
+RETURNING *
+
+-- name: retry
+UPDATE mailferry.jobs AS j
+SET state = 'pending', attempts = 0, next_attempt_at = clock_timestamp(), finished_at = NULL, marked_at = NULL,
+    error_kind = NULL, error = NULL
+WHERE j.id = %(id)s
+  AND (j.state IN ('failed', 'cancelled', 'pending')
+       OR j.state = 'completed' AND EXISTS (
+           SELECT 1 FROM mailferry.files
+           WHERE job_id = j.id AND (state IN ('rejected', 'failed') OR state = 'loaded' AND rejected > 0)))
+RETURNING *
+
+-- name: retry_files
+UPDATE mailferry.files SET state = 'pending', error = NULL, finished_at = NULL
+WHERE job_id = %(id)s AND (state IN ('rejected', 'failed') OR state = 'loaded' AND rejected > 0)
+
+-- name: forget_rejected_of_job
+DELETE FROM mailferry.rejected_rows AS r USING mailferry.files AS f
+WHERE r.file_id = f.id AND f.job_id = %(id)s AND f.state = 'pending'
+
+-- name: jobs
+SELECT * FROM mailferry.jobs
+WHERE (%(feed)s::text IS NULL OR feed = %(feed)s) AND (%(state)s::text IS NULL OR state = %(state)s)
+  AND (%(since)s::timestamptz IS NULL OR recorded_at >= %(since)s)
+  AND (%(text)s::text IS NULL OR strpos(lower(concat_ws(E'\n', subject, sender, message_id)), lower(%(text)s)) > 0)
+ORDER BY received DESC, id DESC LIMIT %(limit)s
+
+-- name: passed
+SELECT section, name, reason FROM mailferry.passed_parts WHERE job_id = %(id)s ORDER BY ordinal
+
+-- name: statistics
+SELECT count(*) FILTER (WHERE j.state = 'completed') AS completed,
+       count(*) FILTER (WHERE j.state = 'failed') AS failed,
+       coalesce(sum(f.files), 0)::bigint AS files,
+       coalesce(sum(f.errors), 0)::bigint AS errors,
+       coalesce(sum(f."read"), 0)::bigint AS rows_read,
+       coalesce(sum(f.inserted), 0)::bigint AS inserted,
+       coalesce(sum(f.updated), 0)::bigint AS updated,
+       coalesce(sum(f.unchanged), 0)::bigint AS unchanged,
+       coalesce(sum(f.rejected), 0)::bigint AS rejected,
+       extract(epoch FROM avg(j.finished_at - j.started_at))::float8 AS seconds
+FROM mailferry.jobs AS j
+CROSS JOIN LATERAL (
+    SELECT count(*) AS files, count(*) FILTER (WHERE state IN ('rejected', 'failed')) AS errors,
+           sum(rows_read) AS "read", sum(inserted) AS inserted, sum(updated) AS updated, sum(unchanged) AS unchanged,
+           sum(rejected) AS rejected
+    FROM mailferry.files WHERE job_id = j.id
+) AS f
+WHERE j.finished_at >= %(since)s AND j.state IN ('completed', 'failed') AND (%(feed)s::text IS NULL OR j.feed = %(feed)s)
+
+-- name: states
+SELECT state, count(*) FROM mailferry.jobs WHERE (%(feed)s::text IS NULL OR feed = %(feed)s) GROUP BY state
