@@ -11,6 +11,7 @@ from support_table import a_table_site
 from mailferry.events import checkpoint
 from mailferry.testing.population import Feed, Traits
 from mailferry.testing.provider import Settings
+from mailferry.testing.troubles import Troubles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +70,24 @@ def test_audits_into_a_table_find_the_same(tmp_path: Path, database_settings: Da
             assert progress["coverage"]["audit_late"] > 0
             site.assert_exactly_once(feed, late=progress["late"])
             assert sum(span[5] for span in progress["coverage"]["spans"]) == progress["events"]
+        assert max(site.provider.stats.details.values()) == 1
+
+
+def test_a_detail_that_was_missing_is_asked_for_again_and_completes_its_row(
+    tmp_path: Path, database_settings: DatabaseSettings
+) -> None:
+    traits = Traits(rate=0.02, start=START, end=START + HOUR, detail_bytes=100)
+    settings = Settings(detail_troubles=Troubles(error_500=1.0), max_failures_per_url=1)
+    with a_table_site(
+        tmp_path, {OUTGOING: traits}, database_settings, settings, now=START + HOUR + 60
+    ) as site:
+        site.configure(audit="1h", detail_retries=0)
+        site.collect()
+        assert len(site.progress(OUTGOING)["details_missing"]) == len(site.lines(OUTGOING)) > 0
+        assert site.compared(OUTGOING, end=START + HOUR).lost > 0
+        live(site, until=START + 4 * HOUR)
+        assert site.progress(OUTGOING)["details_missing"] == {}
+        site.assert_exactly_once(OUTGOING)
         assert max(site.provider.stats.details.values()) == 1
 
 

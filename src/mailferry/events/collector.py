@@ -317,9 +317,9 @@ class Collector:
 
         reader = Reader(self._feed, source, self._metrics, self._journal, self._clock)
         seen = Seen(dict.fromkeys(held.keys, asked.end) | progress.seen.ends, dict(progress.seen.states))
-        reading = asyncio.create_task(
-            reader.read(*asked, progress.position, seen, step=asked.end - asked.start)
-        )
+        again = progress.details_missing.keys()
+        step = asked.end - asked.start
+        reading = asyncio.create_task(reader.read(*asked, progress.position, seen, step=step, again=again))
         await self._write(reader, reading, stopping, writer, count)
         return times
 

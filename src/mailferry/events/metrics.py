@@ -25,6 +25,8 @@ class Metrics:
     unreadable: int = 0
     #: Details that could not be had: the list record was written.
     stand_ins: int = 0
+    #: Rows whose detail came at last.
+    completed: int = 0
     adopted: int = 0
     #: Records that jsonb cannot hold exactly, and that are kept as text too.
     as_text: int = 0
@@ -68,6 +70,7 @@ class Metrics:
             "records_not_objects": self.not_objects,
             "unreadable_values": self.unreadable,
             "details_missing": self.stand_ins,
+            "details_completed": self.completed,
             "adopted_after_crash": self.adopted,
             "records_kept_as_text": self.as_text,
             "gaps": self.gaps,

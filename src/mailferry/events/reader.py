@@ -21,7 +21,7 @@ from mailferry.events.source import Expired, Postponed, Unreachable
 from mailferry.events.windows import Batch, Gap, Pages, Range
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 
     from mailferry.config.event_feed import EventFeed
     from mailferry.events.journal import Journal
@@ -97,15 +97,26 @@ class Reader:
         self._kept = not feed.keeps or feed.category == "quarantine"
         self.items: asyncio.Queue[Item] = asyncio.Queue(CHUNKS_AHEAD)
         self._step = feed.step
+        self._again: Collection[str] = ()
 
-    async def read(self, begin: int, end: int, position: int, seen: Seen, *, step: int | None = None) -> None:
+    async def read(
+        self,
+        begin: int,
+        end: int,
+        position: int,
+        seen: Seen,
+        *,
+        step: int | None = None,
+        again: Collection[str] = (),
+    ) -> None:
         """Fill `items`. `seen`: what was taken before; it is not changed. Runs as a task of its own.
 
-        `step`: seconds of one window, where not those of the feed.
+        `step`: seconds of one window, where not those of the feed; `again`: events whose detail could not be had before.
         """
         known = seen.copy()
         self._position = position
         self._step = step or self._feed.step
+        self._again = again
         try:
             async with contextlib.aclosing(self._ahead(begin, end, position)) as batches:
                 async for batch in batches:
@@ -253,6 +264,7 @@ class Reader:
             for event in order.oldest_first(answer, start):
                 times[event.key] = event.time
                 differs = known.changed(event.key, event.state) and not self._volatile
+                differs = differs or (event.key in self._again and self._writes_changes)
                 if event.key not in known or (differs and self._writes_changes):
                     lines.append(self._line(event, changed=differs))
                     if len(lines) == size:

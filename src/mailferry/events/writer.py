@@ -62,8 +62,15 @@ class Writer:
     async def add(self, line: Line, listed_to: int) -> None:
         """Append one event that a range up to `listed_to` (Unix seconds) listed."""
         progress = self._progress
+        again = line.changed and line.key in progress.details_missing
+        if again and line.stands_in:
+            return  # its detail is still not there
         progress.seen.add(line.key, listed_to, line.state)
-        if line.changed:
+        if again:
+            left = {key: at for key, at in progress.details_missing.items() if key != line.key}
+            progress.details_missing = left
+            self._metrics.completed += 1
+        elif line.changed:
             self._has_changed(1)
         else:
             self._is_new(line)
