@@ -160,20 +160,20 @@ class EventTable:
     def _rows(self, statement: str, start: int, end: int) -> Iterator[tuple[Any, ...]]:
         values = {"feed": self._feed.section, "start": start, "end": end}
         with _told():
-            conn = self._connected()
+            conn, text = self._connected(), self._statement(statement)
             # A cursor of the server's: a day may be a million rows.
             with conn.transaction(), conn.cursor(name="rows") as cursor:
                 cursor.itersize = 5000
-                yield from cursor.execute(self._statement(statement), values)
+                yield from cursor.execute(text, values)
 
     def open(self) -> tuple[Progress | None, Recovered]:
         """Raise the fence, and read how far the feed got."""
         feed = self._feed
         source = f"{feed.category}/{feed.type}/{feed.domain}"
         with _told():
-            assert self._table
+            table = self._prepared()
             values: dict[str, Any] = {"feed": feed.section, "source": source, "runner": self._runner}
-            values |= {"target": self._table.title, "retention_days": self._days}
+            values |= {"target": table.title, "retention_days": self._days}
             with self._conn.transaction(), self._conn.cursor(row_factory=dict_row) as cursor:
                 row = cursor.execute(_sql("begin"), values).fetchone()
                 assert row is not None
@@ -251,7 +251,7 @@ class EventTable:
             self._pool.putconn(conn)
 
     def _connected(self) -> Connection:
-        """The run's connection, and its table, made where it is missing."""
+        """The run's connection."""
         if self._held is None:
             self._held = self._pool.getconn()
             self._held.autocommit = True
@@ -261,8 +261,13 @@ class EventTable:
                 raise Stop(
                     f"The database's encoding is {row[0]}, which cannot hold every event. Use a database in UTF8."
                 )
-            self._table = partitions.prepared(self._held, self._feed.table)
         return self._held
+
+    def _prepared(self) -> Table:
+        """The table, made where it is missing. Raises Stop for one that does not fit."""
+        if self._table is None:
+            self._table = partitions.prepared(self._connected(), self._feed.table)
+        return self._table
 
     @property
     def _conn(self) -> Connection:
@@ -377,9 +382,8 @@ class EventTable:
     def _statement(self, name: str) -> sql.Composed:
         from psycopg import sql
 
-        assert self._table
         columns = sql.SQL(", ").join(map(sql.Identifier, COLUMNS))
-        return partitions.statement(name, table=self._table.identifier, columns=columns)
+        return partitions.statement(name, table=self._prepared().identifier, columns=columns)
 
 
 def progress_of(row: dict[str, Any], seen: Seen | None = None, look_back: int = 0) -> Progress:
