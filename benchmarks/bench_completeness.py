@@ -100,8 +100,8 @@ def verify(folder: Path) -> Iterator[Figure]:
     path = folder / "hour.log"
     with path.open("wb") as file:
         for number in range(LINES):
-            seconds = start + number * 3600 // LINES
-            recipient = {**_RECORD["recipients"][0], "time": seconds}  # type: ignore[index]
+            at = start + number * 3600 // LINES
+            recipient = {**_RECORD["recipients"][0], "time": at}  # type: ignore[index]
             record = {**_RECORD, "queue_id": f"4bX{number:09d}", "recipients": [recipient]}
             file.write(orjson.dumps(record) + b"\n")
     done = run([sys.executable, "-c", _CHECK, str(path), str(start), str(LINES)])

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from support_events import (
-    OUTGOING,
-    RECENT,
-    SIGN_INS,
-    START,
-    a_site,
-    command,
-    finished,
-    runner,
-    suffix,
-    under_strace,
-)
+from support_events import OUTGOING, RECENT, SIGN_INS, START, a_site, forked, suffix
+from support_fork import KILLED, Forked, injected, mailferry
 
 from mailferry.events import checkpoint
 from mailferry.testing.population import Feed, Traits
@@ -27,7 +18,6 @@ if TYPE_CHECKING:
 
     from support_events import Site
 
-KILLED = -9
 HOUR = 3600
 #: What is killed: the n-th such call that touches the data or the checkpoint.
 CALLS = [
@@ -54,19 +44,25 @@ def paths(site: Site, feed: Feed) -> Sequence[Path]:
     ]
 
 
+def start(*arguments: object, trace: Sequence[str] = ()) -> Forked:
+    """`mailferry ...`, with strace attached where there are options for it."""
+    return Forked(mailferry, *map(str, arguments), trace=["-f", *trace] if trace else ())
+
+
 def killed_at_each_call(
-    site: Site, feed: Feed, arguments: list[str], spoil: Callable[[], None] = lambda: None
+    site: Site, feed: Feed, begin: Callable[..., Forked], spoil: Callable[[], None] = lambda: None
 ) -> int:
-    """Start it again and again, and kill it each time; then let it end. Gives how often it was killed."""
+    """Begin it again and again, and kill it each time; then let it end. Returns how often it was killed."""
     kills = 0
     for call, number in CALLS:
         spoil()
-        fault = f"signal=KILL:when={number}"
-        log = site.folder / "strace.log"
-        ended = finished(under_strace(arguments, call, fault, paths=paths(site, feed), log=log))
+        trace = injected(
+            call, f"signal=KILL:when={number}", site.folder / "strace.log", paths=paths(site, feed)
+        )
+        ended = begin(trace=trace).finished()
         assert ended.returncode in {KILLED, 0}, ended.stderr
         kills += ended.returncode == KILLED
-    ended = finished(arguments)
+    ended = begin().finished()
     assert ended.returncode == 0, ended.stderr
     return kills
 
@@ -80,10 +76,10 @@ def test_kills_in_a_back_fill(tmp_path: Path, feed: Feed) -> None:
         position = site.position_file(feed).read_text().splitlines()[0]
         before = len(site.lines(feed))
         asked = ["--from", RECENT, "--to", RECENT + 2 * HOUR, "--config", site.config]
-        assert killed_at_each_call(site, feed, command("backfill", suffix(feed), *asked)) >= 4
+        assert killed_at_each_call(site, feed, partial(start, "backfill", suffix(feed), *asked)) >= 4
         assert site.position_file(feed).read_text().splitlines()[0] == position
         assert site.compared(feed).clean(late=before)
-        assert finished(command("verify", suffix(feed), *asked, "--offline")).returncode == 0
+        assert start("verify", suffix(feed), *asked, "--offline").finished().returncode == 0
 
 
 @pytest.mark.parametrize("feed", FEEDS, ids=lambda feed: feed.category)
@@ -100,10 +96,11 @@ def test_kills_in_a_repair(tmp_path: Path, feed: Feed) -> None:
 
         asked = ["--from", RECENT, "--to", RECENT + 3 * HOUR, "--config", site.config]
         assert (
-            killed_at_each_call(site, feed, command("verify", suffix(feed), "--repair", *asked), spoil) >= 4
+            killed_at_each_call(site, feed, partial(start, "verify", suffix(feed), "--repair", *asked), spoil)
+            >= 4
         )
         assert site.compared(feed).clean(late=lines)
-        assert finished(command("verify", suffix(feed), *asked, "--offline")).returncode == 0
+        assert start("verify", suffix(feed), *asked, "--offline").finished().returncode == 0
 
 
 @pytest.mark.parametrize("feed", FEEDS, ids=lambda feed: feed.category)
@@ -117,7 +114,7 @@ def test_kills_in_an_audit(tmp_path: Path, feed: Feed) -> None:
         lost = site.compared(feed, end=START + 2 * HOUR).lost
         assert lost > 0
         site.clock.now = START + 5 * HOUR
-        assert killed_at_each_call(site, feed, runner(site, commit_events=5)) >= 4
+        assert killed_at_each_call(site, feed, partial(forked, site, commit_events=5)) >= 4
         found = checkpoint.load(site.position_file(feed))
         assert found
         late = found.progress.late
