@@ -24,8 +24,9 @@ import openpyxl
 from mailferry.config.spreadsheet import Limits
 from mailferry.errors import MailferryError, Reject
 from mailferry.mailbox.workbook.cells import text_of
-from mailferry.mailbox.workbook.contract import RowContract, clean_name, find_header
+from mailferry.mailbox.workbook.contract import RowContract
 from mailferry.mailbox.workbook.formats import kind_of
+from mailferry.mailbox.workbook.header import clean_name, find_header
 from mailferry.mailbox.workbook.reader import Reader
 from mailferry.mailbox.workbook.values import Kind
 

@@ -18,7 +18,7 @@ from mailferry import database
 from mailferry.mailbox import run_once
 from mailferry.mailbox.ledger import admin
 from mailferry.mailbox.ledger.jobs import FileState, JobState
-from mailferry.testing.workbooks import Tab, xlsx
+from mailferry.testing.workbooks import Tab, protected, xlsx
 
 if TYPE_CHECKING:
     from mailferry.config.database import DatabaseSettings
@@ -194,7 +194,7 @@ def test_broken_files_are_rejected_with_their_reason_and_disturb_nothing(here: S
     assert run.exit_status == 1
     assert here.maildir.flags() == {"1.test.host": "S", "2.test.host": "", "3.test.host": "S"}
     assert [Path(place).parent.name for place in here.places()] == [
-        "failed",
+        *["failed"] * 2,
         *[str(dt.datetime.now().astimezone().date())] * 2,
     ]
 
@@ -318,3 +318,39 @@ def test_old_files_and_their_rejected_rows_go_after_their_time(here: Setting) ->
     assert here.places() == []
     assert here.query("SELECT count(*) FROM mailferry.rejected_rows") == [(0,)]
     assert here.query("SELECT count(*) FROM mailferry.jobs") == [(2,)]
+
+
+def test_delimited_text_in_the_feeds_charset_becomes_rows(here: Setting) -> None:
+    text = "hawb;status;pieces\r\nC1;Gümrükte Şube;3\r\n".encode("cp1254")
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("rapor.csv", text)
+    here.maildir.deliver(mail("Track and Trace", ("rapor.zip", made.getvalue())))
+    assert here.load().exit_status == 0
+    assert here.rows() == [("C1", "Gümrükte Şube", "3")]
+
+
+def test_a_zip_that_only_calls_itself_a_workbook_is_refused(here: Setting) -> None:
+    data = Path(__file__).parent.parent / "data" / "workbooks"
+    for name in ("zip_named.xlsx", "without_workbook.xlsx"):
+        here.maildir.deliver(mail("Track and Trace", (name, (data / name).read_bytes())))
+    run = here.load()
+    assert [details.job.state for details in run.jobs.values()] == [JobState.FAILED] * 2
+    assert sorted(str(file.error) for details in run.jobs.values() for file in details.files) == [
+        "a workbook that has lost its parts: neither a list of contents nor a workbook is in it",
+        "a zip archive without a workbook in it, whatever its name says",
+    ]
+
+
+def test_a_protected_workbook_waits_for_its_password(here: Setting, tmp_path: Path) -> None:
+    made = protected(tmp_path / "a.xlsx", "gizli-parola", Tab(rows=[list(HEADER), ["P1", "out", 3]]))
+    here.maildir.deliver(mail("Track and Trace", ("a.xlsx", made.read_bytes())))
+    details = one(here.load())
+    assert details.job.state is JobState.FAILED
+    assert "write the password into the feed's passwords_file" in (details.files[0].error or "")
+    passwords = tmp_path / "passwords"
+    passwords.write_text("another\ngizli-parola\n", "utf-8")
+    with psycopg.connect(**database.parameters(here.settings)) as conn:
+        admin.retry(conn, details.job.id)
+    assert one(here.load(passwords_file=passwords)).job.state is JobState.COMPLETED
+    assert here.rows() == [("P1", "out", 3)]

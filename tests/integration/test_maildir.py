@@ -216,7 +216,7 @@ def test_an_archive_gives_its_spreadsheets_and_a_reason_for_every_other_file(
         ("broken.xlsx", True)
     ]
     assert {one.name: one.reason for one in of(stored, Verdict.SKIPPED)} == {
-        "readme.txt": "plain text, not a spreadsheet",
+        "readme.txt": "plain text, not a table: no delimiter divides its lines alike",
         "inner.zip": "an archive in an archive, which is not opened",
     }
 
@@ -229,7 +229,7 @@ def test_the_name_filter_looks_into_archives(root: Path, pending: Path) -> None:
 
 @pytest.mark.parametrize(
     ("mail", "reason"),
-    [("csv_named_xls", "text (CSV), whatever its name says"), ("truncated", "truncated zip archive")],
+    [("truncated", "truncated zip archive")],
 )
 def test_what_calls_itself_a_spreadsheet_and_is_none_is_rejected_with_its_reason(
     root: Path, pending: Path, mail: str, reason: str
@@ -239,6 +239,11 @@ def test_what_calls_itself_a_spreadsheet_and_is_none_is_rejected_with_its_reason
     assert reason in rejected.reason
     assert not of(stored, Verdict.TAKEN)
     assert not list(pending.iterdir())
+
+
+def test_delimited_text_is_taken_whatever_its_name_says(root: Path, pending: Path) -> None:
+    (stored,) = _store(root, pending, _mail("csv_named_xls")).values()
+    assert [(file.name, file.kind) for file in of(stored, Verdict.TAKEN)] == [("rows.xls", Kind.CSV)]
 
 
 def test_what_nobody_calls_a_spreadsheet_is_passed_over_with_its_reason(root: Path, pending: Path) -> None:

@@ -15,19 +15,9 @@ from hypothesis import strategies as st
 
 from mailferry.config.spreadsheet import UnknownColumns
 from mailferry.errors import Reject
-from mailferry.mailbox.workbook.contract import (
-    Header,
-    Layout,
-    RowContract,
-    RowWriter,
-    align,
-    clean_name,
-    find_header,
-    infer_types,
-    lay_out,
-    unique_names,
-    with_types,
-)
+from mailferry.mailbox.workbook.contract import Layout, RowContract, align, infer_types, lay_out, with_types
+from mailferry.mailbox.workbook.header import Header, clean_name, find_header, unique_names
+from mailferry.mailbox.workbook.row_writer import RowWriter
 from mailferry.mailbox.workbook.values import Column, RejectedRow
 
 if TYPE_CHECKING:

@@ -36,12 +36,11 @@ def test_the_name_says_nothing(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (b"", "empty"),
-        (b"a;b\r\n1;2\r\n", "CSV"),
-        ("no\tname\n1\tİ\n".encode("cp1254"), "CSV"),
-        ("a\tb\n".encode("utf-16"), "CSV"),
-        (b"\xef\xbb\xbf<html><body><table>", "HTML"),
-        (b"  <TABLE border=1>", "HTML"),
-        (b'<?xml version="1.0"?>\n<?mso-application progid="Excel.Sheet"?>', "XML spreadsheet of 2003"),
+        (b"\xef\xbb\xbf<html><body><p>Hello</p>", "HTML"),
+        (b"<?xml version='1.0'?><order/>", "an XML file"),
+        (b"Dear Sir, please find the list, attached\n\nKind regards, Ali\n", "plain text"),
+        ("Merhaba Ayşe,\r\nliste ektedir, iyi günler;\r\nAli | Toptan\r\n".encode("cp1254"), "plain text"),
+        (b"HAWB\nK1\nK2\n", "plain text"),
         (b"MIME-Version: 1.0\r\n", "MHTML"),
         (b"%PDF-1.7", "PDF"),
         (b"Rar!\x1a\x07", "RAR"),
@@ -61,9 +60,30 @@ def test_what_is_no_spreadsheet_has_a_reason(tmp_path: Path, content: bytes, rea
 
 
 @pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"a;b\r\n1;2\r\n", Kind.CSV),
+        (b"HAWB,Pieces,Status\n", Kind.CSV),
+        ("no\tname\n1\tİ\n".encode("cp1254"), Kind.CSV),
+        ("a\tb\n1\t2\n".encode("utf-16"), Kind.CSV),
+        ("a\tb\n1\t2\n".encode("utf-16-le"), Kind.CSV),
+        (b"\xef\xbb\xbfa|b\n1|2\n", Kind.CSV),
+        (b"sep=;\r\nHAWB\r\nK1\r\n", Kind.CSV),
+        (b'Report of today\n\nHAWB,Note\nK1,"one, two\nthree"\nK2,x\n', Kind.CSV),
+        (b"\xef\xbb\xbf<html><body><table>", Kind.HTML),
+        (b"  <TABLE border=1>", Kind.HTML),
+        (b'<?xml version="1.0"?>\n<?mso-application progid="Excel.Sheet"?>', Kind.XML),
+    ],
+)
+def test_text_that_holds_a_table_is_a_spreadsheet(tmp_path: Path, content: bytes, kind: Kind) -> None:
+    path = tmp_path / "book.xls"
+    path.write_bytes(content)
+    assert kind_of(path) is kind
+
+
+@pytest.mark.parametrize(
     ("streams", "reason"),
     [
-        ({"EncryptedPackage": b"", "EncryptionInfo": b""}, "password"),
         ({"WordDocument": b""}, "Word"),
         ({"__properties_version1.0": b""}, "Outlook"),
         ({"Other": b""}, "without a workbook"),
@@ -74,6 +94,11 @@ def test_a_compound_file_is_told_by_its_streams(
 ) -> None:
     with pytest.raises(Reject, match=reason):
         kind_of(compound(tmp_path / "book.xls", streams))
+
+
+def test_a_protected_package_is_for_the_child_to_open(tmp_path: Path) -> None:
+    path = compound(tmp_path / "book.xlsx", {"EncryptedPackage": b"", "EncryptionInfo": b""})
+    assert kind_of(path) is Kind.PROTECTED
 
 
 def test_a_directory_in_a_ring_ends(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ class MailboxSettings(Settings):
     )
     charset: str = setting(
         "windows-1254",
-        "charset of raw 8-bit headers and file names that are not UTF-8 nor in the charset their message names",
+        "charset of raw 8-bit headers, file names and text files that are not UTF-8 nor in a charset that they name",
         variable="EMAIL_CHARSET",
     )
     mark: MarkBy = setting(MarkBy.SEEN, "how a message that is done with is marked", variable="EMAIL_MARK")

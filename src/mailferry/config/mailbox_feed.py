@@ -40,6 +40,11 @@ class MailboxFeed(Settings):
     unknown_columns: UnknownColumns = setting(
         UnknownColumns.IGNORE, "columns that the table does not have", variable="DB_UNKNOWN_COLUMNS"
     )
+    passwords_file: Path | None = setting(
+        None,
+        "file of passwords that protected workbooks are opened with, one a line",
+        variable="FILE_PASSWORDS",
+    )
     key_width: int = setting(
         0, "pad keys of digits with zeros to this width", variable="DB_KEY_WIDTH", ge=0, le=100
     )

@@ -16,6 +16,14 @@ class UnknownColumns(StrEnum):
     REFUSE = "refuse"
 
 
+class ErrorCells(StrEnum):
+    """What to do with a row in which a cell shows an error (`#N/A`) or a formula that was never calculated."""
+
+    REJECT = "reject"
+    #: The cell counts as empty.
+    NULL = "null"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
     """What one spreadsheet or archive may take."""

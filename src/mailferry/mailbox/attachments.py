@@ -24,6 +24,7 @@ from mailferry.mailbox.source.matcher import Matcher
 from mailferry.mailbox.source.message import PartOutcome, Verdict
 from mailferry.mailbox.source.transfer_encoding import PIECE
 from mailferry.mailbox.workbook.formats import MIB, PlainZip, kind_of, spreadsheets_in_zip
+from mailferry.mailbox.workbook.text_kind import BEGINNING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from mailferry.mailbox.workbook.formats import Entry
     from mailferry.mailbox.workbook.values import Kind
 
-_EXTENSIONS = (".xlsx", ".xlsm", ".xltx", ".xltm", ".xlsb", ".xls", ".xlt", ".ods")
+_EXTENSIONS = (".xlsx", ".xlsm", ".xltx", ".xltm", ".xlsb", ".xls", ".xlt", ".ods", ".csv", ".tsv")
 _TYPES = (
     "application/vnd.ms-excel",
     "application/vnd.openxmlformats-officedocument.spreadsheetml",
@@ -42,6 +43,8 @@ _TYPES = (
     "application/x-msexcel",
     "application/x-excel",
     "application/excel",
+    "text/csv",
+    "text/tab-separated-values",
 )
 #: Beginnings of MIME types that never hold data, and what to call them.
 _NEVER_DATA = {
@@ -66,7 +69,7 @@ _OTHER_TYPES = {
 #: How zip archives and OLE2 compound files begin: every format that is read here is one of them.
 _CONTAINERS = (b"PK", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
 #: Enough to tell what a file is.
-_START = 4096
+_START = BEGINNING
 
 _INCOMING = ".incoming-"
 #: What is the file's own fault (name, size), not that of the disk.
@@ -305,6 +308,9 @@ def _unpack(job: _Job, archive: Path, name_filter: str) -> tuple[PartOutcome, ..
     for entry, reason in others:
         judge = job.rejected if _is_declared(entry.name, "") else job.skipped
         found.append(judge(reason, entry))
+    taken = any(one.verdict is Verdict.TAKEN for one in found)
+    if not taken and _is_declared(job.part.name, job.part.mime):
+        found.append(job.rejected("a zip archive without a workbook in it, whatever its name says"))
     return tuple(found) or (job.skipped("an empty archive"),)
 
 

@@ -15,7 +15,7 @@ from mailferry.errors import MailferryError, Retry
 from mailferry.mailbox.folders import Folders
 from mailferry.mailbox.source.open import open_mailbox
 from mailferry.mailbox.target import table
-from mailferry.mailbox.workbook.contract import clean_name
+from mailferry.mailbox.workbook.header import clean_name
 from mailferry.mailbox.workbook.values import Column
 from mailferry.secrets import mask
 

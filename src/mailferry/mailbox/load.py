@@ -19,10 +19,12 @@ from mailferry.mailbox.intake import WHOLE, fetch_again, take_again
 from mailferry.mailbox.ledger import leases, records
 from mailferry.mailbox.ledger.jobs import ClaimLost, FileOutcome, FileState, JobState
 from mailferry.mailbox.ledger.rows import files_of
+from mailferry.mailbox.passwords import read_passwords
 from mailferry.mailbox.target import table, upsert
 from mailferry.mailbox.target.table import PROCESSED, SOURCE, Target
-from mailferry.mailbox.workbook.contract import RowContract, clean_name
-from mailferry.mailbox.workbook.values import Counts
+from mailferry.mailbox.workbook.contract import RowContract
+from mailferry.mailbox.workbook.header import clean_name
+from mailferry.mailbox.workbook.values import Counts, Kind
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from mailferry.mailbox.ledger.jobs import Claim, File, Job
     from mailferry.mailbox.target.upsert import Loaded
     from mailferry.mailbox.workbook.reader import Sheet
-    from mailferry.mailbox.workbook.values import Kind, RejectedRow
+    from mailferry.mailbox.workbook.values import RejectedRow
 
     _Read = Callable[[Path, Kind, RowContract], AbstractContextManager[Sheet]]
 
@@ -190,11 +192,12 @@ def _loaded(
     if target and (same := records.duplicate_of(conn, held, target, sha256=file.sha256)):
         yield _duplicate(target, same, file.content_sha256)
         return
-    with read(Path(file.path), file.kind, _contract(feed, target)) as sheet:
+    with read(Path(file.path), file.kind, _contract(feed, target, file.kind)) as sheet:
         yield _upserted(conn, feed, held, file, target, sheet)
 
 
-def _contract(feed: MailboxFeed, target: Target | None) -> RowContract:
+def _contract(feed: MailboxFeed, target: Target | None, kind: Kind) -> RowContract:
+    wanted = feed.passwords_file if kind is Kind.PROTECTED else None
     return RowContract(
         key=target.key if target else feed.unique_key,
         columns=target.columns if target else (),
@@ -202,6 +205,8 @@ def _contract(feed: MailboxFeed, target: Target | None) -> RowContract:
         unknown_columns=feed.unknown_columns,
         reserved=(SOURCE, PROCESSED),
         key_width=feed.key_width,
+        charset=feed.mailbox.charset,
+        passwords=read_passwords(wanted) if wanted else (),
     )
 
 

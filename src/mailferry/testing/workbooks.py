@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import random
 import struct
 import zipfile
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape, quoteattr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
 
@@ -88,6 +89,26 @@ def xlsx(
         for name, content in (more or {}).items():
             archive.writestr(name, content)
     return path
+
+
+def protected(path: Path, password: str, *tabs: Tab) -> Path:
+    """Write an .xlsx of these sheets that opens by a password."""
+    import msoffcrypto
+
+    plain = path.with_suffix(".plain")
+    # The library writes no small package that it could read.
+    xlsx(plain, *tabs, more={"docProps/filler.bin": random.Random(0).randbytes(8_192)})
+    with plain.open("rb") as file, path.open("wb") as target:
+        msoffcrypto.OfficeFile(file).encrypt(password, target)
+    return path
+
+
+def recoded(path: Path, target: Path, change: Callable[[str, bytes], bytes]) -> Path:
+    """Write a copy of a zip whose entries went through `change`, by name."""
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as copy:
+        for info in archive.infolist():
+            copy.writestr(info.filename, change(info.filename, archive.read(info)))
+    return target
 
 
 def column_letters(index: int) -> str:
@@ -238,27 +259,69 @@ def _ods_cell(value: object) -> str:
 # --- xls ---------------------------------------------------------------------------------------------------------
 
 
-def xls(path: Path, tab: Tab) -> Path:
-    """Write an .xls (BIFF8) of one sheet of text and numbers."""
+def xls(
+    path: Path,
+    tab: Tab,
+    *,
+    codepage: int = 1200,
+    formulas: bool = False,
+    macro_sheet: bool = False,
+    protection: bytes = b"",
+) -> Path:
+    """Write an .xls (BIFF8) of one sheet of text and numbers.
+
+    With `formulas` every text is a formula's; with `macro_sheet` an Excel 4 macro sheet comes first; `protection` is the
+    content of a FilePass record, behind which nothing is really encrypted.
+    """
+    sheets = [(tab.name, 0, _biff_sheet(tab, formulas=formulas))]
+    if macro_sheet:
+        sheets.insert(
+            0,
+            (
+                "Macro1",
+                1,
+                _record(0x809, struct.pack("<HHHHII", 0x600, 0x40, 0, 0, 0, 0)) + _record(0x0A, b""),
+            ),
+        )
+    start = _record(0x809, struct.pack("<HHHHII", 0x600, 5, 0, 0, 0, 0))
+    if protection:
+        start += _record(0x2F, protection)
+    start += _record(0x42, struct.pack("<H", codepage))
+    bounds = [(kind, struct.pack("<BB", len(name), 1) + name.encode("utf-16-le")) for name, kind, _ in sheets]
+    at = len(start) + sum(len(bound) + 10 for _, bound in bounds) + 4
+    book = start
+    for (kind, bound), (_, _, content) in zip(bounds, sheets, strict=True):
+        book += _record(0x85, struct.pack("<IBB", at, 0, kind) + bound)
+        at += len(content)
+    book += _record(0x0A, b"") + b"".join(content for _, _, content in sheets)
+    return compound(path, {"Workbook": book})
+
+
+def _biff_sheet(tab: Tab, *, formulas: bool) -> bytes:
     sheet = _record(0x809, struct.pack("<HHHHII", 0x600, 0x10, 0, 0, 0, 0))
     for number, row in enumerate(tab.rows):
         for column, value in enumerate(row):
+            place = struct.pack("<HHH", number, column, 0)
             if isinstance(value, int | float):
-                sheet += _record(0x203, struct.pack("<HHHd", number, column, 0, value))
+                sheet += _record(0x203, place + struct.pack("<d", value))
+            elif value is not None and formulas:
+                sheet += _record(
+                    0x06, place + struct.pack("<BxxxxxHHIH", 0, 0xFFFF, 0, 0, 3) + b"\x17\x01\x00"
+                )
+                sheet += _biff_text(0x207, str(value))
             elif value is not None:
                 text = str(value)
-                sheet += _record(
-                    0x204, struct.pack("<HHHHB", number, column, 0, len(text), 1) + text.encode("utf-16-le")
-                )
-    sheet += _record(0x0A, b"")
-    name = tab.name.encode("utf-16-le")
-    start = _record(0x809, struct.pack("<HHHHII", 0x600, 5, 0, 0, 0, 0)) + _record(
-        0x42, struct.pack("<H", 1200)
-    )
-    bound = struct.pack("<BBBB", 0, 0, len(tab.name), 1) + name
-    at = len(start) + 8 + len(bound) + 4
-    book = start + _record(0x85, struct.pack("<I", at) + bound) + _record(0x0A, b"") + sheet
-    return compound(path, {"Workbook": book})
+                sheet += _record(0x204, place + struct.pack("<HB", len(text), 1) + text.encode("utf-16-le"))
+    return sheet + _record(0x0A, b"")
+
+
+def _biff_text(number: int, text: str) -> bytes:
+    """A text that goes on in CONTINUE records, each of which says again that it is of two bytes a character."""
+    most = 4_000
+    records = _record(number, struct.pack("<HB", len(text), 1) + text[:most].encode("utf-16-le"))
+    for start in range(most, len(text), most):
+        records += _record(0x3C, b"\1" + text[start : start + most].encode("utf-16-le"))
+    return records
 
 
 def _record(number: int, content: bytes) -> bytes:

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from mailferry.database import SCHEMA, advisory_key, translated
 from mailferry.errors import Reject, Stop
-from mailferry.mailbox.workbook.contract import clean_name
+from mailferry.mailbox.workbook.header import clean_name
 from mailferry.mailbox.workbook.values import Column
 
 if TYPE_CHECKING:

@@ -15,10 +15,18 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from mailferry.mailbox.workbook.plain_text import (
+    FALSE,
+    TRUE,
+    plain_booleans,
+    plain_dates,
+    plain_moments,
+    plain_numbers,
+)
 from mailferry.mailbox.workbook.text_values import (
     TIME,
     TWO_READINGS,
@@ -32,8 +40,32 @@ from mailferry.mailbox.workbook.text_values import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-#: What the spreadsheet reader gives; `""` is an empty cell, an error (`#N/A`) or a formula without a value alike.
-Cell = str | float | int | bool | dt.time | dt.date | dt.datetime | dt.timedelta
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A cell without a value that is not empty either: an error (`#N/A`), a formula never calculated, a broken field."""
+
+    #: Why a row that needs this cell is rejected.
+    reason: str
+    #: What the cell shows.
+    shown: str = ""
+    #: Whether the cell may count as empty where the feed wants errors to be; a broken field may not.
+    is_empty: bool = True
+
+
+#: A cell with a formula and no value.
+UNCALCULATED = Fault(
+    "a formula without a stored value; open the file in a spreadsheet program and save it again"
+)
+
+
+def error_cell(shown: str) -> Fault:
+    """A cell that shows an error."""
+    return Fault(f"an error ({shown}), not a value", shown)
+
+
+#: What a cell of a spreadsheet holds; `""` is an empty cell.
+Cell = str | float | int | bool | dt.time | dt.date | dt.datetime | dt.timedelta | Fault
 
 #: Whole numbers up to here are exact in a binary double.
 EXACT = 2**53
@@ -47,8 +79,6 @@ _UUID = re.compile(
 
 _INTEGERS = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
 _DOTS = str.maketrans("\u0131\u0130", "iI")
-_TRUE = frozenset({"true", "t", "yes", "y", "on", "1", "evet"})
-_FALSE = frozenset({"false", "f", "no", "n", "off", "0", "hayir"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,16 +102,26 @@ class Converter:
     fast: Callable[[Sequence[Any], set[type]], Sequence[str] | None]
     #: Whether the text may hold what CSV has to quote.
     free: bool = False
+    #: A column of text that is what the server reads already, or None where it takes a look at each; `""` stays.
+    plain: Callable[[Sequence[str]], Sequence[str] | None] | None = None
 
     def column(self, cells: Sequence[Cell]) -> Converted:
         """All cells of a column."""
         types = set(map(type, cells))
         nuls = 0
+        if Fault in types:
+            kept = self.column(["" if isinstance(cell, Fault) else cell for cell in cells])
+            faults = {at: cell.reason for at, cell in enumerate(cells) if isinstance(cell, Fault)}
+            return replace(kept, misfits=kept.misfits | faults)
         if str in types:
             strings: Any = cells if types == {str} else [cell for cell in cells if type(cell) is str]
             nuls = "".join(strings).count("\0")
             if nuls:
                 cells = [cell.replace("\0", "") if type(cell) is str else cell for cell in cells]
+            if types == {str} and self.plain and not nuls:
+                texts = self.plain(strings)
+                if texts is not None:
+                    return Converted(texts=texts, misfits={})
             if types != {str} and not any(strings):
                 return self._with_empty(cells, types - {str})
             if nuls or types != {str} or not self.free or any(map(str.isspace, strings)):
@@ -132,7 +172,7 @@ def text_of(cell: Cell) -> str:
         return str(int(cell)) if abs(cell) <= EXACT else f"{Decimal(repr(cell)):.0f}"
     if isinstance(cell, dt.timedelta):
         return _duration(cell)
-    return str(cell)
+    return cell.shown if isinstance(cell, Fault) else str(cell)
 
 
 def converter(type_name: str, *, key: bool = False, key_width: int = 0) -> Converter:
@@ -149,9 +189,9 @@ def converter(type_name: str, *, key: bool = False, key_width: int = 0) -> Conve
     if name in {"real", "double precision"}:
         return _floating(real=name == "real")
     if name == "boolean":
-        return Converter(one=_boolean, fast=_fast_boolean)
+        return Converter(one=_boolean, fast=_fast_boolean, plain=plain_booleans)
     if name == "date":
-        return Converter(one=_date, fast=_fast_date)
+        return Converter(one=_date, fast=_fast_date, plain=plain_dates)
     if name == "timestamp":
         return _timestamp(zoned=zone == " with time zone")
     if name == "time" and zone != " with time zone":
@@ -250,7 +290,8 @@ def _integer(bound: int) -> Converter:
         whole = types == {float} and all(map(float.is_integer, cells))
         return list(map(str, map(int, cells))) if whole and _within(cells, exact) else None
 
-    return Converter(one=one, fast=fast)
+    # One digit less than the bound has.
+    return Converter(one=one, fast=fast, plain=plain_numbers(len(str(exact)) - 1, fraction=False))
 
 
 def _numeric(precision: int, scale: int) -> Converter:
@@ -278,7 +319,9 @@ def _numeric(precision: int, scale: int) -> Converter:
         largest = max(abs(min(cells)), abs(max(cells)))
         return _number_texts(cells) if Decimal(largest) < limit - half else None
 
-    return Converter(one=one, fast=fast)
+    # One digit less than fits, for the server rounds.
+    digits = min(precision - scale - 1, 15)
+    return Converter(one=one, fast=fast, plain=plain_numbers(digits, fraction=True) if digits > 0 else None)
 
 
 def _number_text(value: float) -> str:
@@ -317,9 +360,9 @@ def _floating(*, real: bool) -> Converter:
 
 def _boolean(cell: Cell) -> str:
     word = text_of(cell).strip().translate(_DOTS).lower()
-    if word in _TRUE:
+    if word in TRUE:
         return "true"
-    if word in _FALSE:
+    if word in FALSE:
         return "false"
     raise Misfit("neither true nor false (true, false, yes, no, evet, hay\u0131r, 1, 0)")
 
@@ -373,7 +416,7 @@ def _timestamp(*, zoned: bool) -> Converter:
     def fast(cells: Sequence[Any], types: set[type]) -> Sequence[str] | None:
         return list(map(str, cells)) if types <= {dt.date, dt.datetime} else None
 
-    return Converter(one=one, fast=fast)
+    return Converter(one=one, fast=fast, plain=plain_moments)
 
 
 def _time(cell: Cell) -> str:

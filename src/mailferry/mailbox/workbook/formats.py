@@ -12,15 +12,16 @@ import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from mailferry.config.spreadsheet import Limits
 from mailferry.errors import Reject
+from mailferry.mailbox.workbook.text_kind import BEGINNING, text_kind
 from mailferry.mailbox.workbook.values import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 MIB = 2**20
 
@@ -30,19 +31,19 @@ class PlainZip(Reject):
 
 
 def kind_of(path: Path, limits: Limits | None = None) -> Kind:
-    """The spreadsheet format of a file.
+    """The format of a file that may hold a table.
 
     Raises PlainZip for a zip archive that is none (see `spreadsheets_in_zip`), Reject with the reason for anything
     else, OSError where the file cannot be read.
     """
     with path.open("rb") as file:
-        start = file.read(4096)
+        start = file.read(BEGINNING)
         if start.startswith(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"):
             return _compound_kind(file)
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         with open_zip(path, limits or Limits()) as archive:
-            return _zip_kind(archive)
-    raise Reject(_no_spreadsheet(start))
+            return zip_kind(archive)
+    return _kind_without_container(start)
 
 
 _MAGIC = (
@@ -61,62 +62,38 @@ _MAGIC = (
 )
 
 
-def _no_spreadsheet(start: bytes) -> str:
-    """What a file that is no spreadsheet begins like."""
+def _kind_without_container(start: bytes) -> Kind:
+    """The kind of what is neither a zip nor a compound file. Raises Reject with what it is instead."""
     if not start:
-        return "the file is empty"
+        raise Reject("the file is empty")
     for magic, name in _MAGIC:
         if start.startswith(magic):
-            return f"not a spreadsheet but {name}"
+            raise Reject(f"not a spreadsheet but {name}")
     if not start.strip(b"\0"):
-        return "not a spreadsheet: the file begins with nothing but zeros"
-    text = _as_text(start)
-    if text is None:
-        return "not a spreadsheet that is known here (.xlsx, .xlsm, .xlsb, .xls, .ods)"
-    head = text.lstrip("\ufeff \t\r\n").lower()
-    if "urn:schemas-microsoft-com:office:spreadsheet" in head or 'progid="excel.sheet"' in head:
-        return "an XML spreadsheet of 2003; save it as .xlsx"
-    if (
-        head.startswith(("<!doctype html", "<html", "<table", "<head", "<body", "<style", "<meta"))
-        or "<table" in head
-    ):
-        return "a web page (HTML), whatever its name says; save it as .xlsx"
-    if head.startswith("mime-version:"):
-        return "a web page (MHTML), whatever its name says; save it as .xlsx"
-    if head.startswith("<"):
-        return "an XML file, not a spreadsheet"
-    if any(mark in head.partition("\n")[0] for mark in ",;\t|"):
-        return "text (CSV), whatever its name says; save it as .xlsx"
-    return "plain text, not a spreadsheet"
-
-
-def _as_text(start: bytes) -> str | None:
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return start.decode("utf-16", errors="replace")
-    if b"\0" in start:
-        return None
-    text = start.decode("latin-1")
-    odd = sum(1 for character in text if character < " " and character not in "\t\r\n\f")
-    return text if odd * 50 <= len(text) else None
+        raise Reject("not a spreadsheet: the file begins with nothing but zeros")
+    return text_kind(start)
 
 
 # --- zip --------------------------------------------------------------------------------------------------------
 
 
-def open_zip(path: Path, limits: Limits) -> zipfile.ZipFile:
+def open_zip(source: Path | IO[bytes], limits: Limits) -> zipfile.ZipFile:
     """Open a zip whose directory is within the limits; it is measured before anything of it is held in memory.
 
     What the directory states may be false: those who inflate keep count themselves. Raises Reject.
     """
-    with path.open("rb") as file:
-        size = _directory_size(file)
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            size = _directory_size(file)
+    else:
+        size = _directory_size(source)
     # A directory entry is 46 bytes and a name; in memory it takes some ten times that.
     if size > limits.entries * 200:
         raise Reject(
             f"a zip archive with a directory of {size:,} bytes, more than {limits.entries:,} entries need"
         )
     try:
-        archive = zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(source)
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
         raise Reject(f"a damaged or truncated zip archive ({error})") from None
     try:
@@ -164,7 +141,8 @@ def _directory_size(file: IO[bytes]) -> int:
     return size
 
 
-def _zip_kind(archive: zipfile.ZipFile) -> Kind:
+def zip_kind(archive: zipfile.ZipFile) -> Kind:
+    """The kind of a zip archive by its parts. Raises as `kind_of`."""
     names = {entry.filename.replace("\\", "/").lower() for entry in archive.infolist()}
     mimetype = _small(archive, "mimetype")
     if mimetype.startswith(b"application/vnd.oasis.opendocument.spreadsheet"):
@@ -190,6 +168,8 @@ def _zip_kind(archive: zipfile.ZipFile) -> Kind:
             if any(name.startswith(folder) for name in names):
                 raise Reject(f"not a spreadsheet but {what}")
         raise Reject("an Office file without a workbook in it")
+    if any(name.startswith("xl/") for name in names):
+        raise Reject("a workbook that has lost its parts: neither a list of contents nor a workbook is in it")
     if "index/document.iwa" in names or "index.zip" in names:
         raise Reject("an Apple iWork document; export it as .xlsx")
     raise PlainZip
@@ -296,18 +276,22 @@ def _why_not(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, largest: int) -> 
         return "an archive in an archive, which is not opened"
     try:
         with archive.open(entry) as stream:
-            start = stream.read(4096)
+            start = stream.read(8)
+            if start.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")):
+                return ""
+            start += stream.read(BEGINNING - 8)
     except _BROKEN as error:
         return f"damaged ({error})"
-    if start.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")):
-        return ""
-    return _no_spreadsheet(start)
+    try:
+        _kind_without_container(start)
+    except Reject as reject:
+        return str(reject)
+    return ""
 
 
 # --- OLE2 compound files -----------------------------------------------------------------------------------------
 
 _STREAMS = (
-    ("EncryptedPackage", "protected by a password; send it without"),
     ("WordDocument", "not a spreadsheet but a Word document"),
     ("PowerPoint Document", "not a spreadsheet but a PowerPoint presentation"),
     ("VisioDocument", "not a spreadsheet but a Visio drawing"),
@@ -321,6 +305,8 @@ def _compound_kind(file: IO[bytes]) -> Kind:
     names = set(_stream_names(file))
     if names & {"Workbook", "Book", "WORKBOOK", "BOOK"}:
         return Kind.XLS
+    if "EncryptedPackage" in names:
+        return Kind.PROTECTED
     for name, reason in _STREAMS:
         if name in names:
             raise Reject(reason)

@@ -7,8 +7,11 @@ happen to be whole today are `numeric`, never an integer type, and dates without
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from mailferry.mailbox.workbook.cells import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +30,17 @@ TYPES: dict[type, str] = {
 }
 
 
+_TIMES = {"time without time zone", "interval"}
+#: What a message calls the cells of a type.
+_CALLED = {
+    "numeric": "numbers",
+    "timestamp without time zone": "dates",
+    "boolean": "true or false",
+    "time without time zone": "times of day",
+    "interval": "durations",
+}
+
+
 @dataclass(kw_only=True, slots=True)
 class TypeOf:
     """Looks at cells, and then says which type holds all of them.
@@ -34,17 +48,41 @@ class TypeOf:
     A cell's own kind counts, never what its text looks like: `"007"` is text. Cells of more than one kind are text.
     """
 
-    _types: set[type] = field(default_factory=set)
+    #: Cells by type.
+    _counts: Counter[str] = field(default_factory=Counter)
+    #: The first that is text.
+    _text: str = ""
 
     def look(self, cells: Sequence[Cell]) -> None:
         """Take in more of the column."""
         types = set(map(type, cells))
-        if str in types and not any(cell for cell in cells if type(cell) is str):
-            types.discard(str)
-        self._types |= types
+        if types == {str}:  # nearly all columns are of one kind
+            self._add("text", cells if all(cells) else [cell for cell in cells if cell])
+            return
+        kinds = Counter(map(type, cells))
+        kinds.pop(Fault, 0)
+        if kinds.pop(str, 0):
+            self._add("text", [cell for cell in cells if type(cell) is str and cell])
+        for kind, count in kinds.items():
+            self._counts[TYPES[kind]] += count
+
+    def _add(self, kind: str, texts: Sequence[Cell]) -> None:
+        if texts:
+            self._counts[kind] += len(texts)
+            self._text = self._text or str(texts[0])
 
     @property
     def name(self) -> str:
         """The type, as `format_type()` writes it; text where nothing was seen."""
-        names = {TYPES.get(seen, "text") for seen in self._types}
-        return names.pop() if len(names) == 1 else "text"
+        if set(self._counts) == _TIMES:
+            return "interval"  # times of day, and durations of more than one, in some formats
+        return next(iter(self._counts)) if len(self._counts) == 1 else "text"
+
+    @property
+    def mixture(self) -> str:
+        """What the column holds where that is of several kinds; "" where it is of one."""
+        if len(self._counts) < 2 or set(self._counts) == _TIMES:
+            return ""
+        kinds = [f"{count} {_CALLED[kind]}" for kind, count in self._counts.most_common() if kind != "text"]
+        texts = self._counts["text"]
+        return " and ".join([*kinds, *([f"{texts} texts, the first {self._text[:40]!r}"] if texts else [])])

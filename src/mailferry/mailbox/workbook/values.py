@@ -7,12 +7,16 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """A spreadsheet's format, told by its first bytes."""
+    """A spreadsheet's format, by its content."""
 
     XLSX = "xlsx"  # .xlsx and .xlsm: a zip of XML parts
     XLSB = "xlsb"
     XLS = "xls"  # OLE2 compound file, BIFF
     ODS = "ods"
+    CSV = "csv"  # delimited text: commas, semicolons, tabs or bars
+    HTML = "html"  # a web page with tables, often named .xls
+    XML = "xml"  # SpreadsheetML of 2003
+    PROTECTED = "protected"  # OLE2 compound file around an encrypted .xlsx, .xlsm or .xlsb
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

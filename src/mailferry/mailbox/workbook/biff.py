@@ -1,0 +1,136 @@
+"""Workbooks of Excel 97 to 2003 (.xls) and of Excel 5 and 95, through xlrd.
+
+It is slower than calamine and right where that is not: text in any CODEPAGE (BIFF8 text is Unicode whatever that says), the
+values of formulas, workbooks with macro sheets. A sheet has at most 65,536 rows.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import struct
+from typing import IO, TYPE_CHECKING, Any
+
+import xlrd
+
+from mailferry.errors import Reject
+from mailferry.mailbox.workbook.book import SheetInfo
+from mailferry.mailbox.workbook.cells import Fault, error_cell, is_blank
+from mailferry.mailbox.workbook.xml2003 import hidden_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mailferry.mailbox.workbook.cells import Cell
+
+#: 31 December 9999, the last day that a cell can show, in days.
+_LAST_DAY = 2_958_466
+
+
+class _Silent(io.TextIOBase):
+    """Takes what the library prints."""
+
+    def write(self, text: str, /) -> int:
+        return len(text)
+
+
+class BiffBook:
+    """An .xls file."""
+
+    named = True
+    overlong: Fault | None = None
+
+    def __init__(self, file: IO[bytes]) -> None:
+        file.seek(0)
+        content = file.read()
+        try:
+            self._book = _open(content)
+        except xlrd.XLRDError as error:
+            if "encrypted" not in str(error):
+                raise
+            raise Reject(
+                f"protected by {_encryption(content)} of the old .xls format, which is not undone here;"
+                " have it sent without, or as .xlsx"
+            ) from None
+        shown = self._book._sheet_visibility  # noqa: SLF001 - the public property wants the whole sheet read
+        self.sheets = tuple(
+            SheetInfo(name=name, visible=shown[at] == 0) for at, name in enumerate(self._book.sheet_names())
+        )
+        self._hidden = 0
+        self._durations: dict[int, bool] = {}
+
+    def rows(self, sheet: str) -> Iterator[list[Cell]]:
+        """The rows of the sheet of this name."""
+        held = self._book.sheet_by_name(sheet)
+        self._hidden = 0
+        convert = self._cell
+        for at in range(held.nrows):
+            types = held.row_types(at)
+            row = held.row_values(at)
+            for place, kind in enumerate(types):
+                # Text and numbers are what they should be already.
+                if kind not in {xlrd.XL_CELL_TEXT, xlrd.XL_CELL_NUMBER}:
+                    row[place] = convert(held, at, place, kind, row[place])
+            info = held.rowinfo_map.get(at)
+            if info and info.hidden and not all(map(is_blank, row)):
+                self._hidden += 1
+            yield row
+        self._book.unload_sheet(sheet)
+
+    def warnings(self, sheet: str) -> list[str]:
+        """Of rows that are hidden."""
+        return hidden_rows(sheet, self._hidden)
+
+    def _cell(self, sheet: Any, row: int, place: int, kind: int, value: Any) -> Cell:
+        if kind == xlrd.XL_CELL_DATE:
+            return self._date(value, sheet.cell_xf_index(row, place))
+        if kind == xlrd.XL_CELL_BOOLEAN:
+            return bool(value)
+        if kind == xlrd.XL_CELL_ERROR:
+            return error_cell(xlrd.error_text_from_code.get(value, f"error {value}"))
+        return ""
+
+    def _date(self, value: float, style: int) -> Cell:
+        """A date, a date and time, a time of day; a duration where the cell's format counts hours beyond the day."""
+        if self._is_duration(style):
+            return dt.timedelta(milliseconds=round(value * 86_400_000))
+        if not 0 <= value < _LAST_DAY:
+            return value
+        moment: dt.datetime = xlrd.xldate.xldate_as_datetime(value, self._book.datemode)
+        if value < 1 and not self._book.datemode:
+            return moment.time()
+        return moment.date() if moment.time() == dt.time() else moment
+
+    def _is_duration(self, style: int) -> bool:
+        found = self._durations.get(style)
+        if found is None:
+            written = self._book.format_map[self._book.xf_list[style].format_key].format_str.lower()
+            found = self._durations[style] = any(mark in written for mark in ("[h", "[m]", "[mm]", "[s"))
+        return found
+
+
+def _open(content: bytes) -> Any:
+    return xlrd.open_workbook(
+        file_contents=content,
+        logfile=_Silent(),
+        formatting_info=True,
+        on_demand=True,
+        ragged_rows=True,
+        ignore_workbook_corruption=True,
+    )
+
+
+def _encryption(content: bytes) -> str:
+    """What the FilePass record of an encrypted workbook says ([MS-XLS] 2.4.117)."""
+    files = xlrd.compdoc.CompDoc(content, logfile=_Silent(), ignore_workbook_corruption=True)
+    stream = files.get_named_stream("Workbook") or files.get_named_stream("Book") or b""
+    at = 0
+    for _ in range(20):
+        number, size = struct.unpack_from("<HH", stream.ljust(at + 4, b"\0"), at)
+        record = stream[at + 4 : at + 4 + size]
+        if number == 0x2F:
+            if record[:2] == b"\0\0":
+                return "a password (XOR obfuscation)"
+            return "a password (RC4)" if record[2:4] == b"\1\0" else "a password (RC4 CryptoAPI)"
+        at += 4 + size
+    return "a password"

@@ -1,0 +1,110 @@
+"""Delimited text (CSV, TSV) as a book of one sheet, read as a stream.
+
+RFC 4180 with the delimiters that spreadsheet programs write: comma, semicolon, tab and bar. All fields are text.
+"""
+
+from __future__ import annotations
+
+import csv
+from itertools import islice
+from typing import IO, TYPE_CHECKING
+
+from mailferry.errors import Reject
+from mailferry.mailbox.workbook.book import SheetInfo
+from mailferry.mailbox.workbook.cells import Fault, is_blank
+from mailferry.mailbox.workbook.header import HEADER_ROWS, find_header
+from mailferry.mailbox.workbook.text_kind import DELIMITERS, SEPARATOR_LINE, encoding_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mailferry.mailbox.workbook.cells import Cell
+
+#: Characters of a field; a spreadsheet's cell holds 32,767. More is a quotation mark that was never closed.
+_LONGEST = 131_072
+
+
+class CsvBook:
+    """The one table of a text."""
+
+    named = False
+    overlong: Fault | None = Fault(
+        "more fields than the header has; a delimiter within a field is not quoted", is_empty=False
+    )
+
+    def __init__(self, file: IO[bytes], key: str, charset: str) -> None:
+        self.sheets: tuple[SheetInfo, ...] = (SheetInfo(name="text"),)
+        self._file = file
+        self._encoding = encoding_of(file, charset)
+        csv.field_size_limit(_LONGEST)
+        separator = SEPARATOR_LINE.fullmatch(self._text().readline(10))
+        self._skip = 1 if separator else 0
+        self._delimiter = separator[1] if separator else self._find_delimiter(key)
+
+    def warnings(self, sheet: str) -> list[str]:
+        """None: what is wrong with a row rejects it."""
+        del sheet
+        return []
+
+    def rows(self, sheet: str) -> Iterator[list[Cell]]:
+        """The records. One that is broken, or longer than the header, is a row of faults."""
+        del sheet
+        text = self._text()
+        for _ in range(self._skip):
+            text.readline()
+        try:
+            yield from self._records(text, self._delimiter)
+        except UnicodeDecodeError as error:
+            odd = error.object[error.start : error.start + 1].hex()
+            raise Reject(
+                f"its text is not {self._encoding}: byte 0x{odd} has no meaning there; set the feed's charset"
+            ) from None
+
+    def _text(self) -> IO[str]:
+        self._file.seek(0)
+        return open(self._file.fileno(), encoding=self._encoding, newline="", closefd=False)
+
+    def _records(self, text: IO[str], delimiter: str) -> Iterator[list[Cell]]:
+        records: Iterator[list[Cell]] = csv.reader(text, delimiter=delimiter, strict=True)  # type: ignore[assignment]  # a list of text is a list of cells
+        while True:
+            first = records.line_num + 1  # type: ignore[attr-defined]
+            try:
+                # Nearly all records in a loop without Python code for each.
+                for record in records:
+                    yield record
+                    first = records.line_num + 1  # type: ignore[attr-defined]
+            except csv.Error as error:
+                last = records.line_num  # type: ignore[attr-defined]
+                if "unexpected end" in str(error):
+                    raise Reject(
+                        f"a quotation mark in line {first + self._skip} is never closed; what follows cannot be read"
+                    ) from None
+                reason = _broken(str(error), first + self._skip, last + self._skip)
+                yield [Fault(reason, is_empty=False)]
+                continue
+            return
+
+    def _find_delimiter(self, key: str) -> str:
+        """The one by which the key is a column, else the one that divides the first lines most alike."""
+
+        def fitness(delimiter: str) -> tuple[bool, float, int]:
+            rows = list(islice(self._sample(delimiter), HEADER_ROWS))
+            lengths = [len(row) for row in rows if not all(map(is_blank, row))]
+            most = max(set(lengths), key=lengths.count, default=0)
+            alike = lengths.count(most) / max(1, len(lengths)) if most > 1 else 0.0
+            return find_header(rows, key) is not None, alike, most
+
+        return max(DELIMITERS, key=fitness)
+
+    def _sample(self, delimiter: str) -> Iterator[list[Cell]]:
+        try:
+            yield from self._records(self._text(), delimiter)
+        except (Reject, UnicodeDecodeError):
+            return
+
+
+def _broken(error: str, first: int, last: int) -> str:
+    lines = f"line {first}" if first >= last else f"lines {first} to {last}"
+    if "field larger" in error:
+        return f"{lines}: a field of more than {_LONGEST:,} characters; a quotation mark may not be closed"
+    return f"{lines}: a quotation mark within a field is not doubled ({error})"

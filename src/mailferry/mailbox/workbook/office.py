@@ -1,0 +1,96 @@
+"""Workbooks of Excel 2007 and later (.xlsx, .xlsm, .xlsb), through calamine.
+
+calamine shows an error, a formula without a value and an empty cell alike; `sheet_parts` finds the first two.
+"""
+
+from __future__ import annotations
+
+import threading
+import zipfile
+from typing import IO, TYPE_CHECKING
+
+from python_calamine import CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
+
+from mailferry.mailbox.workbook import sheet_parts
+from mailferry.mailbox.workbook.book import SheetInfo
+from mailferry.mailbox.workbook.values import Kind
+from mailferry.mailbox.workbook.xml2003 import hidden_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from python_calamine import CalamineSheet
+
+    from mailferry.mailbox.workbook.cells import Cell, Fault
+
+
+class OfficeBook:
+    """An .xlsx, .xlsm or .xlsb file."""
+
+    named = True
+    overlong: Fault | None = None
+
+    def __init__(self, file: IO[bytes], path: Path | None, kind: Kind) -> None:
+        """`path` is the file's, where it has one: read from there it need not be in memory."""
+        self._kind = kind
+        self._archive = zipfile.ZipFile(file)
+        file.seek(0)
+        try:
+            self._book = CalamineWorkbook.from_object(path or file)
+        except Exception:
+            if not self._mend():
+                raise
+        self.sheets = tuple(
+            SheetInfo(name=sheet.name, visible=sheet.visible == SheetVisibleEnum.Visible)
+            for sheet in self._book.sheets_metadata
+            if sheet.typ == SheetTypeEnum.WorkSheet
+        )
+        self._parts = sheet_parts.parts(self._archive, kind)
+        #: The last sheet that was asked for, and what its part holds besides.
+        self._held: tuple[str, CalamineSheet, sheet_parts.Look] | None = None
+
+    def rows(self, sheet: str) -> Iterator[list[Cell]]:
+        """The rows of the sheet of this name."""
+        if self._held is None or self._held[0] != sheet:
+            self._held = None  # there is no memory for two
+            self._held = (sheet, *self._load(sheet))
+        _, held, look = self._held
+        rows: Iterator[list[Cell]] = iter(held.iter_rows())  # type: ignore[arg-type]  # cells of calamine are cells
+        if self._kind is Kind.XLSB:
+            with self._archive.open(self._parts[sheet]) as part:
+                yield from sheet_parts.marked(rows, sheet_parts.faults_xlsb(part, look))
+        elif look.faulty:
+            with self._archive.open(self._parts[sheet]) as part:
+                yield from sheet_parts.marked(rows, sheet_parts.faults_xlsx(part))
+        else:
+            yield from rows
+
+    def warnings(self, sheet: str) -> list[str]:
+        """Of rows that are hidden."""
+        return hidden_rows(sheet, self._held[2].hidden if self._held else 0)
+
+    def _load(self, sheet: str) -> tuple[CalamineSheet, sheet_parts.Look]:
+        look = sheet_parts.Look()
+        if self._kind is Kind.XLSB:
+            return self._book.get_sheet_by_name(sheet), look
+        # Beside the reader, which needs no interpreter while it parses.
+        other = threading.Thread(target=look.at, args=(self._archive, self._parts.get(sheet, "")))
+        other.start()
+        try:
+            held = self._book.get_sheet_by_name(sheet)
+        finally:
+            other.join()
+        if look.utf16 and self._mend():
+            return self._load(sheet)
+        return held, look
+
+    def _mend(self) -> bool:
+        """Open a copy that calamine can read instead; whether there was anything to mend."""
+        file = sheet_parts.mended(self._archive)
+        if file is None:
+            return False
+        self._archive = zipfile.ZipFile(file)
+        file.seek(0)
+        self._book = CalamineWorkbook.from_object(file)
+        return True

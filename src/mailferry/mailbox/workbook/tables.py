@@ -1,0 +1,187 @@
+"""Which sheets of a book are loaded, what their columns are, and what a person should know of the book."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from mailferry.errors import Reject
+from mailferry.mailbox.workbook.book import Fitter, damaged
+from mailferry.mailbox.workbook.cells import text_of
+from mailferry.mailbox.workbook.contract import align, infer_types, lay_out, with_types
+from mailferry.mailbox.workbook.header import HEADER_ROWS, Header, filled, find_header, group_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mailferry.mailbox.workbook.book import Book
+    from mailferry.mailbox.workbook.cells import Cell
+    from mailferry.mailbox.workbook.contract import Layout, RowContract
+
+#: Cells that are Python objects at one time; a cell may hold 32,767 characters.
+BATCH_CELLS = 8_192
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """A sheet in which a header was found."""
+
+    name: str
+    header: Header
+    #: A row beside the header that looks like a second one, for a message; "" for none.
+    second: str
+
+
+class Reading:
+    """A book as the contract wants it read. Raises Reject from everything."""
+
+    def __init__(self, book: Book, contract: RowContract) -> None:
+        self._book = book
+        self._contract = contract
+        #: Known before the rows.
+        self.warnings: list[str] = []
+        #: The sheets that are loaded: one, or with "all" every visible one that has the key in a header.
+        self.tables = self._find()
+        #: One for each of them, all with the same columns.
+        self.layouts = self._lay_out()
+        self.warnings += self.layouts[0].warnings
+        self.warnings += [table.second for table in self.tables if table.second]
+
+    def batches(
+        self, table: Table, warnings: list[str] | None = None
+    ) -> Iterator[tuple[int, list[list[Cell]]]]:
+        """The rows below the header, as long as that, and the number of the first of each batch."""
+        width = len(table.header.names)
+        fitter = Fitter(width=width, overlong=self._book.overlong)
+        size = max(1, BATCH_CELLS // max(1, width))
+        first = table.header.row + 1
+        with damaged(f"sheet {table.name!r}"):
+            rows = iter(self._book.rows(table.name))
+            for _ in islice(rows, table.header.row):
+                pass
+            while batch := list(islice(rows, size)):
+                fitter.fit(batch)
+                yield first, batch
+                first += len(batch)
+        if warnings is not None:
+            warnings += self._book.warnings(table.name)
+            if fitter.cut:
+                warnings.append(f"sheet {table.name!r}: data beyond the last header was ignored")
+            if fitter.short and self._book.overlong:
+                warnings.append(
+                    f"{fitter.short:,} rows have fewer fields than the header; those missing count as empty"
+                )
+
+    def not_loaded(self) -> list[str]:
+        """Warnings of other visible sheets that have the key as well; to be asked for last, for it reads them."""
+        if self._contract.sheet:
+            return []
+        loaded = {table.name for table in self.tables}
+        alike = []
+        for info in self._book.sheets:
+            if info.visible and info.name not in loaded:
+                try:
+                    top = self._top(info.name)
+                except Reject:
+                    continue  # it was not asked for, and may be damaged
+                if find_header(top, self._contract.key):
+                    alike.append(repr(info.name))
+        if not alike:
+            return []
+        which = ", ".join(alike[:10]) + (" ..." if len(alike) > 10 else "")
+        return [
+            (
+                f"not loaded, although the key {self._contract.key!r} is in a header there: {which};"
+                ' sheet = "all" loads every such sheet, sheet = "NAME" one'
+            )
+        ]
+
+    def _find(self) -> list[Table]:
+        key = self._contract.key
+        found: list[Table] = []
+        seen = []
+        for name in self._names():
+            top = self._top(name)
+            header = find_header(top, key)
+            if header is None:
+                seen.append(f"sheet {name!r}: {_first_names(top)}")
+                continue
+            found.append(Table(name=name, header=header, second=_second(name, header, top, key)))
+            if self._contract.sheet != "all":
+                return found
+        if not found:
+            raise Reject(
+                f"no header row with the key {key!r} in the first {HEADER_ROWS} rows; found: {'; '.join(seen[:10])}"
+            )
+        self.warnings += [f"not loaded, no header with the key: {sheet}" for sheet in seen]
+        return found
+
+    def _top(self, name: str) -> list[list[Cell]]:
+        with damaged(f"sheet {name!r}"):
+            return list(islice(self._book.rows(name), HEADER_ROWS + 1))
+
+    def _names(self) -> list[str]:
+        sheets, wanted = self._book.sheets, self._contract.sheet
+        if wanted not in {"", "all"} and self._book.named:
+            named = [sheet.name for sheet in sheets if sheet.name == wanted] or [
+                sheet.name for sheet in sheets if sheet.name.strip().casefold() == wanted.strip().casefold()
+            ]
+            if not named:
+                has = ", ".join(repr(sheet.name) for sheet in sheets[:20])
+                raise Reject(f"no sheet is called {wanted!r}; the file has: {has or 'no worksheets'}")
+            return named[:1]
+        visible = [sheet.name for sheet in sheets if sheet.visible]
+        if not visible:
+            raise Reject("it has only hidden sheets" if sheets else "it has no worksheets")
+        return visible
+
+    def _lay_out(self) -> list[Layout]:
+        """One layout a sheet, all with the same columns: one that a sheet lacked would be emptied in the table."""
+        first = lay_out(self.tables[0].header, self._contract)
+        layouts = [first]
+        for table in self.tables[1:]:
+            aligned = align(first, lay_out(table.header, self._contract))
+            if aligned is None:
+                raise Reject(
+                    f"sheets {self.tables[0].name!r} and {table.name!r} do not have the same columns"
+                )
+            layouts.append(aligned)
+        if all(column.type for column in first.new):
+            return layouts
+        types = infer_types(
+            [
+                (layout, (rows for _, rows in self.batches(table)))
+                for table, layout in zip(self.tables, layouts, strict=True)
+            ],
+        )
+        self.warnings += [
+            f"column {name!r} is made as text, for it holds {type_of.mixture}"
+            for name, type_of in types.items()
+            if type_of.mixture
+        ]
+        return [with_types(layout, types) for layout in layouts]
+
+
+def _second(name: str, header: Header, top: Sequence[Sequence[Cell]], key: str) -> str:
+    """A message about a row above or below the header that looks like a part of it."""
+    above = top[header.row - 2] if header.row > 1 else ()
+    below = top[header.row] if header.row < len(top) else ()
+    distance, texts = group_names(header, above, below, key)
+    if not distance:
+        return ""
+    return (
+        f"sheet {name!r}: row {header.row + distance} looks like a second header row ({texts});"
+        f" the columns are named by row {header.row} alone"
+    )
+
+
+def _first_names(top: Sequence[Sequence[Cell]]) -> str:
+    """The first row that has anything in it, for a message."""
+    for number, row in enumerate(top[:HEADER_ROWS], 1):
+        names = filled(
+            Header(row=number, names=(), written=tuple(" ".join(text_of(cell)[:40].split()) for cell in row))
+        )
+        if names:
+            return ", ".join(names[:15]) + (" ..." if len(names) > 15 else "")
+    return "nothing"

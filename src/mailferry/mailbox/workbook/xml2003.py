@@ -1,0 +1,206 @@
+"""SpreadsheetML of 2003 ("XML Spreadsheet"), read as a stream.
+
+Source: "XML Spreadsheet Reference" (Microsoft, 2003): Workbook, Styles, Worksheet, Table, Row, Cell, Data.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from typing import IO, TYPE_CHECKING
+
+from mailferry.errors import Reject
+from mailferry.mailbox.workbook.book import SheetInfo, pieces
+from mailferry.mailbox.workbook.cells import UNCALCULATED, Fault, error_cell, is_blank
+from mailferry.mailbox.workbook.xml_stream import XmlStream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mailferry.mailbox.workbook.cells import Cell
+
+_SPACE = "urn:schemas-microsoft-com:office:spreadsheet"
+_EXCEL = "urn:schemas-microsoft-com:office:excel"
+_MOMENT = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6})\d*)?")
+#: Where the count of days begins; Excel's own times of day are of the day after.
+_ZERO = dt.datetime(1899, 12, 31)  # noqa: DTZ001 - cells have no zone
+#: A row or column further off than any spreadsheet program has is no place.
+_ROWS, _COLUMNS = 1_048_576, 16_384
+
+
+class Xml2003Book:
+    """An XML spreadsheet."""
+
+    named = True
+    overlong: Fault | None = None
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.sheets = tuple(_Sheets().items(pieces(file)))
+        if not self.sheets:
+            raise Reject("an XML file without a worksheet")
+        self._hidden = 0
+
+    def rows(self, sheet: str) -> Iterator[list[Cell]]:
+        """The rows of the sheet of this name."""
+        parser = _Rows(next(at for at, info in enumerate(self.sheets) if info.name == sheet))
+        self._hidden = 0
+        for row in parser.items(pieces(self._file)):
+            self._hidden = parser.hidden
+            yield row
+
+    def warnings(self, sheet: str) -> list[str]:
+        """Of rows that are hidden."""
+        return hidden_rows(sheet, self._hidden)
+
+
+def hidden_rows(sheet: str, count: int) -> list[str]:
+    """The warning of rows that a person does not see."""
+    if not count:
+        return []
+    rows = "1 row is" if count == 1 else f"{count:,} rows are"
+    return [f"sheet {sheet!r}: {rows} hidden (by a filter, or by hand) and loaded all the same"]
+
+
+class _Sheets(XmlStream[SheetInfo]):
+    """Names of the sheets; whether one is hidden stands behind its cells."""
+
+    spaces = (_SPACE, _EXCEL)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._name: str | None = None
+        self._visible = True
+        self._state: list[str] | None = None
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        if name == "Worksheet":
+            self._name, self._visible = attributes.get("Name", ""), True
+        elif name == "Visible":
+            self._state = []
+
+    def text(self, data: str) -> None:
+        if self._state is not None:
+            self._state.append(data)
+
+    def end(self, name: str) -> None:
+        if name == "Visible" and self._state is not None:
+            self._visible = "Hidden" not in "".join(self._state)
+            self._state = None
+        elif name == "Worksheet" and self._name is not None:
+            self.emit(SheetInfo(name=self._name, visible=self._visible))
+            self._name = None
+
+
+class _Rows(XmlStream[list["Cell"]]):
+    """The rows of one sheet."""
+
+    spaces = (_SPACE,)
+
+    def __init__(self, wanted: int) -> None:
+        super().__init__()
+        self._wanted = wanted
+        self._at = -1
+        self._durations: set[str] = set()
+        self._style = ""
+        self._row: list[Cell] = []
+        self._number = 0
+        self._row_hidden = False
+        self._cell: dict[str, str] | None = None
+        self._place = 0
+        self._type = ""
+        self._data: list[str] | None = None
+        #: The data of the cell that is open; text behind it is none.
+        self._held = ""
+        #: Empty rows that follow the one that is open.
+        self._span = 0
+        #: Hidden rows that hold anything.
+        self.hidden = 0
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        if name == "Worksheet":
+            self._at += 1
+        elif name == "Style":
+            self._style = attributes.get("ID", "")
+        elif name == "NumberFormat" and "[h" in attributes.get("Format", "").lower():
+            self._durations.add(self._style)
+        elif self._at != self._wanted:
+            return
+        elif name == "Row":
+            self._begin_row(attributes)
+        elif name == "Cell":
+            self._place = _index(attributes, _COLUMNS) or self._place
+            self._cell, self._type = attributes, ""
+        elif name == "Data" and self._cell is not None:
+            self._type, self._data = attributes.get("Type", "String"), []
+
+    def _begin_row(self, attributes: dict[str, str]) -> None:
+        number = _index(attributes, _ROWS) or self._number + 1
+        while self._number < number - 1:
+            self._number += 1
+            self.emit([])
+        self._row, self._place = [], 1
+        self._span = min(int(attributes.get("Span", "0")), _ROWS)
+        self._row_hidden = attributes.get("Hidden") == "1"
+
+    def text(self, data: str) -> None:
+        if self._data is not None:
+            self._data.append(data)
+
+    def end(self, name: str) -> None:
+        if self._at != self._wanted:
+            return
+        if name == "Data":
+            self._held, self._data = "".join(self._data or ()), None
+        elif name == "Cell" and self._cell is not None:
+            self._row.extend([""] * (self._place - 1 - len(self._row)))
+            self._row.append(self._value(self._cell))
+            self._place += 1 + min(int(self._cell.get("MergeAcross", "0")), _COLUMNS)
+            self._cell = None
+        elif name == "Row":
+            self._number += 1
+            self.hidden += self._row_hidden and not all(map(is_blank, self._row))
+            self.emit(self._row)
+            for _ in range(self._span):
+                self._number += 1
+                self.emit([])
+        elif name == "Worksheet":
+            self.done = True
+
+    def _value(self, cell: dict[str, str]) -> Cell:
+        if not self._type:
+            return UNCALCULATED if "Formula" in cell else ""
+        text = self._held
+        if self._type == "Number":
+            return float(text)
+        if self._type == "Boolean":
+            return text.strip() in {"1", "true"}
+        if self._type == "Error":
+            return error_cell(text.strip())
+        if self._type == "DateTime":
+            return _moment(text, duration=cell.get("StyleID", "") in self._durations)
+        return text
+
+
+def _index(attributes: dict[str, str], most: int) -> int:
+    index = int(attributes.get("Index", "0"))
+    if not 0 <= index <= most:
+        raise Reject(f"it has a cell at place {index:,}, which no spreadsheet has")
+    return index
+
+
+def _moment(text: str, *, duration: bool) -> Cell:
+    """A date, a date and time, or a time of day; a duration where the cell's format says so."""
+    found = _MOMENT.match(text.strip())
+    if not found:
+        return text
+    *parts, fraction = found.groups()
+    year, month, day, hour, minute, second = map(int, parts)
+    micros = int((fraction or "0").ljust(6, "0"))
+    moment = dt.datetime(year, month, day, hour, minute, second, micros)  # noqa: DTZ001
+    if duration:
+        # As with serial numbers there is a 29 February 1900, before which days count one less.
+        return moment - _ZERO if moment < dt.datetime(1900, 3, 1) else moment - _ZERO + dt.timedelta(days=1)  # noqa: DTZ001
+    if moment.date() <= _ZERO.date():
+        return moment.time()
+    return moment.date() if moment.time() == dt.time() else moment

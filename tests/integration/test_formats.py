@@ -1,0 +1,286 @@
+"""Every format that senders use, through the reading child: the value that its author sees, or the reason why not."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mailferry.config.spreadsheet import ErrorCells
+from mailferry.errors import Reject
+from mailferry.mailbox.workbook.contract import RowContract
+from mailferry.mailbox.workbook.formats import PlainZip, kind_of, spreadsheets_in_zip
+from mailferry.mailbox.workbook.reader import Reader
+from mailferry.mailbox.workbook.values import Column, Kind
+from mailferry.testing.workbooks import Tab, ods, protected, recoded, sheet_xml, xls, xlsx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mailferry.mailbox.workbook.reader import Report, Sheet
+    from mailferry.mailbox.workbook.values import RejectedRow
+
+DATA = Path(__file__).parent.parent / "data" / "workbooks"
+HAWB = RowContract(key="hawb")
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[Reader]:
+    with Reader() as reader:
+        yield reader
+
+
+def read(
+    reader: Reader, path: Path, contract: RowContract = HAWB
+) -> tuple[list[list[str]], Sheet, Report, list[RejectedRow]]:
+    """Rows without their numbers, the sheet, the report and the rejects of a file."""
+    with reader.open(path, kind_of(path), contract) as sheet:
+        text = b"".join(sheet.chunks).decode()
+        rows = [row[1:] for row in csv.reader(io.StringIO(text, newline=""))]
+        return rows, sheet, sheet.report, list(sheet.rejects())
+
+
+def written(path: Path, content: str | bytes, encoding: str = "utf-8") -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode(encoding))
+    return path
+
+
+# --- what senders sent
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "rows"),
+    [
+        ("html.xls", Kind.HTML, [["X1"]]),
+        ("xml2003.xls", Kind.XML, [["X2"]]),
+        ("utf16.txt", Kind.CSV, [["C1", "Gümrükte Şube", "3"]]),
+        ("velvetsweatshop.xlsx", Kind.PROTECTED, [["V1", "x"]]),
+        ("pretty_printed.ods", Kind.ODS, [["A1", "30:00:00"], ["A2", "07:30:00"]]),
+        ("duration_30h.ods", Kind.ODS, [["A1", "30:00:00"], ["A2", "07:30:00"]]),
+        ("duration_30h.xlsx", Kind.XLSX, [["A1", "30:00:00"], ["A2", "07:30:00"]]),
+        ("title_total.xlsx", Kind.XLSX, None),
+        (
+            "codepage_1252.xls",
+            Kind.XLS,
+            [
+                ["A1", "İŞÇİ ÇAĞRI ığüşöç", "İstanbul"],
+                ["A2", "Łódź €", "plain ascii"],
+                ["A3", "Привет", "naïve"],
+            ],
+        ),
+    ],
+)
+def test_a_file_that_a_sender_sent_is_read_as_its_author_sees_it(
+    reader: Reader, name: str, kind: Kind, rows: list[list[str]] | None
+) -> None:
+    assert kind_of(DATA / name) is kind
+    found, sheet, report, _ = read(reader, DATA / name)
+    assert rows is None or found == rows
+    assert report.rejected == 0
+    if name == "codepage_1252.xls":
+        assert [column.name for column in sheet.columns] == ["hawb", "musteri", "sehir"]
+
+
+def test_a_duration_has_one_type_in_both_formats(reader: Reader) -> None:
+    types = {
+        name: read(reader, DATA / name)[1].columns[1].type
+        for name in ("duration_30h.ods", "duration_30h.xlsx")
+    }
+    assert types == {"duration_30h.ods": "interval", "duration_30h.xlsx": "interval"}
+
+
+def test_delimited_text_in_an_archive_is_found(reader: Reader, tmp_path: Path) -> None:
+    with pytest.raises(PlainZip):
+        kind_of(DATA / "csv.zip")
+    ((entry, content),) = [
+        (entry, content.read()) for entry, content in spreadsheets_in_zip(DATA / "csv.zip", 1_000_000)
+    ]
+    assert entry.name == "rapor.csv"
+    rows, _, _, _ = read(reader, written(tmp_path / "rapor", content))
+    assert rows == [["C1", "Gümrükte Şube", "3"]]
+
+
+def test_a_zip_that_only_calls_itself_a_workbook_is_none() -> None:
+    with pytest.raises(Reject, match="lost its parts"):
+        kind_of(DATA / "without_workbook.xlsx")
+    with pytest.raises(PlainZip):
+        kind_of(DATA / "zip_named.xlsx")
+
+
+# --- never silently
+
+
+def test_rows_with_an_error_or_an_uncalculated_formula_are_rejected_with_that_reason(reader: Reader) -> None:
+    columns = tuple(
+        Column(name=name, type=kind)
+        for name, kind in (
+            ("hawb", "text"), ("pieces", "bigint"), ("status", "text"), ("eta", "date"), ("weight", "numeric"),
+        )
+    )  # fmt: skip
+    contract = RowContract(key="hawb", columns=columns)
+    rows, _, report, rejects = read(reader, DATA / "errors.xlsx", contract)
+    found = {(reject.row, reject.column, reject.value, reject.reason.partition(";")[0]) for reject in rejects}
+    uncalculated = "a formula without a stored value"
+    assert found == {
+        (2, "pieces", "#N/A", "an error (#N/A), not a value"),
+        (3, "status", "#REF!", "an error (#REF!), not a value"),
+        (4, "eta", "#VALUE!", "an error (#VALUE!), not a value"),
+        (5, "weight", "", uncalculated),
+        (6, "status", "", uncalculated),
+        (7, "pieces", "#DIV/0!", "an error (#DIV/0!), not a value"),
+        (8, "pieces", "", uncalculated),
+        (9, "hawb", "#N/A", "an error (#N/A), not a value"),
+    }
+    assert rows == []
+    assert report.read == 8
+    rows, _, report, rejects = read(
+        reader, DATA / "errors.xlsx", RowContract(key="hawb", columns=columns, errors=ErrorCells.NULL)
+    )
+    assert len(rows) == 7
+    assert [(reject.row, reject.reason) for reject in rejects] == [(9, "no key")]
+    assert rows[0] == ["E0", "", "DEP", "2026-03-01", "1.5"]
+
+
+def test_an_error_in_a_column_that_is_not_loaded_rejects_nothing(reader: Reader) -> None:
+    contract = RowContract(key="hawb", columns=(Column(name="hawb", type="text"),))
+    rows, _, _, rejects = read(reader, DATA / "errors.xlsx", contract)
+    assert len(rows) == 7
+    assert [reject.row for reject in rejects] == [9]  # where the key shows one
+
+
+def test_rows_of_nothing_but_uncalculated_formulas_are_not_lost(reader: Reader, tmp_path: Path) -> None:
+    cells = (
+        '<row r="1"><c r="A1" t="str"><v>hawb</v></c></row><row r="2"><c r="A2" t="str"><f>B1</f><v>K1</v></c></row>'
+        '<row r="4"><c r="A4"><f>1+1</f></c></row><row r="5"><c r="A5"><f>2+2</f><v/></c></row>'
+        '<row r="6"><c r="A6" t="str"><f>""</f><v></v></c></row>'
+    )
+    rows, _, report, rejects = read(reader, xlsx(tmp_path / "a.xlsx", Tab(xml=sheet_xml(cells))))
+    assert rows == [["K1"]]
+    assert [reject.row for reject in rejects] == [4, 5]
+    assert report.read == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "warning"),
+    [
+        ("two_sheets.xlsx", "not loaded, although the key 'hawb' is in a header there: 'Subat'"),
+        (
+            "mixed_column.xlsx",
+            "column 'pieces' is made as text, for it holds 2 numbers and 1 texts, the first '7 '",
+        ),
+        ("two_headers.xlsx", "row 2 looks like a second header row (Pieces, Weight)"),
+        ("title_total.xlsx", "row 6, key 'TOPLAM', looks like a line of totals and was loaded"),
+    ],
+)
+def test_what_a_person_should_know_of_a_file_is_a_warning(reader: Reader, name: str, warning: str) -> None:
+    _, _, report, _ = read(reader, DATA / name)
+    assert [said for said in report.warnings if warning in said]
+
+
+def test_an_orderly_file_has_no_warning(reader: Reader, tmp_path: Path) -> None:
+    rows = [["HAWB", "Pieces"], ["K1", 3], ["K2", 4]]
+    for path in (
+        xlsx(tmp_path / "a.xlsx", Tab(rows=rows)),
+        ods(tmp_path / "a.ods", Tab(rows=rows)),
+        xls(tmp_path / "a.xls", Tab(rows=rows)),
+        written(tmp_path / "a.csv", "HAWB;Pieces\nK1;3\nK2;4\n"),
+    ):
+        assert read(reader, path)[2].warnings == ()
+
+
+def test_rows_behind_a_filter_are_loaded_and_said(reader: Reader, tmp_path: Path) -> None:
+    row = '<row r="{0}" {1}><c r="A{0}" t="str"><v>{2}</v></c></row>'
+    cells = row.format(1, "", "hawb") + row.format(2, 'hidden="1"', "K1") + row.format(3, "", "K2")
+    rows, _, report, _ = read(reader, xlsx(tmp_path / "a.xlsx", Tab(xml=sheet_xml(cells))))
+    assert rows == [["K1"], ["K2"]]
+    assert report.warnings == (
+        "sheet 'Sheet1': 1 row is hidden (by a filter, or by hand) and loaded all the same",
+    )
+
+
+# --- packages that are odd
+
+
+@pytest.mark.parametrize("part", ["sheet1.xml", "workbook.xml", "styles", "rels", "sharedStrings", ".xml"])
+def test_parts_in_utf_16_are_read(reader: Reader, tmp_path: Path, part: str) -> None:
+    shared = (
+        '<sst xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><si><t>HAWB</t></si>'
+        "<si><t>İŞÇİ</t></si></sst>"
+    )
+    cells = '<row r="1"><c r="A1" t="s"><v>0</v></c></row><row r="2"><c r="A2" t="s"><v>1</v></c></row>'
+    plain = xlsx(tmp_path / "a.xlsx", Tab(name="Şube", xml=sheet_xml(cells)), shared=shared)
+    odd = recoded(
+        plain,
+        tmp_path / "b.xlsx",
+        lambda name, content: (
+            content.decode().replace('encoding="UTF-8"', 'encoding="UTF-16"').encode("utf-16")
+            if part in name
+            else content
+        ),
+    )
+    assert read(reader, odd)[0] == [["İŞÇİ"]]
+
+
+def test_a_module_sheet_without_a_part_does_not_matter(reader: Reader, tmp_path: Path) -> None:
+    plain = xlsx(tmp_path / "a.xlsx", Tab(rows=[["HAWB"], ["K1"]]))
+    module = b'<sheet name="Module1" sheetId="9" state="veryHidden" r:id=""/></sheets>'
+    odd = recoded(
+        plain,
+        tmp_path / "b.xlsx",
+        lambda name, content: content.replace(b"</sheets>", module) if name == "xl/workbook.xml" else content,
+    )
+    assert read(reader, odd)[0] == [["K1"]]
+
+
+@pytest.mark.parametrize("codepage", [1200, 1252, 1254, 0x8000, 10000, 10081])
+def test_text_of_an_xls_is_unicode_whatever_its_codepage_says(
+    reader: Reader, tmp_path: Path, codepage: int
+) -> None:
+    path = xls(tmp_path / "a.xls", Tab(rows=[["HAWB", "Müşteri"], ["İŞÇİ", "ığüşöç"]]), codepage=codepage)
+    rows, sheet, _, _ = read(reader, path)
+    assert rows == [["İŞÇİ", "ığüşöç"]]
+    assert [column.name for column in sheet.columns] == ["hawb", "musteri"]
+
+
+def test_the_text_of_a_formula_in_an_xls_is_whole(reader: Reader, tmp_path: Path) -> None:
+    long = "İ" * 20_000
+    path = xls(tmp_path / "a.xls", Tab(rows=[["HAWB", "Text"], ["K1", long]]), formulas=True)
+    assert read(reader, path)[0] == [["K1", long]]
+
+
+def test_a_macro_sheet_in_an_xls_does_not_matter(reader: Reader, tmp_path: Path) -> None:
+    path = xls(tmp_path / "a.xls", Tab(rows=[["HAWB"], ["K1"]]), macro_sheet=True)
+    assert read(reader, path)[0] == [["K1"]]
+
+
+@pytest.mark.parametrize(
+    ("header", "method"),
+    [
+        (b"\0\0\x11\x22\x33\x44", "XOR"),
+        (b"\1\0\1\0\1\0" + b"\0" * 48, r"\(RC4\)"),
+        (b"\1\0\2\0\2\0" + b"\0" * 48, "CryptoAPI"),
+    ],
+)
+def test_the_encryption_of_an_xls_is_refused_by_name(
+    reader: Reader, tmp_path: Path, header: bytes, method: str
+) -> None:
+    path = xls(tmp_path / "a.xls", Tab(rows=[["HAWB"], ["K1"]]), protection=header)
+    with pytest.raises(Reject, match=f"protected by a password.*{method}.*have it sent without"):
+        read(reader, path)
+
+
+# --- passwords
+
+
+def test_a_password_of_the_feed_opens_a_workbook_and_none_is_a_reason(reader: Reader, tmp_path: Path) -> None:
+    path = protected(tmp_path / "a.xlsx", "gizli-parola", Tab(rows=[["HAWB"], ["K1"]]))
+    with pytest.raises(
+        Reject, match="protected by a password; have it sent without, or write the password into"
+    ):
+        read(reader, path)
+    with pytest.raises(Reject, match="none in the feed's passwords_file opens it"):
+        read(reader, path, RowContract(key="hawb", passwords=("other",)))
+    assert read(reader, path, RowContract(key="hawb", passwords=("other", "gizli-parola")))[0] == [["K1"]]
