@@ -114,8 +114,14 @@ def jobs_text(jobs: Sequence[Job]) -> str:
     lines = [f"{'job':>6}  {'received':<16}  {'state':<11}  subject"]
     for job in jobs:
         error = f"  [{job.error.splitlines()[0]}]" if job.error else ""
+        if job.warnings:
+            error += f"  [{job.warnings} warnings]"
         lines.append(f"{job.id:>6}  {_time(job.received)}  {job.state:<11}  {mask(job.subject + error)}")
     return "\n".join(lines)
+
+
+def acknowledged_text(jobs: Sequence[Job]) -> str:
+    return "\n".join(f"job {job.id}: acknowledged" for job in jobs) or "no refused jobs"
 
 
 def details_text(details: Details, rejected: Sequence[tuple[File, Sequence[RejectedRow]]] = ()) -> str:
@@ -132,6 +138,13 @@ def details_text(details: Details, rejected: Sequence[tuple[File, Sequence[Rejec
     if job.finished_at:
         lines.append(
             f"  finished   {_time(job.finished_at)}, {'marked' if job.marked_at else 'not marked yet'}"
+        )
+    if job.refused:
+        acknowledged = job.acknowledged_at
+        lines.append(
+            f"  refused    acknowledged {_time(acknowledged)}"
+            if acknowledged
+            else f"  refused    needs a person: `mailferry jobs retry`, `cancel` or `acknowledge {job.id}`"
         )
     if job.error:
         lines.append(f"  error      {job.error}")
@@ -176,7 +189,7 @@ def tally_text(tally: Tally) -> str:
     return (
         f"{tally.completed:,} completed, {tally.failed:,} failed, {tally.files:,} files ({tally.errors:,} with errors), "
         f"{tally.rows_read:,} rows read ({tally.inserted:,} inserted, {tally.updated:,} updated, "
-        f"{tally.unchanged:,} unchanged, {tally.rejected:,} rejected), {seconds}"
+        f"{tally.unchanged:,} unchanged, {tally.rejected:,} rejected), {tally.warnings:,} warnings, {seconds}"
     )
 
 

@@ -295,11 +295,14 @@ def test_two_messages_of_one_message_id_are_both_loaded(here: Setting) -> None:
     assert [row[0] for row in here.rows()] == ["1", "2"]
 
 
-def test_a_message_without_a_spreadsheet_completes_with_its_reasons(here: Setting) -> None:
+def test_a_message_whose_files_could_not_be_taken_is_refused_with_their_reasons(here: Setting) -> None:
     here.maildir.deliver(mail("Track and Trace", ("picture.bin", b"\x89PNG\r\n\x1a\n" + bytes(100))))
-    details = one(here.load())
-    assert (details.job.state, details.files) == (JobState.COMPLETED, ())
-    assert len(details.skipped) == 2
+    run = here.load()
+    details = one(run)
+    assert (run.exit_status, details.job.state, details.job.refused) == (1, JobState.FAILED, True)
+    assert [file.name for file in details.files] == ["picture.bin"]
+    assert "picture.bin: not a spreadsheet but" in (details.job.error or "")
+    assert len(details.skipped) == 1
     assert here.places() == []
 
 

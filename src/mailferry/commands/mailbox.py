@@ -50,12 +50,14 @@ class State(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    REFUSED = "refused"
 
 
 def load(config: _Config = Path(CONFIG), feed: _Feed = "", as_json: _Json = False) -> None:
     """Load what has arrived in the mailbox into its table, once.
 
-    Exit status: 0 done, or skipped as another run is at it; 1 the run or a job failed; 2 configuration;
+    Exit status: 0 done, or skipped as another run is at it; 1 the run failed, or a job failed, waits or was refused;
+    2 configuration;
     3 neither mailbox nor database could be reached.
     """
     sys.exit(run_load(read(config, feed), as_json=as_json))
@@ -90,7 +92,9 @@ def check(config: _Config = Path(CONFIG), feed: _Feed = "", as_json: _Json = Fal
 
 
 jobs = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="See, retry and cancel jobs: one message each."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="See, retry, cancel and acknowledge jobs: one message each.",
 )
 
 
@@ -109,8 +113,11 @@ def list_jobs(
     from mailferry.mailbox.ledger.jobs import JobState
 
     with _ledger(config) as conn:
-        wanted = JobState(state) if state else None
-        found = admin.jobs(conn, feed=feed or None, state=wanted, text=text or None, limit=limit)
+        refused = state is State.REFUSED
+        wanted = JobState(state) if state and not refused else None
+        found = admin.jobs(
+            conn, feed=feed or None, state=wanted, refused=refused, text=text or None, limit=limit
+        )
     plain = [report_jobs.job_plain(job) for job in found]
     typer.echo(report_jobs.dumped(jobs=plain) if as_json else report_jobs.jobs_text(found))
 
@@ -152,12 +159,34 @@ def retry(
 
 
 @jobs.command()
+def acknowledge(
+    number: Annotated[
+        int, typer.Argument(help="The job's number, as `jobs list` has it.", show_default=False)
+    ] = 0,
+    every: Annotated[bool, typer.Option("--all", help="All refused jobs.")] = False,
+    feed: Annotated[str, typer.Option(help="With --all: only those of this feed.", metavar="NAME")] = "",
+    config: _Config = Path(CONFIG),
+    as_json: _Json = False,
+) -> None:
+    """Take refused jobs off the list of those that need a person; they keep their states and reasons."""
+    from mailferry import report_jobs
+    from mailferry.mailbox.ledger import admin
+
+    if bool(number) == every:
+        raise typer.BadParameter("give a job's number, or --all")
+    with _ledger(config) as conn:
+        done = admin.acknowledge_all(conn, feed or None) if every else [admin.acknowledge(conn, number)]
+    plain = [report_jobs.job_plain(job) for job in done]
+    typer.echo(report_jobs.dumped(jobs=plain) if as_json else report_jobs.acknowledged_text(done))
+
+
+@jobs.command()
 def cancel(
     number: Annotated[int, typer.Argument(help="The job's number, as `jobs list` has it.")],
     config: _Config = Path(CONFIG),
     as_json: _Json = False,
 ) -> None:
-    """Cancel a job that waits or runs; nothing more of it is loaded."""
+    """Cancel a job that waits or runs, or one that failed; nothing more of it is loaded."""
     _change("cancel", number, config, as_json=as_json)
 
 

@@ -43,6 +43,13 @@ class MarkBy(StrEnum):
     LEAVE = "leave"  # nothing is changed; the ledger alone knows
 
 
+class WithoutAttachment(StrEnum):
+    """What becomes of a message that matches and carries no file at all."""
+
+    DONE = "done"  # a person's reply, say: nothing to load, marked
+    REFUSE = "refuse"  # the job fails and needs a person
+
+
 #: (completed, failed) where the configuration names none.
 _MARK_DEFAULTS = {
     (MarkBy.KEYWORD, MailboxKind.IMAP): ("MailferryDone", "MailferryFailed"),
@@ -166,6 +173,16 @@ class MailboxSettings(Settings):
         "charset of raw 8-bit headers, file names and text files that are not UTF-8 nor in a charset that they name",
         variable="EMAIL_CHARSET",
     )
+    ignore_attachments: str = setting(
+        "",
+        "patterns, with commas, of names (`*.pdf`) or MIME types (`image/*`) of attachments that never hold data",
+        variable="EMAIL_IGNORE_ATTACHMENTS",
+    )
+    without_attachment: WithoutAttachment = setting(
+        WithoutAttachment.DONE,
+        "what becomes of a message that matches and carries no file",
+        variable="EMAIL_WITHOUT_ATTACHMENT",
+    )
     mark: MarkBy = setting(MarkBy.SEEN, "how a message that is done with is marked", variable="EMAIL_MARK")
     mark_completed: str = setting(
         "", "keyword or folder; empty: the default of `mark`", variable="EMAIL_MARK_COMPLETED"
@@ -177,6 +194,12 @@ class MailboxSettings(Settings):
         100 * _MIB, "largest attachment, decoded, in bytes", variable="EMAIL_MAX_FILE_BYTES", gt=0
     )
 
+    @field_validator("ignore_attachments", mode="before")
+    @classmethod
+    def _joined(cls, value: object) -> object:
+        """A list, as TOML has them, is taken as well."""
+        return ", ".join(map(str, value)) if isinstance(value, list) else value
+
     @field_validator(
         "host",
         "username",
@@ -184,6 +207,7 @@ class MailboxSettings(Settings):
         "subject_filter",
         "sender_filter",
         "name_filter",
+        "ignore_attachments",
         "mark_completed",
         "mark_failed",
     )

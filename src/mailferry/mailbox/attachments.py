@@ -12,10 +12,11 @@ import hashlib
 import os
 import tempfile
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from mailferry.config.mailbox import WithoutAttachment
 from mailferry.config.spreadsheet import Limits
 from mailferry.disk import sync_folder
 from mailferry.errors import Reject, Retry
@@ -27,7 +28,7 @@ from mailferry.mailbox.workbook.formats import MIB, PlainZip, kind_of, spreadshe
 from mailferry.mailbox.workbook.text_kind import BEGINNING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from mailferry.config.mailbox import MailboxSettings
     from mailferry.mailbox.source.message import Mailbox, MessageRef, Part, Summary
@@ -71,6 +72,8 @@ _CONTAINERS = (b"PK", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
 #: Enough to tell what a file is.
 _START = BEGINNING
 
+#: Stands for the section of a message as a whole.
+WHOLE = ""
 _INCOMING = ".incoming-"
 #: What is the file's own fault (name, size), not that of the disk.
 _OF_THE_FILE = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EFBIG})
@@ -100,9 +103,7 @@ def choose(summary: Summary, settings: MailboxSettings) -> tuple[tuple[Part, ...
     candidates: list[Part] = []
     others: list[PartOutcome] = []
     for part in summary.parts:
-        verdict, reason = (
-            (Verdict.SKIPPED, unwanted) if unwanted else _unwanted_part(part, settings.name_filter)
-        )
+        verdict, reason = (Verdict.SKIPPED, unwanted) if unwanted else _unwanted_part(part, settings)
         if reason:
             name = clean(part.name)
             others.append(PartOutcome(verdict=verdict, section=part.section, name=name, reason=reason))
@@ -111,8 +112,35 @@ def choose(summary: Summary, settings: MailboxSettings) -> tuple[tuple[Part, ...
     return tuple(candidates), tuple(others)
 
 
-def _unwanted_part(part: Part, name_filter: str) -> tuple[Verdict, str]:
+def accounted(parts: Sequence[PartOutcome], summary: Summary, settings: MailboxSettings) -> list[PartOutcome]:
+    """No message ends in silence: where it carries files and none could be taken, each of them is rejected, for its reason.
+
+    So is a message without any file, where `without_attachment` says so.
+    """
+    if any(part.verdict is Verdict.TAKEN for part in parts):
+        return list(parts)
+    found = [_refused(part) if part.verdict is Verdict.SKIPPED else part for part in parts]
+    if settings.without_attachment is WithoutAttachment.REFUSE and all(
+        part.verdict is Verdict.IGNORED for part in found
+    ):
+        reason = (
+            "the message carries no file; have it sent with one, or set"
+            f" `{settings.spelled('without_attachment')}` to done"
+        )
+        name = safe_name(summary.subject, "message")
+        found.append(PartOutcome(verdict=Verdict.REJECTED, section=WHOLE, name=name, reason=reason))
+    return found
+
+
+def _refused(part: PartOutcome) -> PartOutcome:
+    return replace(part, verdict=Verdict.REJECTED, name=safe_name(part.name))
+
+
+def _unwanted_part(part: Part, settings: MailboxSettings) -> tuple[Verdict, str]:
     """Why a part need not be fetched; "" where it may be a spreadsheet."""
+    if pattern := _ignored(part.name, part.mime, settings):
+        return Verdict.IGNORED, f"{pattern!r} of `{settings.spelled('ignore_attachments')}`"
+    name_filter = settings.name_filter
     if not _is_declared(part.name, part.mime):
         if part.mime in ("text/plain", "text/html") and not part.name and part.disposition != "attachment":
             return Verdict.IGNORED, "the text of the message"
@@ -121,11 +149,20 @@ def _unwanted_part(part: Part, name_filter: str) -> tuple[Verdict, str]:
                 return Verdict.IGNORED, what
         for beginning, what in _OTHER_TYPES.items():
             if part.mime.startswith(beginning):
-                return Verdict.SKIPPED, what
+                is_logo = beginning == "image/" and part.disposition != "attachment"
+                return Verdict.IGNORED if is_logo else Verdict.SKIPPED, what
     # an archive may be called anything: the filter then looks at what is in it
     if not _is_archive(part) and not _name_matches(part.name, name_filter):
         return Verdict.SKIPPED, f"the name does not match {name_filter!r}"
     return Verdict.TAKEN, ""
+
+
+def _ignored(name: str, mime: str, settings: MailboxSettings) -> str:
+    """The pattern of `ignore_attachments` that matches a name or a type; "" where none does."""
+    for pattern in filter(None, map(str.strip, settings.ignore_attachments.split(","))):
+        if fnmatch.fnmatchcase(fold(mime if "/" in pattern else name), fold(pattern)):
+            return pattern
+    return ""
 
 
 def _is_declared(name: str, mime: str) -> bool:
@@ -221,9 +258,13 @@ class _Job:
         )
 
     def skipped(self, reason: str, entry: Entry | None = None) -> PartOutcome:
-        name = entry.member if entry else self.part.name
+        member = entry.member if entry else ""
         return PartOutcome(
-            verdict=Verdict.SKIPPED, section=self.part.section, name=clean(name), reason=reason
+            verdict=Verdict.SKIPPED,
+            section=self.part.section,
+            member=member,
+            name=clean(member or self.part.name),
+            reason=reason,
         )
 
     def path(self, sha256: str, name: str, member: str) -> Path:

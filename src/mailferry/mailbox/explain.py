@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from mailferry.config.mailbox import MarkBy
 from mailferry.errors import MailferryError, Reject
-from mailferry.mailbox.attachments import choose, store
+from mailferry.mailbox.attachments import accounted, choose, store
+from mailferry.mailbox.source.matcher import Matcher
 from mailferry.mailbox.source.message import PartOutcome, Verdict
 from mailferry.mailbox.source.open import open_mailbox
 
@@ -94,6 +95,8 @@ def _message(feed: MailboxFeed, mailbox: Mailbox, ref: MessageRef, *, is_marked:
                             verdict=Verdict.REJECTED, section=part.section, name=part.name, reason=str(error)
                         )
                     )
+        if not Matcher.of(feed.mailbox).mismatch(summary):
+            found = accounted(found, summary, feed.mailbox)
     reason = ""
     if is_marked:
         reason = f"it is marked already (read, or as {feed.mailbox.spelled('mark')} says)"

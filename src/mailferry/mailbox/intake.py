@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 
 from mailferry import logs
 from mailferry.errors import MailferryError, Reject, Retry
-from mailferry.mailbox.attachments import DiskFault, choose, safe_name, store
+from mailferry.mailbox.attachments import WHOLE, DiskFault, accounted, choose, safe_name, store
 from mailferry.mailbox.ledger import records
 from mailferry.mailbox.search import Undecided, search
 from mailferry.mailbox.settle import moved_message, settle
 from mailferry.mailbox.source.headers import parse_headers
-from mailferry.mailbox.source.message import PartOutcome, Summary, Verdict
+from mailferry.mailbox.source.message import PartOutcome, Summary, Unavailable, Verdict
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
@@ -24,12 +23,9 @@ if TYPE_CHECKING:
     from mailferry.database import Connection
     from mailferry.mailbox.context import Work
     from mailferry.mailbox.ledger.jobs import File, Job
-    from mailferry.mailbox.source.message import Mailbox, MessageRef
+    from mailferry.mailbox.source.message import Head, Mailbox
 
 log = logs.of(__name__, logs.EMAIL)
-
-#: Stands for the section of a message that could not be read at all.
-WHOLE = ""
 
 
 def gather(work: Work) -> Iterator[Job]:
@@ -37,7 +33,8 @@ def gather(work: Work) -> Iterator[Job]:
 
     A message that cannot be fetched holds back those behind it, as rows have to come in order: Retry. `Work.failures`
     counts such faults by message over all tries; after the last, when the mailbox is otherwise well, the message is
-    recorded as one that failed, so that it does not hold back the rest for ever.
+    recorded: as one that failed, so that it does not hold back the rest for ever; or, where the fault says of itself that
+    it passes (Unavailable), as a job that is tried again until it does, or a person cancels it.
 
     A message whose headers cannot be read holds back none: it may not even be wanted. At the end it is Undecided.
     """
@@ -47,14 +44,14 @@ def gather(work: Work) -> Iterator[Job]:
         if work.stop.is_set():
             return
         try:
-            job = _arrive(work, ref)
+            job = _arrive(work, head)
         except DiskFault:
             raise  # never the message's fault
         except Retry as error:
             work.failures[ref] += 1
             if work.failures[ref] <= records.MOST_RETRIES or not _is_well(work.mailbox):
                 raise
-            job = _give_up(work, ref, error)
+            job = _give_up(work, head, error)
         work.failures.pop(ref, None)
         if job is not None:
             yield job
@@ -64,9 +61,9 @@ def gather(work: Work) -> Iterator[Job]:
         raise Undecided(f"the headers of {first.title}{count} cannot be read: {first.problem}")
 
 
-def _arrive(work: Work, ref: MessageRef) -> Job | None:
+def _arrive(work: Work, head: Head) -> Job | None:
     """One message's job: a new one, or the one it had under another UIDVALIDITY. None when it is gone."""
-    feed = work.feed
+    feed, ref = work.feed, head.ref
     header = work.mailbox.raw_header(ref)
     digest = hashlib.sha256(header).hexdigest()
     try:
@@ -77,9 +74,9 @@ def _arrive(work: Work, ref: MessageRef) -> Job | None:
         with work.transaction() as conn:
             return _record(conn, feed, summary, digest, parts)
     except Reject as error:
-        summary, parts = _unreadable(ref, header, str(error), work.clock())
+        summary = _outline(head, header)
         with work.transaction() as conn:
-            return _record(conn, feed, summary, digest, parts)
+            return _record(conn, feed, summary, digest, [_whole(summary, str(error))])
 
 
 def _is_known(work: Work, summary: Summary, digest: str) -> bool:
@@ -101,7 +98,8 @@ def take(mailbox: Mailbox, summary: Summary, feed: MailboxFeed, pending: Path) -
     # find a message by the rest.
     ref = replace(summary.ref, account=f"{feed.name}\0{summary.ref.account}")
     taken = [store(mailbox, ref, part, pending, feed.mailbox, feed.limits) for part in parts]
-    return [*outcomes, *(outcome for some in taken for outcome in some)]
+    found = [*outcomes, *(outcome for some in taken for outcome in some)]
+    return accounted(found, summary, feed.mailbox)
 
 
 def take_again(work: Work, job: Job) -> list[PartOutcome] | None:
@@ -127,8 +125,7 @@ def fetch_again(work: Work, job: Job, file: File) -> PartOutcome:
         if (part.section, part.member) == (file.section, file.member):
             if part.verdict is Verdict.TAKEN:
                 return part
-            if part.verdict is Verdict.REJECTED:
-                raise Reject(part.reason)
+            raise Reject(part.reason)
     raise Reject("the message no longer holds it as a spreadsheet that is wanted")
 
 
@@ -160,30 +157,38 @@ def _record(
     return job
 
 
-def _unreadable(
-    ref: MessageRef, header: bytes, reason: str, now: dt.datetime
-) -> tuple[Summary, list[PartOutcome]]:
-    """A message of which nothing can be taken, as a whole on record."""
-    said = parse_headers(header)
-    summary = Summary(
-        ref=ref,
-        subject=said.subject,
-        sender=said.sender,
-        message_id=said.message_id,
-        received=now,
+def _outline(head: Head, header: bytes) -> Summary:
+    """What is known of a message of which nothing can be taken."""
+    message_id = parse_headers(header).message_id
+    return Summary(
+        ref=head.ref,
+        subject=head.subject,
+        sender=head.sender,
+        message_id=message_id,
+        received=head.received,
         size=0,
         parts=(),
+        addresses=head.addresses,
     )
-    name = safe_name(said.subject, "message")
-    return summary, [PartOutcome(verdict=Verdict.REJECTED, section=WHOLE, name=name, reason=reason)]
 
 
-def _give_up(work: Work, ref: MessageRef, error: Retry) -> Job:
-    header = work.mailbox.raw_header(ref)
-    log.error("message %s is given up: %s", ref.uid, error)
-    summary, parts = _unreadable(ref, header, f"it could not be fetched: {error}", work.clock())
+def _whole(summary: Summary, reason: str, verdict: Verdict = Verdict.REJECTED) -> PartOutcome:
+    """A message as a whole, in place of its parts."""
+    name = safe_name(summary.subject, "message")
+    return PartOutcome(verdict=verdict, section=WHOLE, name=name, reason=reason)
+
+
+def _give_up(work: Work, head: Head, error: Retry) -> Job:
+    passing = isinstance(error, Unavailable)
+    then = "its job is tried again" if passing else "it is given up"
+    log.error("%s: %s; %s", head.title, error, then)
+    header = work.mailbox.raw_header(head.ref)
+    summary = _outline(head, header)
+    whole = _whole(
+        summary, f"it could not be fetched: {error}", Verdict.TAKEN if passing else Verdict.REJECTED
+    )
     with work.transaction() as conn:
-        return _record(conn, work.feed, summary, hashlib.sha256(header).hexdigest(), parts)
+        return _record(conn, work.feed, summary, hashlib.sha256(header).hexdigest(), [whole])
 
 
 def _is_well(mailbox: Mailbox) -> bool:

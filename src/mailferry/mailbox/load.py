@@ -15,7 +15,8 @@ import psycopg
 
 from mailferry import logs
 from mailferry.errors import MailferryError, Reject, Retry, Stop
-from mailferry.mailbox.intake import WHOLE, fetch_again, take_again
+from mailferry.mailbox.attachments import WHOLE
+from mailferry.mailbox.intake import fetch_again, take_again
 from mailferry.mailbox.ledger import leases, records
 from mailferry.mailbox.ledger.jobs import ClaimLost, FileOutcome, FileState, JobState
 from mailferry.mailbox.ledger.rows import files_of

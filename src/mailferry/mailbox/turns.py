@@ -14,8 +14,7 @@ from mailferry.mailbox.ledger import leases, records
 from mailferry.mailbox.ledger.rows import job_of
 from mailferry.mailbox.load import load_job
 from mailferry.mailbox.settle import settle, settle_rest
-from mailferry.mailbox.source.imap_connection import Dropped
-from mailferry.mailbox.source.message import Unreachable
+from mailferry.mailbox.source.message import Unavailable
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ def _settle(mail: MailPool, work: Work, job: Job) -> str:
     try:
         settle(work, job)
     except MailferryError as error:
-        if isinstance(error, Unreachable | Dropped | Stop):
+        if isinstance(error, Unavailable | Stop):
             mail.note_reached(feed, reached=False)
         log.warning("job %d: not settled yet, the next poll does it: %s", job.id, error)
         return mask(str(error))

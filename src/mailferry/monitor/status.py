@@ -140,6 +140,7 @@ def _ask(conn: Connection, status: Status, now: datetime, events: Sequence[Event
     for feed in status.feeds:
         if feed.kind == "mailbox":
             feed.statistics = admin.statistics(conn, now, feed.name)
+            feed.unhealthy |= feed.statistics.refused > 0
 
 
 def _fill(feed: FeedStatus, row: dict[str, Any], now: datetime) -> None:
@@ -276,6 +277,8 @@ def _feed_lines(feed: FeedStatus) -> Iterable[str]:
             or "none"
         )
         yield f"    jobs      {states}"
+        if feed.statistics.refused:
+            yield f"    refused   {feed.statistics.refused:,} jobs need a person: `mailferry jobs list --state refused`"
         yield f"    today     {tally_text(feed.statistics.today)}"
         yield f"    week      {tally_text(feed.statistics.week)}"
 

@@ -2,20 +2,30 @@
 
 -- name: cancel
 UPDATE mailferry.jobs
-SET state = 'cancelled', fence = fence + 1, lease_until = NULL, finished_at = clock_timestamp()
-WHERE id = %(id)s AND state IN ('pending', 'in_progress')
+SET state = 'cancelled', fence = fence + 1, lease_until = NULL, finished_at = clock_timestamp(), refused = false
+WHERE id = %(id)s AND (state IN ('pending', 'in_progress') OR state = 'failed' AND refused)
 RETURNING *
 
 -- name: retry
 UPDATE mailferry.jobs AS j
 SET state = 'pending', attempts = 0, next_attempt_at = clock_timestamp(), finished_at = NULL, marked_at = NULL,
-    error_kind = NULL, error = NULL
+    error_kind = NULL, error = NULL, refused = false, acknowledged_at = NULL, warnings = 0
 WHERE j.id = %(id)s
   AND (j.state IN ('failed', 'cancelled', 'pending')
        OR j.state = 'completed' AND EXISTS (
            SELECT 1 FROM mailferry.files
            WHERE job_id = j.id AND (state IN ('rejected', 'failed') OR state = 'loaded' AND rejected > 0)))
 RETURNING *
+
+-- name: acknowledge
+UPDATE mailferry.jobs SET acknowledged_at = clock_timestamp()
+WHERE refused AND acknowledged_at IS NULL AND (%(id)s::bigint IS NULL OR id = %(id)s)
+  AND (%(feed)s::text IS NULL OR feed = %(feed)s)
+RETURNING *
+
+-- name: refused
+SELECT count(*) FROM mailferry.jobs
+WHERE refused AND acknowledged_at IS NULL AND (%(feed)s::text IS NULL OR feed = %(feed)s)
 
 -- name: retry_files
 UPDATE mailferry.files SET state = 'pending', error = NULL, finished_at = NULL
@@ -28,6 +38,7 @@ WHERE r.file_id = f.id AND f.job_id = %(id)s AND f.state = 'pending'
 -- name: jobs
 SELECT * FROM mailferry.jobs
 WHERE (%(feed)s::text IS NULL OR feed = %(feed)s) AND (%(state)s::text IS NULL OR state = %(state)s)
+  AND (NOT %(refused)s OR refused AND acknowledged_at IS NULL)
   AND (%(since)s::timestamptz IS NULL OR recorded_at >= %(since)s)
   AND (%(text)s::text IS NULL OR strpos(lower(concat_ws(E'\n', subject, sender, message_id)), lower(%(text)s)) > 0)
 ORDER BY received DESC, id DESC LIMIT %(limit)s
@@ -45,6 +56,7 @@ SELECT count(*) FILTER (WHERE j.state = 'completed') AS completed,
        coalesce(sum(f.updated), 0)::bigint AS updated,
        coalesce(sum(f.unchanged), 0)::bigint AS unchanged,
        coalesce(sum(f.rejected), 0)::bigint AS rejected,
+       coalesce(sum(j.warnings), 0)::bigint AS warnings,
        extract(epoch FROM avg(j.finished_at - j.started_at))::float8 AS seconds
 FROM mailferry.jobs AS j
 CROSS JOIN LATERAL (

@@ -51,7 +51,7 @@ RETURNING *
 
 -- name: resume
 UPDATE mailferry.jobs SET next_attempt_at = clock_timestamp()
-WHERE feed = %(feed)s AND state = 'pending' AND error_kind = 'stop'
+WHERE feed = %(feed)s AND state = 'pending' AND (error_kind = 'stop' OR attempts = 0)
 
 -- name: due
 -- In progress and alive: its worker goes on with what is behind.

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 def cancel(conn: Connection, job_id: int) -> Job:
-    """Not to be done. One in progress is cancelled too, and its transaction ended. Raises Reject; Retry when that fails."""
+    """Not to be done, or not to be asked about any more. One in progress is cancelled too, and its transaction ended. Raises Reject; Retry when that fails."""
     leases.end_work(conn, job_id)
     job = one(conn, _sql("cancel"), {"id": job_id})
     if job is None:
-        raise _cannot(conn, job_id, "cancelled", "pending or in progress")
+        raise _cannot(conn, job_id, "cancelled", "pending, in progress or refused")
     return job
 
 
@@ -51,19 +51,34 @@ def retry(conn: Connection, job_id: int) -> Job:
     return job
 
 
+def acknowledge(conn: Connection, job_id: int) -> Job:
+    """Take a refused job off the list of those that need a person; it keeps its state. Raises Reject."""
+    job = one(conn, _sql("acknowledge"), {"id": job_id, "feed": None})
+    if job is None:
+        raise _cannot(conn, job_id, "acknowledged", "refused and not acknowledged yet")
+    return job
+
+
+def acknowledge_all(conn: Connection, feed: str | None = None) -> list[Job]:
+    """As `acknowledge`, all of one feed, or of all."""
+    return many(conn, _sql("acknowledge"), {"id": None, "feed": feed and storable(feed)})
+
+
 def jobs(
     conn: Connection,
     *,
     feed: str | None = None,
     state: JobState | None = None,
+    refused: bool = False,
     since: datetime | None = None,
     text: str | None = None,
     limit: int = 100,
 ) -> list[Job]:
-    """Jobs, latest arrival first. `since`: recorded then or later. `text`: in subject, sender or Message-ID, any case."""
+    """Jobs, latest arrival first. `refused`: only those that need a person. `since`: recorded then or later. `text`: in subject, sender or Message-ID, any case."""
     filters = {
         "feed": feed and storable(feed),
         "state": state and str(state),
+        "refused": refused,
         "since": since,
         "text": text and storable(text),
     }
@@ -100,8 +115,12 @@ def statistics(conn: Connection, now: datetime, feed: str | None = None) -> Stat
             assert row is not None
             tallies.append(Tally(**row))
     states = conn.execute(_sql("states"), {"feed": feed}).fetchall()
+    ((refused,),) = conn.execute(_sql("refused"), {"feed": feed}).fetchall()
     return Statistics(
-        today=tallies[0], week=tallies[1], states={JobState(state): count for state, count in states}
+        today=tallies[0],
+        week=tallies[1],
+        refused=refused,
+        states={JobState(state): count for state, count in states},
     )
 
 

@@ -69,6 +69,12 @@ class Job:
     #: "retry", "reject" or "stop", with the text of the last error.
     error_kind: str | None
     error: str | None
+    #: It has ended, and a file of it, or all of it, was refused.
+    refused: bool
+    #: When a person took note of that, so that it is no longer shown.
+    acknowledged_at: datetime | None
+    #: Warnings about its files.
+    warnings: int
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
@@ -159,6 +165,8 @@ class Tally:
     updated: int
     unchanged: int
     rejected: int
+    #: About the files.
+    warnings: int
     #: Mean time from the start of the last attempt to the end, or None without any job.
     seconds: float | None
 
@@ -169,5 +177,7 @@ class Statistics:
 
     today: Tally
     week: Tally
+    #: Jobs that were refused, of all time, and that no person has acted on.
+    refused: int
     #: Number of jobs by state, of all time.
     states: dict[JobState, int] = field(default_factory=dict)

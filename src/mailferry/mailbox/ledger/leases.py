@@ -213,7 +213,7 @@ def lost(held: Claim) -> ClaimLost:
 
 
 def resume(conn: Connection, feed: str) -> None:
-    """A new run begins: what waited for a person to act is tried at once."""
+    """A new run begins: what waited for a person to act, or for the mailbox, is tried at once."""
     conn.execute(_sql("resume"), {"feed": feed})
 
 

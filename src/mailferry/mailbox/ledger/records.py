@@ -4,7 +4,8 @@ A job is one message of one feed. Every function takes a connection and leaves t
 rows and ledger are committed together. The clock is the database's, the one that all hosts share.
 
 How a job ends: with no files at all it has completed; when all its files were rejected or have failed, it has failed;
-when some did, it has completed, and the failures stand in its error. A passing fault (Retry) is tried again 1, 2 and 4
+when some did, it has completed, and the failures stand in its error. Where any did, it is `refused`: shown until a person
+retries, cancels or acknowledges it. A passing fault (Retry) is tried again 1, 2 and 4
 seconds later, then its files have failed. A Reject ends it at once. A Stop is the configuration's fault: the job is
 pending again, no attempt is counted, and it is due after a minute.
 
@@ -24,7 +25,7 @@ from mailferry.errors import Reject, Stop
 from mailferry.mailbox.ledger import leases
 from mailferry.mailbox.ledger.jobs import FileState, JobState
 from mailferry.mailbox.ledger.rows import many, one, storable
-from mailferry.mailbox.source.message import Unreachable, Verdict
+from mailferry.mailbox.source.message import Unavailable, Verdict
 from mailferry.mailbox.workbook.values import Kind
 from mailferry.retry import pause
 
@@ -43,8 +44,8 @@ if TYPE_CHECKING:
 MOST_RETRIES = 3
 #: A job that met a Stop is not tried again before.
 AFTER_STOP = timedelta(minutes=1)
-#: Nor one that needs a mailbox that is unreachable.
-_AFTER_UNREACHABLE = timedelta(seconds=10)
+#: Nor one that needs a mailbox that is unavailable.
+_AFTER_UNAVAILABLE = timedelta(seconds=10)
 #: What a name claims, for files that are none of it.
 _CLAIMED = {".xls": Kind.XLS, ".xlt": Kind.XLS, ".xlsb": Kind.XLSB, ".ods": Kind.ODS}
 
@@ -114,7 +115,12 @@ def take_in(conn: Connection, job_id: int, parts: Iterable[PartOutcome]) -> None
         if part.verdict in (Verdict.TAKEN, Verdict.REJECTED):
             statement = "insert_file" if part.verdict is Verdict.TAKEN else "reject_file"
             kind = part.kind or _CLAIMED.get(PurePath(part.name).suffix.lower(), Kind.XLSX)
-            facts = {"path": str(part.path), "kind": str(kind), "size": part.size, "sha256": part.sha256}
+            facts = {
+                "path": str(part.path or ""),
+                "kind": str(kind),
+                "size": part.size,
+                "sha256": part.sha256,
+            }
             values = {"job_id": job_id, "member": storable(part.member), **texts, **facts}
             if not conn.execute(_sql(statement), values).rowcount:
                 raise _one_place(part)
@@ -205,15 +211,15 @@ def finish_job(conn: Connection, held: Claim) -> Job:
 def fail(conn: Connection, held: Claim, error: MailferryError) -> Job:
     """The attempt has failed as a whole: pending again, or given up, by kind of error. Raises ClaimLost.
 
-    A mailbox that is unreachable is no fault of the job's: no attempt is counted.
+    A mailbox that is unavailable is no fault of the job's: no attempt is counted.
     Files that were finished before stay as they are; those that were not are failed or rejected with the job.
     """
     leases.hold_to_the_end(conn, held)
     kind = "stop" if isinstance(error, Stop) else "reject" if isinstance(error, Reject) else "retry"
     attempts = held.job.attempts
     values: dict[str, Any] = {"id": held.job.id, "error_kind": kind, "error": storable(str(error))}
-    uncounted = AFTER_STOP if kind == "stop" else _AFTER_UNREACHABLE
-    if kind == "stop" or isinstance(error, Unreachable):
+    uncounted = AFTER_STOP if kind == "stop" else _AFTER_UNAVAILABLE
+    if kind == "stop" or isinstance(error, Unavailable):
         return _changed(conn, "again_later", {**values, "attempts": attempts - 1, "delay": uncounted})
     if kind == "retry" and attempts <= MOST_RETRIES:
         return _changed(conn, "again_later", {**values, "attempts": attempts, "delay": retry_delay(attempts)})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mailferry.config.mailbox import Auth
 from mailferry.errors import MailferryError, Retry, Stop
+from mailferry.mailbox.source.message import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ class TokenSource(Protocol):
         """The last token was refused: the next one must be a new one."""
 
 
-class Dropped(Retry):
+class Dropped(Unavailable):
     """The connection was lost or did not answer; a new one may do."""
 
 
@@ -102,7 +103,8 @@ def mapped_errors(settings: MailboxSettings, doing: str) -> Iterator[None]:
     except OSError as error:
         raise Dropped(f"{doing}: {error.strerror or error}") from None
     except imaplib.IMAP4.error as error:
-        raise Retry(f"{doing}: the server refused ({_harmless(error, settings)})") from None
+        kind = Unavailable if is_passing(str(error)) else Retry
+        raise kind(f"{doing}: the server refused ({_harmless(error, settings)})") from None
 
 
 def tls_context(settings: MailboxSettings) -> ssl.SSLContext:

@@ -102,7 +102,11 @@ class Summary:
             raise ValueError(msg)
 
 
-class Unreachable(Retry):
+class Unavailable(Retry):
+    """The mailbox does not do this for now, by its own word or because it went away: no fault of the message."""
+
+
+class Unreachable(Unavailable):
     """The mailbox cannot be opened at the moment; what needs it has to wait."""
 
 
