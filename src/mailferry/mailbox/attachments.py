@@ -119,7 +119,12 @@ def accounted(parts: Sequence[PartOutcome], summary: Summary, settings: MailboxS
     """
     if any(part.verdict is Verdict.TAKEN for part in parts):
         return list(parts)
-    found = [_refused(part) if part.verdict is Verdict.SKIPPED else part for part in parts]
+    # Of an archive that is refused, the files need not be.
+    refused = {part.section for part in parts if part.verdict is Verdict.REJECTED}
+    found = [
+        _refused(part) if part.verdict is Verdict.SKIPPED and part.section not in refused else part
+        for part in parts
+    ]
     if settings.without_attachment is WithoutAttachment.REFUSE and all(
         part.verdict is Verdict.IGNORED for part in found
     ):
