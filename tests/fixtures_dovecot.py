@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 import imapclient  # type: ignore[import-untyped]  # has no py.typed
 import pytest
-from support_link import Link
 from support_wait import wait_for
 
 from mailferry.config.mailbox import MailboxSettings
@@ -389,7 +388,3 @@ def account(dovecot: Dovecot) -> Account:
 def without_starttls(piece: bytes) -> bytes:
     """An `answer` for a Link: a server without encryption. Greeting and capabilities come in one piece each."""
     return piece.replace(b" STARTTLS", b"")
-
-
-#: The name that some tests still use.
-Proxy = Link

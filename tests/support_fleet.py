@@ -9,8 +9,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from support_database import query
 from support_events import INCOMING, OUTGOING, QUARANTINE
-from support_service import Table, events, feed_row, head, hosts, mailbox, query, restart, toml
+from support_service import Table, events, feed_row, head, hosts, mailbox, restart, toml
 from support_wait import wait_for
 
 from mailferry.events.record import event_time

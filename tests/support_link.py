@@ -45,7 +45,7 @@ class Link:
         #: Bytes that went to clients.
         self.bytes = 0
         self._lock = threading.Lock()
-        self._sockets: frozenset[socket.socket] = frozenset()
+        self._open: frozenset[socket.socket] = frozenset()
         self._passing = threading.Event()
         self._passing.set()
         self._refusing = False
@@ -73,7 +73,7 @@ class Link:
     def drop(self) -> None:
         """End all connections; new ones are welcome."""
         with self._lock:
-            for one in self._sockets:
+            for one in self._open:
                 _shut(one)
 
     def cut(self) -> None:
@@ -126,7 +126,7 @@ class Link:
                 self._relay(client, server, ask)
                 down.join()
                 with self._lock:
-                    self._sockets -= {client, server}
+                    self._open -= {client, server}
 
     def _connect(self) -> socket.socket | None:
         if self._refusing:
@@ -145,7 +145,7 @@ class Link:
         """Whether both may stay open: the link may have been cut while they were being connected."""
         with self._lock:
             if not self._refusing:
-                self._sockets |= {client, server}
+                self._open |= {client, server}
                 return True
         server.close()
         return False

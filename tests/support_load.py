@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from support_database import Queried
 from support_fork import Forked, injected, mailferry
-from support_mail import Maildir, mail, workbook
+from support_mail import HEADER, Maildir, mail, workbook
 
 from mailferry import database
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from mailferry.config.database import DatabaseSettings
 
-HEADER = ("HAWB", "Status", "Pieces")
 #: Every row that is inserted or updated leaves a line: a change that comes twice cannot hide behind an upsert.
 _TABLE = """
 CREATE TABLE tracking_data (hawb text PRIMARY KEY, status text, pieces integer, file_source text);
@@ -53,7 +53,7 @@ class Expected:
         self.files.append((name, "loaded", len(keyed) - updated, updated, len(rows) - len(keyed)))
 
 
-class Site:
+class Site(Queried):
     """A Maildir, a database and a folder, with a config.env that brings them together."""
 
     def __init__(self, folder: Path, settings: DatabaseSettings) -> None:
@@ -184,10 +184,6 @@ class Site:
         return int(self.query(text)[0][0])
 
     # --- what came of it
-
-    def query(self, text: str, *values: object) -> list[tuple[Any, ...]]:
-        with psycopg.connect(**database.parameters(self.settings)) as conn:
-            return conn.execute(text.encode(), values).fetchall()
 
     def assert_exactly_once(self, *bases: Path, maildir: bool = True) -> None:
         """Rows, ledger, files and marks are what the messages say, each loaded once. `bases`: where files may lie."""

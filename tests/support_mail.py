@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from mailferry.config.database import DatabaseSettings
 
 
+#: Of most workbooks; the first is the key.
+HEADER = ("HAWB", "Status", "Pieces")
+
+
 def workbook(*rows: Sequence[object], name: str = "Sheet1") -> bytes:
     """An .xlsx of these rows, the first of which is the header."""
     with tempfile.TemporaryDirectory() as folder:

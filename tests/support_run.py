@@ -6,8 +6,8 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-from support_mail import Maildir, feed_of, mail, workbook
+from support_database import Queried
+from support_mail import HEADER, Maildir, feed_of, mail, workbook
 
 from mailferry import database
 from mailferry.mailbox import run_once
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
     from mailferry.config.mailbox_feed import MailboxFeed
     from mailferry.mailbox.ledger.jobs import Details
 
-HEADER = ("HAWB", "Status", "Pieces")
 
-
-class Setting:
+class Setting(Queried):
     """A feed, its mailbox, its database and its folders."""
 
     def __init__(self, base: Path, settings: DatabaseSettings) -> None:
@@ -58,10 +56,6 @@ class Setting:
         self, *rows: tuple[object, ...], subject: str = "Track and Trace", name: str = "data.xlsx"
     ) -> str:
         return self.maildir.deliver(mail(subject, (name, workbook(HEADER, *rows))))
-
-    def query(self, text: str, *values: object) -> list[tuple[Any, ...]]:
-        with psycopg.connect(**database.parameters(self.settings)) as conn:
-            return conn.execute(text.encode(), values).fetchall()
 
     def rows(self) -> list[tuple[Any, ...]]:
         return self.query("SELECT hawb, status, pieces FROM tracking_data ORDER BY hawb")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import psycopg
 from fixtures_dovecot import PASSWORD
 from fixtures_postgres import FAST
+from support_database import query
 from support_events import KEY
 from support_fork import Forked, mailferry
 from support_link import Link
@@ -268,13 +269,6 @@ class Table:
         assert Counter(changes) == self._changes
         order = [pieces for _, _, pieces in changes]
         assert order == sorted(order)
-
-
-def query(settings: DatabaseSettings, text: str, *values: object) -> list[tuple[Any, ...]]:
-    """Ask the database, past all links."""
-    with psycopg.connect(**database.parameters(settings)) as conn:
-        cursor = conn.execute(text.encode(), values or None)
-        return cursor.fetchall() if cursor.description else []
 
 
 def feed_row(settings: DatabaseSettings, name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import psycopg
+from support_database import Queried
 from support_events import Clock, Ended, Site, a_site, suffix
 from support_fork import Forked
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class TableSite(Site):
+class TableSite(Site, Queried):
     """A site whose feeds all write into one table."""
 
     settings: DatabaseSettings
@@ -56,11 +56,6 @@ class TableSite(Site):
         """One run as a process, with a commit after so many events."""
         work = (one_run, self.config, self.clock.now, commit_events, take_over)
         return Forked(*work, **options)
-
-    def query(self, text: str, *values: object) -> list[tuple[Any, ...]]:
-        with psycopg.connect(**database.parameters(self.settings)) as conn:
-            cursor = conn.execute(text.encode(), values)
-            return cursor.fetchall() if cursor.description else []
 
     def lines(self, feed: Feed) -> list[bytes]:
         """What was written, in the order of arrival, as a file would have it."""

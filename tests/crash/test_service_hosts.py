@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from support_database import query
 from support_events import INCOMING
 from support_fleet import a_fleet
-from support_service import Table, events, feed_row, head, hosts, mailbox, query, restart, toml
+from support_service import Table, events, feed_row, head, hosts, mailbox, restart, toml
 from support_wait import wait_for
 
 from mailferry import database

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
-import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 from support_ledger import claim, file_ids, make_due, record
+from support_wait import wait_for
 
 from mailferry import database
 from mailferry.errors import Retry, Stop
@@ -269,8 +269,7 @@ def test_a_run_waits_for_the_session_of_one_that_was_killed(database_settings: D
     ):
         killed.execute("SELECT pg_advisory_lock(%s)", (database.advisory_key("feed", "f"),))
         waiting = threads.submit(run, pool)
-        while killed.execute(asked).fetchone() == (0,):
-            assert not waiting.done()
-            time.sleep(0.01)
+        wait_for("its asking", lambda: waiting.done() or killed.execute(asked).fetchone() != (0,))
+        assert not waiting.done()
         killed.close()
         assert waiting.result(timeout=60)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from support_mail import mail, workbook
-from support_run import HEADER, Setting, one
+from support_mail import HEADER, mail, workbook
+from support_run import Setting, one
 
 from mailferry import database
 from mailferry.mailbox import run_once

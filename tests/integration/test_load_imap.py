@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from support_mail import feed_of, mail, workbook
-from support_run import HEADER, Setting, one
+from support_mail import HEADER, feed_of, mail, workbook
+from support_run import Setting, one
 
 from mailferry import database
 from mailferry.mailbox import health, run_once

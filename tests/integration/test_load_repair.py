@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from support_fork import KILLED, Forked
-from support_mail import mail, workbook
-from support_run import HEADER, Setting, one
+from support_mail import HEADER, mail, workbook
+from support_run import Setting, one
 
 from mailferry import database
 from mailferry.errors import Reject, Retry

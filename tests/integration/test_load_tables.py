@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from support_database import Queried
 from support_mail import Maildir, feed_of, mail, workbook
 
 from mailferry import database
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from mailferry.config.database import DatabaseSettings
 
 
-class Setting:
+class Setting(Queried):
     """A feed of a Maildir, and its database."""
 
     def __init__(self, base: Path, settings: DatabaseSettings) -> None:
@@ -40,10 +41,6 @@ class Setting:
 
     def load(self, **changes: Any) -> run_once.Run:
         return run_once.run(feed_of(self.base / "app", self.maildir.root, self.settings, **changes))
-
-    def query(self, text: str) -> list[tuple[Any, ...]]:
-        with psycopg.connect(**database.parameters(self.settings)) as conn:
-            return conn.execute(text.encode()).fetchall()
 
 
 @pytest.fixture

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import os
-import socket
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import psycopg
 import pytest
-from fixtures_dovecot import PASSWORD, Proxy, without_starttls
-from support_mail import Maildir, feed_of, mail, workbook
+from fixtures_dovecot import PASSWORD, without_starttls
+from support_database import Queried
+from support_link import Link
+from support_mail import HEADER, Maildir, feed_of, mail, workbook
+from support_wait import wait_for
 
 from mailferry import database
 from mailferry.config.mailbox import MailboxSettings
@@ -29,7 +30,7 @@ from mailferry.mailbox.source.message import MessageRef, Outcome, Summary
 from mailferry.mailbox.turns import StepResult, load_next, poll
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from fixtures_dovecot import Account
@@ -38,12 +39,11 @@ if TYPE_CHECKING:
     from mailferry.config.mailbox_feed import MailboxFeed
     from mailferry.mailbox.turns import Step
 
-HEADER = ("HAWB", "Status", "Pieces")
 #: Rows whose CSV is more than a pipe holds, so that the reading child waits in the middle of them.
 LARGE = 6000
 
 
-class Service:
+class Service(Queried):
     """Mailbox feeds by name, each with a Maildir of its own, in one database and one folder."""
 
     def __init__(self, base: Path, settings: DatabaseSettings) -> None:
@@ -73,10 +73,6 @@ class Service:
             with MailPool(self.feeds, pool, worker_id="test", stop=stop, **changes) as mail_pool:
                 yield mail_pool
 
-    def query(self, text: str, *values: object) -> list[tuple[Any, ...]]:
-        with psycopg.connect(**database.parameters(self.settings)) as conn:
-            return conn.execute(text.encode(), values).fetchall()
-
     def keys(self, table: str) -> list[str]:
         return [key for (key,) in self.query(f"SELECT hawb FROM {table} ORDER BY hawb")]
 
@@ -101,12 +97,6 @@ def load_all(mail_pool: MailPool, target: str) -> list[Step]:
     while not steps or steps[-1].result is StepResult.WORKED:
         steps.append(load_next(mail_pool, target, list(mail_pool.feeds)))
     return steps
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for it; the test's time-out ends what never comes."""
-    while not condition():
-        time.sleep(0.02)
 
 
 def reading_children() -> list[psutil.Process]:
@@ -188,7 +178,7 @@ def test_tables_are_loaded_at_the_same_time_and_one_that_stands_still_holds_up_n
             conn.execute("LOCK TABLE a IN ACCESS EXCLUSIVE MODE")
             thread = threading.Thread(target=load_all, args=(mail_pool, "a"))
             thread.start()
-            until(lambda: mail_pool.claims)
+            wait_for("a claim", lambda: mail_pool.claims)
             assert [step.result for step in load_all(mail_pool, "b")] == [
                 StepResult.WORKED,
                 StepResult.NOTHING,
@@ -246,7 +236,7 @@ def test_a_mailbox_that_is_away_is_not_asked_for_every_mark_until_a_poll_has_rea
             poll_once(mail_pool, "a")
             return set(maildir.flags().values()) == {"S"}
 
-        until(seen)
+        wait_for("the marks", seen)
     assert service.keys("a") == ["1", "2", "3"]
 
 
@@ -280,9 +270,9 @@ def copying(service: Service) -> Iterator[tuple[MailPool, threading.Thread, psut
             conn.execute("LOCK TABLE a IN ACCESS EXCLUSIVE MODE")
             thread = threading.Thread(target=load_next, args=(mail_pool, "a", ["a"]))
             thread.start()
-            until(lambda: activity(service, "CREATE UNLOGGED TABLE"))
+            wait_for("a load that stands", lambda: activity(service, "CREATE UNLOGGED TABLE"))
             child.suspend()
-        until(lambda: activity(service, "COPY"))
+        wait_for("its copying", lambda: activity(service, "COPY"))
         yield mail_pool, thread, child
 
 
@@ -338,7 +328,7 @@ def test_hand_back_gives_up_where_the_database_is_away_and_says_what_it_did_not_
             conn.execute("SELECT * FROM mailferry.jobs FOR UPDATE")
             assert mail_pool.release_claims(within=0.05) == []
         assert mail_pool.claim("a", ["a"]) is None
-    until(lambda: service.query("SELECT state FROM mailferry.jobs") == [("pending",)])
+    wait_for("the release", lambda: service.query("SELECT state FROM mailferry.jobs") == [("pending",)])
 
 
 def test_a_load_beside_the_service_passes_by_and_the_service_waits_for_one_that_runs(
@@ -522,13 +512,6 @@ def over_imap(service: Service, account: Account, port: int, **changes: Any) -> 
     service.feeds["a"] = service.feeds["a"].model_copy(update={"mailbox": mailbox})
 
 
-def cut(proxy: Proxy) -> None:
-    """Close every connection, as a server does with idle ones."""
-    for opened in proxy._sockets:
-        with contextlib.suppress(OSError):
-            opened.shutdown(socket.SHUT_RDWR)
-
-
 def message(key: str) -> bytes:
     return mail("Track and Trace", (f"{key}.xlsx", workbook(HEADER, (key, "x", 1))))
 
@@ -536,7 +519,7 @@ def message(key: str) -> bytes:
 def test_a_connection_is_lent_on_and_one_that_the_server_closed_is_made_anew(
     service: Service, account: Account
 ) -> None:
-    with Proxy(account.dovecot.imap, without_starttls) as proxy:
+    with Link(account.dovecot.imap, without_starttls) as proxy:
         over_imap(service, account, proxy.port)
         account.deliver(message("1"))
         with service.mail() as mail_pool:
@@ -544,7 +527,7 @@ def test_a_connection_is_lent_on_and_one_that_the_server_closed_is_made_anew(
             load_all(mail_pool, "a")
             assert poll_once(mail_pool, "a") == 0
             assert proxy.connections == 1
-            cut(proxy)
+            proxy.drop()  # as a server does with idle ones
             account.deliver(message("2"))
             assert poll_once(mail_pool, "a") == 1
             load_all(mail_pool, "a")
@@ -564,7 +547,7 @@ def test_a_connection_is_lent_on_and_one_that_the_server_closed_is_made_anew(
 def test_files_on_record_are_loaded_while_the_mailbox_is_away_and_their_messages_marked_later(
     service: Service, account: Account
 ) -> None:
-    with Proxy(account.dovecot.imap, without_starttls) as proxy:
+    with Link(account.dovecot.imap, without_starttls) as proxy:
         port = proxy.port
         over_imap(service, account, port)
         account.deliver(message("1"), message("2"), message("3"))
@@ -582,7 +565,7 @@ def test_files_on_record_are_loaded_while_the_mailbox_is_away_and_their_messages
         assert third.job
         assert (third.job.state, third.job.attempts) == (JobState.PENDING, 0)
         assert account.flags() == {1: set(), 2: set(), 3: set()}
-    with Proxy(account.dovecot.imap, without_starttls) as proxy:
+    with Link(account.dovecot.imap, without_starttls) as proxy:
         over_again(service, proxy.port)
         with service.mail(lease=dt.timedelta(seconds=1)) as mail_pool:
 
@@ -592,7 +575,7 @@ def test_files_on_record_are_loaded_while_the_mailbox_is_away_and_their_messages
                 return account.flags() == {1: {"\\Seen"}, 2: {"\\Seen"}, 3: {"\\Seen"}}
 
             service.query("UPDATE mailferry.jobs SET next_attempt_at = now() RETURNING id")
-            until(seen)
+            wait_for("the marks", seen)
     assert service.keys("a") == ["1", "2", "3"]
     assert service.query("SELECT DISTINCT attempts FROM mailferry.jobs") == [(1,)]
     assert [name.split("/")[0] for name in service.files()] == ["processed"] * 3

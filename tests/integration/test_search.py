@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
+from support_database import Queried
 from support_imap import FaultyFolder, Served, through
-from support_mail import feed_of, mail, workbook
-from support_run import HEADER
+from support_mail import HEADER, feed_of, mail, workbook
 
-from mailferry import database
 from mailferry.config.mailbox import MailboxSettings
 from mailferry.mailbox import health, run_once
 from mailferry.mailbox.explain import explain
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from mailferry.config.mailbox_feed import MailboxFeed
 
 
-class Site:
+class Site(Queried):
     """A folder on a faulty server, a feed of it and its database."""
 
     def __init__(self, base: Path, settings: DatabaseSettings, folder: FaultyFolder, server: Any) -> None:
@@ -44,10 +42,6 @@ class Site:
     @property
     def headers_fetched(self) -> int:
         return sum(line.split()[3].count(b",") + 1 for line in self.folder.lines if b"HEADER.FIELDS" in line)
-
-    def query(self, text: str) -> list[tuple[Any, ...]]:
-        with psycopg.connect(**database.parameters(self.settings)) as conn:
-            return conn.execute(text.encode()).fetchall()
 
 
 def _wanted(key: str, subject: str = "Track and Trace") -> bytes:

@@ -15,9 +15,10 @@ import psutil
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from support_database import query
 from support_events import INCOMING, OUTGOING
 from support_link import Link
-from support_service import Host, Table, events, feed_row, head, hosts, mailbox, query, toml
+from support_service import Host, Table, events, feed_row, head, hosts, mailbox, toml
 from support_wait import wait_for
 
 from mailferry import database

@@ -6,9 +6,10 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from support_database import query
 from support_events import HOLD, INCOMING, OUTGOING
 from support_link import Link
-from support_service import Table, events, feed_row, head, hosts, mailbox, query, toml
+from support_service import Table, events, feed_row, head, hosts, mailbox, toml
 from support_wait import wait_for
 
 from mailferry.testing.population import Population, Traits
