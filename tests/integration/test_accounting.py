@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from support_mail import feed_of, mail, workbook
-from support_run import HEADER, Setting, one
+from support_mail import HEADER, feed_of, mail, workbook
+from support_run import Setting, one
 
 from mailferry import database
 from mailferry.config.mailbox import WithoutAttachment

@@ -1,6 +1,6 @@
 """One interface to all formats: a file is a book, which has sheets, which have rows of typed cells.
 
-A book is used within `with`, by one reader at a time. Only the reading child opens one.
+A book is used within `with`, by one reader at a time. Only the reading child opens one, by `open.py`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from mailferry.errors import MailferryError, Reject
 from mailferry.mailbox.workbook.cells import Fault, is_blank
-from mailferry.mailbox.workbook.formats import open_zip, zip_kind
-from mailferry.mailbox.workbook.values import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from mailferry.config.spreadsheet import Limits
     from mailferry.mailbox.workbook.cells import Cell
@@ -60,42 +57,6 @@ class Book(Protocol):
 
     def warnings(self, sheet: str) -> list[str]:
         """What a person should know of a sheet; complete once its rows have been read."""
-
-
-def open_book(file: IO[bytes], path: Path, kind: Kind, options: Options) -> Book:
-    """Open a file, which is open as `file`. Raises Reject; `damaged` makes one of whatever else it raises."""
-    plain: Path | None = path
-    if kind is Kind.PROTECTED:
-        from mailferry.mailbox.workbook import passwords
-
-        file, plain = passwords.decrypted(file, options.passwords), None
-        with open_zip(file, options.limits) as archive:
-            kind = zip_kind(archive)
-    elif kind in {Kind.XLSX, Kind.XLSB, Kind.ODS}:
-        open_zip(path, options.limits).close()
-    if kind in {Kind.XLSX, Kind.XLSB}:
-        from mailferry.mailbox.workbook.office import OfficeBook
-
-        return OfficeBook(file, plain, kind)
-    if kind is Kind.XLS:
-        from mailferry.mailbox.workbook.biff import BiffBook
-
-        return BiffBook(file)
-    if kind is Kind.ODS:
-        from mailferry.mailbox.workbook.opendocument import OpenDocumentBook
-
-        return OpenDocumentBook(file)
-    if kind is Kind.XML:
-        from mailferry.mailbox.workbook.xml2003 import Xml2003Book
-
-        return Xml2003Book(file)
-    if kind is Kind.HTML:
-        from mailferry.mailbox.workbook.html_table import HtmlBook
-
-        return HtmlBook(file, options.charset)
-    from mailferry.mailbox.workbook.csv_text import CsvBook
-
-    return CsvBook(file, options.key, options.charset)
 
 
 @contextlib.contextmanager

@@ -28,9 +28,10 @@ import orjson
 
 from mailferry.config.spreadsheet import ErrorCells, Limits, UnknownColumns
 from mailferry.errors import MailferryError, Reject, Retry
-from mailferry.mailbox.workbook.book import Options, damaged, open_book
+from mailferry.mailbox.workbook.book import Options, damaged
 from mailferry.mailbox.workbook.contract import RowContract
 from mailferry.mailbox.workbook.formats import MIB
+from mailferry.mailbox.workbook.open import open_book
 from mailferry.mailbox.workbook.row_writer import RowWriter
 from mailferry.mailbox.workbook.sandbox import confine, libraries
 from mailferry.mailbox.workbook.tables import Reading
