@@ -104,7 +104,8 @@ class BiffBook:
     def _is_duration(self, style: int) -> bool:
         found = self._durations.get(style)
         if found is None:
-            written = self._book.format_map[self._book.xf_list[style].format_key].format_str.lower()
+            form = self._book.format_map.get(self._book.xf_list[style].format_key)
+            written = (form.format_str or "").lower() if form else ""
             found = self._durations[style] = any(mark in written for mark in ("[h", "[m]", "[mm]", "[s"))
         return found
 
