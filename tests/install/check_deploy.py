@@ -311,10 +311,10 @@ def test_the_older_scripts_cron_line_works_as_it_is(site: Site) -> None:
 # Log files
 
 WRITER = """
-import logging, pathlib, sys
+import pathlib, sys
 from mailferry import logs
 logs.set_up(folder=pathlib.Path("/var/log/trackandtrace"))
-log = logging.getLogger("mailferry.mailbox.settle")
+log = logs.of("mailferry.mailbox.settle", logs.EMAIL, logs.FILES)
 number = 0
 while not pathlib.Path("/tmp/stop").exists():
     number += 1
