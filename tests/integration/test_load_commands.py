@@ -305,3 +305,21 @@ def test_the_commands_take_one_feed_of_a_toml_file(here: Installed) -> None:
     jobs = here.json("jobs", "list", "--config", "mailferry.toml", "--feed", "second")["jobs"]
     assert [job["target"] for job in jobs] == ["other"]
     assert here.json("jobs", "list", "--config", "mailferry.toml", "--feed", name)["jobs"] == []
+
+
+def test_status_asks_for_a_person_until_every_refused_job_is_acknowledged(here: Installed) -> None:
+    for _ in range(2):
+        here.maildir.deliver(mail("Track and Trace", ("b.xls", b"a;b")))
+    assert here.run("load")[0] == 1
+    assert here.run("load")[0] == 0
+    config = ("--config", "config.env")
+    status, out, _ = here.run("status", *config)
+    assert (status, "2 jobs need a person" in out) == (1, True)
+    assert here.run("jobs", "acknowledge")[0] == 2
+    assert [job["id"] for job in here.json("jobs", "acknowledge", "1")["jobs"]] == [1]
+    assert here.run("jobs", "acknowledge", "1")[0] == 1
+    assert [job["id"] for job in here.json("jobs", "list", "--state", "refused")["jobs"]] == [2]
+    assert here.json("status", *config, status=1)["feeds"][0]["statistics"]["refused"] == 1
+    status, out, _ = here.run("jobs", "acknowledge", "--all")
+    assert (status, out) == (0, "job 2: acknowledged\n")
+    assert here.run("status", *config)[0] == 0

@@ -175,3 +175,23 @@ def test_a_transaction_is_committed_whole_or_not_at_all(
 def _create(pool: database.Pool, name: str) -> None:
     with database.transaction(pool) as conn:
         conn.execute(f"CREATE TABLE {name} ()")
+
+
+def test_jobs_that_had_ended_before_refusals_were_counted_keep_their_states_and_ask_for_nobody(
+    new_database: Callable[..., DatabaseSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = database.parameters(new_database(template=False))
+    steps = database.migrations()
+    with psycopg.connect(**where) as conn:
+        with monkeypatch.context() as patch:
+            patch.setattr(database, "migrations", lambda: [s for s in steps if s[0] < "0007"])
+            database.migrate(conn, "temp_processing")
+        conn.execute(
+            "INSERT INTO mailferry.jobs (feed, account, folder, uidvalidity, uid, header_sha256, message_id,"
+            " subject, sender, received, target, state, finished_at)"
+            " SELECT 'f', 'a', 'i', 1, state, 'h', '', '', '', now(), 't', state, now()"
+            " FROM unnest(ARRAY['completed', 'failed', 'pending']) AS state"
+        )
+        database.migrate(conn, "temp_processing")
+        found = conn.execute("SELECT state, refused FROM mailferry.jobs ORDER BY state").fetchall()
+    assert found == [("completed", False), ("failed", False), ("pending", False)]
