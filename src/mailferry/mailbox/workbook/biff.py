@@ -11,6 +11,7 @@ import io
 import struct
 from typing import IO, TYPE_CHECKING, Any
 
+import olefile
 import xlrd
 
 from mailferry.errors import Reject
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: 31 December 9999, the last day that a cell can show, in days.
 _LAST_DAY = 2_958_466
+#: Numbers of records; the last is one that no program knows.
+_EOF, _NAME, _FILE_PASS, _UNKNOWN = 0x0A, 0x18, 0x2F, 0x08FE
 
 
 class _Silent(io.TextIOBase):
@@ -41,8 +44,7 @@ class BiffBook:
     overlong: Fault | None = None
 
     def __init__(self, file: IO[bytes]) -> None:
-        file.seek(0)
-        content = file.read()
+        content = _without_names(_stream(file))
         try:
             self._book = _open(content)
         except xlrd.XLRDError as error:
@@ -121,17 +123,41 @@ def _open(content: bytes) -> Any:
     )
 
 
-def _encryption(content: bytes) -> str:
+def _stream(file: IO[bytes]) -> bytes:
+    """The workbook in a compound file; olefile forgives more of these than xlrd does."""
+    with olefile.OleFileIO(file) as files:
+        for name in ("Workbook", "Book"):
+            if files.exists(name):
+                return files.openstream(name).read()  # type: ignore[no-any-return]  # without types
+    raise Reject("an OLE file without a workbook in it")
+
+
+def _without_names(stream: bytes) -> bytes:
+    """The workbook with its named formulas made into records that no reader knows: xlrd gives up at odd ones."""
+    changed = bytearray(stream)
+    for at, number, _ in _globals(stream):
+        if number == _NAME:
+            struct.pack_into("<H", changed, at, _UNKNOWN)
+    return bytes(changed)
+
+
+def _encryption(stream: bytes) -> str:
     """What the FilePass record of an encrypted workbook says ([MS-XLS] 2.4.117)."""
-    files = xlrd.compdoc.CompDoc(content, logfile=_Silent(), ignore_workbook_corruption=True)
-    stream = files.get_named_stream("Workbook") or files.get_named_stream("Book") or b""
-    at = 0
-    for _ in range(20):
-        number, size = struct.unpack_from("<HH", stream.ljust(at + 4, b"\0"), at)
+    for at, number, size in _globals(stream):
         record = stream[at + 4 : at + 4 + size]
-        if number == 0x2F:
+        if number == _FILE_PASS:
             if record[:2] == b"\0\0":
                 return "a password (XOR obfuscation)"
             return "a password (RC4)" if record[2:4] == b"\1\0" else "a password (RC4 CryptoAPI)"
-        at += 4 + size
     return "a password"
+
+
+def _globals(stream: bytes) -> Iterator[tuple[int, int, int]]:
+    """Place, number and size of the records before the first sheet."""
+    at = 0
+    while at + 4 <= len(stream):
+        number, size = struct.unpack_from("<HH", stream, at)
+        yield at, number, size
+        if number == _EOF:
+            return
+        at += 4 + size
