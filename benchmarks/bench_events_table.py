@@ -121,7 +121,7 @@ def _feed(folder: Path) -> EventFeed:
 def _emptied(conn: Connection, name: str) -> partitions.Table:
     """The table made anew, and nothing left over for a checkpoint to do."""
     conn.execute("TRUNCATE mailferry.event_progress, mailferry.event_seen")
-    conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(name)))
+    conn.execute(sql.SQL("DROP TABLE IF EXISTS {} CASCADE").format(sql.Identifier(name)))
     made = partitions.prepared(conn, name)
     partitions.make_room(conn, made, [START, END])
     conn.execute("CHECKPOINT")

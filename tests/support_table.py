@@ -73,7 +73,7 @@ class TableSite(Site, Queried):
     def start_again(self) -> None:
         """As if nothing had been collected yet."""
         self.query("TRUNCATE mailferry.event_progress, mailferry.event_seen")
-        self.query(f"DROP TABLE IF EXISTS {self.table}")
+        self.query(f"DROP TABLE IF EXISTS {self.table} CASCADE")
 
     def assert_exactly_once(self, feed: Feed, *, late: int = 0, end: int | None = None) -> None:
         super().assert_exactly_once(feed, late=late, end=end)

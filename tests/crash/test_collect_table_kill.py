@@ -42,6 +42,8 @@ STEPS = [
     Step(statement="pg_try_advisory_lock"),
     Step(statement='CREATE TABLE "mail_events"'),
     Step(statement='CREATE TABLE "mail_events"', commit=True),
+    Step(statement='CREATE INDEX "mail_events_time"'),
+    Step(statement='CREATE VIEW "mail_events_flat"'),
     Step(statement="INSERT INTO mailferry.event_progress"),
     Step(statement="INSERT INTO mailferry.event_progress", commit=True, after=True),
     Step(statement="WITH held AS"),

@@ -552,6 +552,37 @@ def test_a_partition_that_is_being_read_is_left_to_a_later_run(
     run.close()
 
 
+def test_views_do_not_hold_retention_up_and_one_on_a_partition_is_named_with_what_to_do(
+    tmp_path: Path, pool: Pool, db: Connection
+) -> None:
+    feed = a_feed(tmp_path, log_retention_days=10)
+    run = Opened(feed, pool, now=START + 100 * DAY)
+    run.write(line(1), line(2, START + 31 * DAY))
+    db.execute("CREATE VIEW all_events AS SELECT * FROM mail_events")
+    for view in ("july", "july_too"):
+        db.execute(f"CREATE VIEW {view} AS SELECT * FROM mail_events_2025_07".encode())
+    db.commit()
+    dropped, emptied = run.destination.expire()
+    assert dropped == "partition mail_events_2025_06, older than 10 days"
+    assert emptied == (
+        "all events in mail_events_2025_07 (the partition stays, empty, as view july depends on table mail_events_2025_07; "
+        "view july_too depends on table mail_events_2025_07: define that on public.mail_events, and drop the partition), "
+        "older than 10 days"
+    )
+    for view in ("all_events", "july", "mail_events_flat"):
+        assert db.execute(f"SELECT count(*) FROM {view}".encode()).fetchone() == (0,)
+    db.rollback()
+    assert run.destination.expire() == []  # said once
+    # What the message says to do.
+    db.execute("DROP VIEW july, july_too; DROP TABLE mail_events_2025_07")
+    db.commit()
+    run.close()
+    run = Opened(feed, pool)
+    run.write(line(3, START + 31 * DAY))
+    run.close()
+    assert db.execute("SELECT number FROM all_events").fetchall() == [(3,)]
+
+
 def test_the_migration_leaves_a_ledger_of_version_1_as_it_is(
     new_database: Callable[..., DatabaseSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,14 @@ SHAPE = {
     "record": "jsonb",
     "raw": "text",
 }
+#: The endings of the names of the indexes; of eight characters at most, as those of partitions.
+INDEXES = {
+    "by_time": "time",
+    "by_number": "number",
+    "by_queue_id": "queue",
+    "by_sender": "sender",
+    "by_recipient": "rcpt",
+}
 _KEY = "feed identity time"
 #: Seconds that dropping a partition waits for those who read the table; all others would queue up behind it.
 _PATIENCE = 2
@@ -157,7 +165,7 @@ def expire(conn: Connection, table: Table, feed: str, days: int, now: float) -> 
     """Let go of the partitions that ended `days` ago, at the Unix time `now`; says what was deleted.
 
     One that no other feed holds on to is dropped as a whole; of others this feed's events are deleted. A partition that
-    is being read is left to a later run.
+    is being read is left to a later run; one that a view reads is emptied, and stays.
     """
     told = []
     for partition in partitions(conn, table):
@@ -188,7 +196,17 @@ def _let_go(conn: Connection, table: Table, partition: Partition, values: dict[s
         # A feed that collects from long ago may have come back to it.
         if asked("holders"):
             return ""
-        conn.execute(statement("drop_partition", partition=partition.identifier))
+        try:
+            with conn.transaction():
+                conn.execute(statement("drop_partition", partition=partition.identifier))
+        except psycopg.errors.DependentObjectsStillExist as error:
+            # Events are let go of all the same: how long they may be kept is not for a view to say.
+            conn.execute(statement("empty_partition", partition=partition.identifier))
+            views = "; ".join((error.diag.message_detail or str(error)).splitlines())
+            return (
+                f"all events in {partition.name} (the partition stays, empty, as {views}: "
+                f"define that on {table.title}, and drop the partition)"
+            )
     return f"partition {partition.name}"
 
 
@@ -210,9 +228,29 @@ def _make(conn: Connection, parts: Sequence[str]) -> None:
             raise Stop(
                 f"Cannot make the table {'.'.join(parts)}: {error.diag.message_primary}. CREATE SCHEMA, or name another."
             ) from error
+        _open_up(conn, parts)
         # It takes about half the server's time for records over 2 KB, in as little space.
         if conn.execute(queries("events")["compresses"]).fetchone():
             conn.execute(statement("compress", table=table))
+
+
+def _open_up(conn: Connection, parts: Sequence[str]) -> None:
+    """Make the indexes of the table, which its partitions will have too, and the view with a row for each recipient."""
+
+    def named(suffix: str) -> str:
+        return f"{parts[-1]}_{suffix}"
+
+    names = {key: sql.Identifier(named(suffix)) for key, suffix in INDEXES.items()}
+    view = sql.Identifier(*parts[:-1], named("flat"))
+    table = sql.Identifier(*parts)
+    try:
+        conn.execute(statement("indexes", table=table, **names), prepare=False)
+        conn.execute(statement("view", table=table, view=view), prepare=False)
+    except psycopg.errors.DuplicateTable as error:
+        raise Stop(
+            f"Cannot make the table {'.'.join(parts)} with its indexes and its view: {error.diag.message_primary}. "
+            "Rename that, or name another table."
+        ) from error
 
 
 def _check(conn: Connection, table: Table) -> None:

@@ -99,6 +99,29 @@ CREATE TABLE {table} (
     PRIMARY KEY (feed, time, identity)
 ) PARTITION BY RANGE (time)
 
+-- name: indexes
+-- What people ask for. Each expression stands in the view, too: only then can a question to the view use the index.
+-- COLLATE "C": whatever the server's language, "INFO" is "info". Cut at 320 characters: B-tree keys have a limit.
+CREATE INDEX {by_time} ON {table} (time);
+CREATE INDEX {by_number} ON {table} (feed, number);
+CREATE INDEX {by_queue_id} ON {table} (left((record ->> 'queue_id') COLLATE "C", 320));
+CREATE INDEX {by_sender} ON {table} (left(lower(coalesce(record ->> 'sender', record ->> 'from') COLLATE "C"), 320), time);
+CREATE INDEX {by_recipient} ON {table} USING gin ((lower((jsonb_path_query_array(record, '$.recipients[*].email') || jsonb_path_query_array(record, '$.to[*]'))::text COLLATE "C")::jsonb))
+
+-- name: view
+CREATE VIEW {view} AS
+SELECT e.time, e.feed, e.number, e.identity,
+       left((e.record ->> 'queue_id') COLLATE "C", 320) AS queue_id,
+       left(lower(coalesce(e.record ->> 'sender', e.record ->> 'from') COLLATE "C"), 320) AS sender,
+       lower((jsonb_path_query_array(e.record, '$.recipients[*].email') || jsonb_path_query_array(e.record, '$.to[*]'))::text COLLATE "C")::jsonb AS recipients,
+       r.recipient, r.status, e.record ->> 'subject' AS subject, e.record
+FROM {table} AS e LEFT JOIN LATERAL (
+    SELECT lower((one ->> 'email') COLLATE "C") AS recipient, one ->> 'status' AS status
+    FROM jsonb_path_query(e.record, '$.recipients[*] ? (@ != null)') AS one
+    UNION ALL
+    SELECT lower((one #>> '{{}}') COLLATE "C"), NULL FROM jsonb_path_query(e.record, '$.to[*]') AS one
+) AS r ON true
+
 -- name: compresses
 SELECT 1 FROM pg_settings WHERE name = 'default_toast_compression' AND 'lz4' = ANY(enumvals)
 
@@ -162,3 +185,6 @@ LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE
 
 -- name: drop_partition
 DROP TABLE {partition}
+
+-- name: empty_partition
+TRUNCATE {partition}
