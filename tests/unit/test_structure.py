@@ -260,3 +260,14 @@ def test_any_header_block_can_be_read(block: bytes) -> None:
 def test_comparing_knows_turkish_letters_and_spaces(value: str, part: str) -> None:
     assert contains(value, part)
     assert not contains(value, part + "x")
+
+
+def test_a_multipart_whose_parameters_the_server_leaves_out_has_the_parts_that_it_sees() -> None:
+    text, sheet = (
+        (kind, subtype, (b"name", name), None, None, b"7bit", 10, None, None, None)
+        for kind, subtype, name in ((b"text", b"plain", b"a"), (b"application", b"octet-stream", b"a.xlsx"))
+    )
+    seen = from_bodystructure(([text, sheet], b"mixed", None, None, None))
+    assert [part.section for part, _ in leaves(seen)] == ["1", "2"]
+    with pytest.raises(Reject, match="without a boundary"):
+        from_bodystructure(([text], b"mixed", None, None, None))

@@ -10,7 +10,7 @@ from mailferry.mailbox.source.mime import PLAIN, Counter, Node, known_dispositio
 from mailferry.mailbox.source.parameters import first_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 
 def from_bodystructure(body: Any) -> Node:
@@ -50,14 +50,15 @@ class _Reader(Counter):
     def _multipart(self, body: Sequence[Any], depth: int) -> Node:
         """IMAPClient puts the parts of a multipart in one list, but not those within a forwarded message."""
         if isinstance(body[0], list):
-            parts: Iterable[Any] = body[0]
+            parts: Sequence[Any] = body[0]
             rest = body[1:]
         else:
             count = next((i for i, item in enumerate(body) if not isinstance(item, (list, tuple))), len(body))
             parts, rest = body[:count], body[count:]
         subtype = text(_at(rest, 0)).lower() or "mixed"
         parameters = _parameters(_at(rest, 1))
-        if len(rest) > 1 and not any(name.startswith("boundary") for name in parameters):
+        # Some servers leave out the parameters of a multipart; one that sees two parts has found its boundary.
+        if len(rest) > 1 and len(parts) < 2 and not any(name.startswith("boundary") for name in parameters):
             raise Reject("a multipart without a boundary, of which the server can only see the start")
         return Node(
             mime=f"multipart/{subtype}",
