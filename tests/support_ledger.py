@@ -100,7 +100,8 @@ def do(
     held = claim(conn, job_id=job.id)
     (file,) = files_of(conn, job.id)
     sha256 = file.sha256
-    found = records.duplicate_of(conn, held, target, sha256=sha256, content_sha256=content)
+    found = records.copy_of(conn, held, target, sha256)
+    found = found or records.duplicate_of(conn, target, sha256=sha256, content_sha256=content)
     state = FileState.LOADED if found is None else FileState.DUPLICATE
     counts = Counts(read=1, inserted=changed, rejected=rejected) if found is None else Counts()
     outcome = FileOutcome(

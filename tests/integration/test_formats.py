@@ -12,7 +12,7 @@ import pytest
 from mailferry.config.spreadsheet import ErrorCells
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.contract import RowContract
-from mailferry.mailbox.workbook.formats import PlainZip, kind_of, spreadsheets_in_zip
+from mailferry.mailbox.workbook.formats import PlainZip, files_in_zip, kind_of
 from mailferry.mailbox.workbook.reader import Reader
 from mailferry.mailbox.workbook.values import Column, Kind
 from mailferry.testing.workbooks import Tab, ods, protected, recoded, sheet_xml, xls, xlsx
@@ -96,7 +96,7 @@ def test_delimited_text_in_an_archive_is_found(reader: Reader, tmp_path: Path) -
     with pytest.raises(PlainZip):
         kind_of(DATA / "csv.zip")
     ((entry, content),) = [
-        (entry, content.read()) for entry, content in spreadsheets_in_zip(DATA / "csv.zip", 1_000_000)
+        (entry, content.read()) for entry, content in files_in_zip(DATA / "csv.zip", 1_000_000)
     ]
     assert entry.name == "rapor.csv"
     rows, _, _, _ = read(reader, written(tmp_path / "rapor", content))

@@ -19,12 +19,12 @@ from support_imap import DONE, HELLO, OAUTH, ScriptedImap, Tokens, through
 from support_link import Link
 
 from mailferry.errors import Retry, Stop
-from mailferry.mailbox.attachments import store
 from mailferry.mailbox.source.imap import ImapMailbox
 from mailferry.mailbox.source.imap_connection import MAX_LITERAL, is_loopback
 from mailferry.mailbox.source.message import MessageRef, Outcome, Part, Verdict
 from mailferry.mailbox.source.mime import from_message, header_block, leaves
 from mailferry.mailbox.source.transfer_encoding import decoded
+from mailferry.mailbox.storing import store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

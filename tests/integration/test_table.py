@@ -63,12 +63,17 @@ def rows_of(
     return conn.execute(f"SELECT {what} FROM {table} ORDER BY 1").fetchall()
 
 
-def test_a_missing_table_is_made_with_a_key_and_our_two_columns(db: Connection, target: Target) -> None:
+def test_a_missing_table_is_made_with_a_key_and_our_own_columns(db: Connection, target: Target) -> None:
     assert Target.inspect(db, "nothing", "hawb") is None
     again = Target.inspect(db, "Tracking_Data", "HAWB")
     assert again == target
     assert [c.name for c in target.columns] == COLUMNS
-    assert [c.name for c in target.all_columns] == [*COLUMNS, "file_source", "processed_at"]
+    assert [c.name for c in target.all_columns] == [
+        *COLUMNS,
+        "file_source",
+        "processed_at",
+        "mail_received_at",
+    ]
     assert target.columns[0].nullable is False
     assert create(db, "tracking_data", "hawb", []) == target
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,14 @@ from mailferry.config.schedule import OptionalScheduleText, Schedule
 from mailferry.config.settings import Settings, setting
 from mailferry.config.spreadsheet import Limits, UnknownColumns
 from mailferry.config.text import one_line
+
+
+class Order(StrEnum):
+    """Which of two messages has the last word on a row."""
+
+    RECEIVED = "received"  # the one that the mailbox received later
+    ARRIVAL = "arrival"  # the one that is loaded later
+
 
 _Text = Annotated[str, Field(min_length=1)]
 _Name = Annotated[_Text, AfterValidator(one_line)]
@@ -54,6 +63,11 @@ class MailboxFeed(Settings):
         variable="FILE_MAX_REJECTED",
         ge=0,
         le=1,
+    )
+    order: Order = setting(
+        Order.RECEIVED,
+        "which of two messages has the last word on a row: the one received later, or the one loaded later",
+        variable="FILE_ORDER",
     )
     schedule_hours: float = setting(
         1, "without `schedule`: hours between two polls", variable="SCHEDULE_INTERVAL_HOURS", gt=0, le=8760

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from mailferry.config.mailbox import MarkBy
 from mailferry.errors import MailferryError, Reject
-from mailferry.mailbox.attachments import accounted, choose, store
+from mailferry.mailbox.attachments import accounted, choose
 from mailferry.mailbox.source.matcher import Matcher
 from mailferry.mailbox.source.message import PartOutcome, Verdict
 from mailferry.mailbox.source.open import open_mailbox
+from mailferry.mailbox.storing import store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

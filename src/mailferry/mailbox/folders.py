@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from mailferry.disk import explained, replace_file, sync_folder
 from mailferry.errors import Stop
-from mailferry.mailbox.attachments import clear_leftovers
+from mailferry.mailbox.storing import clear_leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator

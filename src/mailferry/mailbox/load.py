@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from mailferry import logs
+from mailferry.config.mailbox_feed import Order
 from mailferry.errors import MailferryError, Reject, Retry, Stop
 from mailferry.mailbox.attachments import WHOLE
 from mailferry.mailbox.intake import fetch_again, take_again
@@ -22,7 +23,7 @@ from mailferry.mailbox.ledger.jobs import ClaimLost, FileOutcome, FileState, Job
 from mailferry.mailbox.ledger.rows import files_of
 from mailferry.mailbox.passwords import read_passwords
 from mailferry.mailbox.target import table, upsert
-from mailferry.mailbox.target.table import PROCESSED, SOURCE, Target
+from mailferry.mailbox.target.table import OURS, Target
 from mailferry.mailbox.workbook.contract import RowContract
 from mailferry.mailbox.workbook.header import clean_name
 from mailferry.mailbox.workbook.values import Counts, Kind
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from mailferry.database import Connection
     from mailferry.mailbox.context import Work
     from mailferry.mailbox.ledger.jobs import Claim, File, Job
+    from mailferry.mailbox.ledger.records import Newer
     from mailferry.mailbox.target.upsert import Loaded
     from mailferry.mailbox.workbook.reader import Sheet
     from mailferry.mailbox.workbook.values import RejectedRow
@@ -44,6 +46,10 @@ if TYPE_CHECKING:
 
 log = logs.of(__name__, logs.FILES)
 table_log = log.about(logs.FILES, logs.DATABASE)
+
+
+#: Times of receipt before are none: a server without them, or nonsense.
+_FIRST_YEAR = 1990
 
 
 class Interrupted(KeyboardInterrupt):
@@ -190,7 +196,7 @@ def _loaded(
     """Upsert the file's rows; its outcome, to be recorded within, as its rejected rows are read from the open sheet."""
     table.lock(conn, feed.target_table)
     target = Target.inspect(conn, feed.target_table, feed.unique_key)
-    if target and (same := records.duplicate_of(conn, held, target, sha256=file.sha256)):
+    if target and (same := records.copy_of(conn, held, target, file.sha256)):
         yield _duplicate(target, same, file.content_sha256)
         return
     with read(Path(file.path), file.kind, _contract(feed, target, file.kind)) as sheet:
@@ -204,7 +210,7 @@ def _contract(feed: MailboxFeed, target: Target | None, kind: Kind) -> RowContra
         columns=target.columns if target else (),
         sheet=feed.sheet,
         unknown_columns=feed.unknown_columns,
-        reserved=(SOURCE, PROCESSED),
+        reserved=OURS,
         key_width=feed.key_width,
         charset=feed.mailbox.charset,
         passwords=read_passwords(wanted) if wanted else (),
@@ -218,14 +224,26 @@ def _upserted(
     # What is not to be loaded leaves nothing: neither rows, nor a table or columns made for them.
     with contextlib.suppress(psycopg.Rollback), conn.transaction():
         fitted = _fitted(conn, feed, target, sheet)
-        columns = [column.name for column in sheet.columns]
-        temp_schema = feed.database.temp_schema
-        loaded = upsert.load(conn, fitted, columns, sheet.chunks, file.name, temp_schema=temp_schema)
+        newer = _newer(conn, feed, held, fitted)
+        loaded = upsert.load(
+            conn,
+            fitted,
+            [column.name for column in sheet.columns],
+            sheet.chunks,
+            file.name,
+            temp_schema=feed.database.temp_schema,
+            received=held.job.received,
+            keep_newer=newer is not None,
+        )
         content = sheet.report.content_hash
         counts = _counts(sheet, loaded)
         refused = list(_server_rejects(sheet, loaded))
         fault = _too_many_rejects(feed.max_rejected, counts, chain(sheet.rejects(), refused))
-        same = records.duplicate_of(conn, held, fitted, sha256=file.sha256, content_sha256=content)
+        fault = fault or _overwrites(held.job.id, newer, fitted, counts)
+        same = records.duplicate_of(conn, fitted, sha256=file.sha256, content_sha256=content)
+        if same and counts.inserted + counts.updated:
+            counts.warnings.append(_came_back(same, counts))
+            same = None
         if fault or same:
             raise psycopg.Rollback
     if same:
@@ -239,6 +257,31 @@ def _upserted(
     return FileOutcome(
         state=FileState.LOADED, target=fitted, counts=counts, content_sha256=content, rejected=rejected
     )
+
+
+def _newer(conn: Connection, feed: MailboxFeed, held: Claim, target: Target) -> Newer | None:
+    """The message whose rows stay although this one is loaded after it."""
+    # without a time of receipt (1970) nothing can be said
+    if feed.order is Order.ARRIVAL or held.job.received.year < _FIRST_YEAR:
+        return None
+    return records.newer(conn, held, target)
+
+
+def _overwrites(job_id: int, newer: Newer | None, target: Target, counts: Counts) -> str:
+    """Why an older message is refused; "" where the table says of each row which message it is from, or none changes."""
+    if newer is None or not counts.updated or (target.has_received and not newer.confirmed_rows):
+        return ""
+    return (
+        f"it is older than job {newer.job_id}, whose message was received {newer.received:%Y-%m-%d %H:%M %Z} and is"
+        f" loaded already: {counts.updated} rows would go back to what they were before. To load it all the same:"
+        f" mailferry jobs retry {job_id}; for all such messages: order = arrival"
+    )
+
+
+def _came_back(same: int, counts: Counts) -> str:
+    """What is said of the same file sent again when the table no longer holds its rows."""
+    count = counts.inserted + counts.updated
+    return f"the same as file {same}, of whose rows {count} were deleted or changed since; they are back"
 
 
 def _duplicate(target: Target, same: int, content: str | None) -> FileOutcome:
@@ -263,8 +306,12 @@ def _counts(sheet: Sheet, loaded: Loaded) -> Counts:
     warnings = list(report.warnings)
     if report.rejects_unwritten:
         warnings.append(f"{report.rejects_unwritten} more rejected rows are counted, but not written down")
-    if counts.superseded:
-        warnings.append(f"{counts.superseded} rows were replaced by later rows of the same key")
+    if loaded.older:
+        warnings.append(
+            f"{loaded.older} rows are older than those of the table, from a later message, which stay"
+        )
+    if later := counts.superseded - loaded.older:
+        warnings.append(f"{later} rows were replaced by later rows of the same key")
     return replace(
         counts, read=report.read, rejected=report.rejected + len(loaded.rejected), warnings=warnings
     )

@@ -9,7 +9,7 @@ RETURNING *
 -- name: retry
 UPDATE mailferry.jobs AS j
 SET state = 'pending', attempts = 0, next_attempt_at = clock_timestamp(), finished_at = NULL, marked_at = NULL,
-    error_kind = NULL, error = NULL, refused = false, acknowledged_at = NULL, warnings = 0
+    error_kind = NULL, error = NULL, refused = false, acknowledged_at = NULL, warnings = 0, retried = true
 WHERE j.id = %(id)s
   AND (j.state IN ('failed', 'cancelled', 'pending')
        OR j.state = 'completed' AND EXISTS (

@@ -40,20 +40,31 @@ VALUES (%(job_id)s, %(ordinal)s, %(section)s, %(name)s, %(reason)s)
 ON CONFLICT (job_id, ordinal) DO NOTHING
 
 -- name: duplicate
--- The last load of the same bytes or content, unless another file has changed the table since; or any load of
--- the same bytes from a copy of the message, as that would bring back what is older.
-SELECT f.id FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
+-- The last load of the same bytes or content, unless another file has changed the table since.
+SELECT f.id FROM mailferry.files AS f
 WHERE f.state = 'loaded' AND f.target = %(target)s AND f.generation = %(generation)s
   AND (f.sha256 = %(sha256)s OR f.content_sha256 = %(content_sha256)s)
-  AND (
-      NOT EXISTS (
-          SELECT 1 FROM mailferry.files AS later
-          WHERE later.target = f.target AND later.load_no > f.load_no AND later.changed
-            AND later.sha256 <> f.sha256 AND later.content_sha256 IS DISTINCT FROM f.content_sha256
-      )
-      OR j.header_sha256 = %(header_sha256)s AND f.sha256 = %(sha256)s
+  AND NOT EXISTS (
+      SELECT 1 FROM mailferry.files AS later
+      WHERE later.target = f.target AND later.load_no > f.load_no AND later.changed
+        AND later.sha256 <> f.sha256 AND later.content_sha256 IS DISTINCT FROM f.content_sha256
   )
 ORDER BY f.load_no DESC LIMIT 1
+
+-- name: copy
+-- Any load of the same bytes from a copy of the message, as that would bring back what is older.
+SELECT f.id FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
+WHERE f.state = 'loaded' AND f.target = %(target)s AND f.generation = %(generation)s
+  AND f.sha256 = %(sha256)s AND j.header_sha256 = %(header_sha256)s
+ORDER BY f.load_no DESC LIMIT 1
+
+-- name: newer
+SELECT (array_agg(j.id ORDER BY j.received DESC))[1], max(j.received), bool_or(f.unchanged > 0)
+FROM mailferry.jobs AS j JOIN mailferry.files AS f ON f.job_id = j.id
+WHERE j.received > %(received)s AND j.finished_at IS NOT NULL
+  AND NOT (SELECT own.retried FROM mailferry.jobs AS own WHERE own.id = %(id)s)
+  AND f.state = 'loaded' AND f.target = %(target)s AND f.generation = %(generation)s
+HAVING count(*) > 0
 
 -- name: finish_file
 -- The job's row stays locked, so that nobody takes the job over before the commit.

@@ -7,7 +7,7 @@ import re
 from mailferry.mailbox.source.headers import fold
 
 #: So long a notice may be, in bytes.
-MOST = 64 * 1024
+MOST_NOTICE = 64 * 1024
 #: Names that gateways give their notices: the file's own with a text's extension, or plain words.
 _NAME = re.compile(
     r"\.(xlsx|xlsm|xlsb|xls|ods|csv|zip)[ ._-]*(removed|deleted|blocked)?\.(txt|html?)$"

@@ -14,7 +14,7 @@ Who works on a job, and may say how it ended, is in `leases`.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from itertools import chain
 from pathlib import PurePath
@@ -153,19 +153,51 @@ def _one_place(part: PartOutcome) -> Reject:
 # Working
 
 
-def duplicate_of(
-    conn: Connection, held: Claim, target: Target, *, sha256: str, content_sha256: str | None = None
-) -> int | None:
-    """The id of the file that makes one of the claimed job's a duplicate: same bytes or content, loaded into the same table.
+def copy_of(conn: Connection, held: Claim, target: Target, sha256: str) -> int | None:
+    """The id of a loaded file of the same bytes from a message with the same header, which was merely moved or copied.
 
-    None where another file has changed the table since, as then this one is the newest word; but not when the bytes
-    were loaded from a message with the same header, which has merely been moved or copied and is as old as it was.
-    None, too, where rows of that file were rejected, and where the table was made anew or emptied. Call it with the
-    table's lock held (`table.lock`).
+    It is as old as it was, and brings nothing. None where the table was made again or emptied since.
     """
-    hashes = {"sha256": sha256, "content_sha256": content_sha256, "header_sha256": held.job.header_sha256}
-    where = {"target": target.title, "generation": target.generation}
-    row = conn.execute(_sql("duplicate"), {**hashes, **where}).fetchone()
+    values = {"sha256": sha256, "header_sha256": held.job.header_sha256}
+    return _id(conn, "copy", {**values, "target": target.title, "generation": target.generation})
+
+
+def duplicate_of(
+    conn: Connection, target: Target, *, sha256: str, content_sha256: str | None = None
+) -> int | None:
+    """The id of a file of the same bytes or content that was loaded into the same table.
+
+    None where another file has changed the table since, as then this one is the newest word, and where the table was
+    made again or emptied. That the table still holds its rows only their load can show. Call it with the table's lock
+    held (`table.lock`).
+    """
+    values = {"sha256": sha256, "content_sha256": content_sha256}
+    return _id(conn, "duplicate", {**values, "target": target.title, "generation": target.generation})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Newer:
+    """A message that was received after another one, and is loaded already."""
+
+    job_id: int
+    received: datetime
+    #: Some of such messages found rows as they were, so that the table does not say that they had them.
+    confirmed_rows: bool
+
+
+def newer(conn: Connection, held: Claim, target: Target) -> Newer | None:
+    """The latest of the messages loaded into the table that were received after the claimed job's; None without one.
+
+    None, too, for a job that a person has asked for again.
+    """
+    job = {"id": held.job.id, "received": held.job.received}
+    values = {**job, "target": target.title, "generation": target.generation}
+    row = conn.execute(_sql("newer"), values).fetchone()
+    return Newer(job_id=row[0], received=row[1], confirmed_rows=row[2]) if row else None
+
+
+def _id(conn: Connection, name: str, values: dict[str, Any]) -> int | None:
+    row = conn.execute(_sql(name), values).fetchone()
     return row[0] if row else None
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: Columns that we fill ourselves where the table has them.
 SOURCE, PROCESSED = "file_source", "processed_at"
+#: When the mailbox received the message that a row is from: an older message leaves such a row as it is.
+RECEIVED = "mail_received_at"
+OURS = (SOURCE, PROCESSED, RECEIVED)
 #: Types whose values the reader has checked, and for which `=` means the same value: staged as they are.
 #: Anything else (domains, enums, inet, json, arrays ...) is staged as text, so that a bad value can be told by its row.
 _PLAIN = frozenset(
@@ -66,7 +69,7 @@ class Target:
         return tuple(
             Column(name=one.name, type=one.type, nullable=one.nullable, has_default=one.has_default)
             for one in self.all_columns
-            if one.writable and one.name not in {SOURCE, PROCESSED}
+            if one.writable and one.name not in OURS
         )
 
     @property
@@ -81,6 +84,12 @@ class Target:
 
     def column(self, name: str) -> TargetColumn | None:
         return next((column for column in self.all_columns if column.name == name), None)
+
+    @property
+    def has_received(self) -> bool:
+        """Whether each row says when its message was received."""
+        column = self.column(RECEIVED)
+        return column is not None and column.writable and column.type.startswith("timestamp")
 
     @classmethod
     def inspect(cls, conn: Connection, name: str, key: str) -> Target | None:
@@ -157,7 +166,7 @@ def _lock(conn: Connection, schema: str, table: str) -> None:
 
 
 def create(conn: Connection, name: str, key: str, columns: Sequence[Column]) -> Target:
-    """Make the table: the columns, a primary key on `key`, `file_source` and `processed_at`.
+    """Make the table: the columns, a primary key on `key`, and those of `OURS`.
 
     One that exists by now is returned as it is. Raises Stop without the right to make it, Reject for a sheet whose
     columns no table can have.
@@ -167,13 +176,14 @@ def create(conn: Connection, name: str, key: str, columns: Sequence[Column]) -> 
     if there is not None:
         return there
     schema, table = _place(conn, name)
-    own = [column for column in columns if column.name not in {SOURCE, PROCESSED}]
+    own = [column for column in columns if column.name not in OURS]
     if key not in {column.name for column in own}:
         raise Reject(f"No column {key}, the unique key; columns found: {', '.join(c.name for c in own)}.")
     definitions = [sql.SQL("{} {}").format(sql.Identifier(column.name), _type(column)) for column in own]
     definitions.append(sql.SQL("PRIMARY KEY ({})").format(sql.Identifier(key)))
     definitions.append(sql.SQL("{} text").format(sql.Identifier(SOURCE)))
     definitions.append(sql.SQL("{} timestamptz NOT NULL DEFAULT now()").format(sql.Identifier(PROCESSED)))
+    definitions.append(sql.SQL("{} timestamptz").format(sql.Identifier(RECEIVED)))
     body = sql.SQL(", ").join(definitions)
     _execute_or_name(conn, sql.SQL("CREATE TABLE {} ({})").format(sql.Identifier(schema, table), body))
     made = Target.inspect(conn, quoted_name(schema, table), key)

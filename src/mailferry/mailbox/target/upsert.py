@@ -17,11 +17,12 @@ from psycopg import sql
 
 from mailferry.database import translated
 from mailferry.errors import Reject
-from mailferry.mailbox.target.table import PROCESSED, SOURCE, type_sql
+from mailferry.mailbox.target.table import PROCESSED, RECEIVED, SOURCE, type_sql
 from mailferry.mailbox.workbook.values import Counts, RejectedRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from datetime import datetime
 
     from mailferry.database import Connection
     from mailferry.mailbox.target.table import Target, TargetColumn
@@ -42,6 +43,8 @@ class Loaded:
     counts: Counts
     #: Rows that the server refused. `sheet` is empty and `row` is the `_row` of the CSV: only the reader can tell more.
     rejected: tuple[RejectedRow, ...]
+    #: Of those superseded, the rows that a later message has written.
+    older: int = 0
 
 
 def load(
@@ -52,12 +55,17 @@ def load(
     file_source: str,
     *,
     temp_schema: str = "temp_processing",
+    received: datetime | None = None,
+    keep_newer: bool = False,
 ) -> Loaded:
     """Upsert CSV rows into the target; the caller commits, together with the ledger.
 
     `chunks` is CSV without a header, in pieces of any size: `_row` (bigint, rising), then `columns` in their order,
     the key among them. Empty and unquoted is NULL. Of equal keys the greatest `_row` counts, the others are
     `superseded`. `read` counts what came through `chunks`, and is the sum of all other counts.
+
+    `received` is when the message was, aware, for a table that has a column for it. `keep_newer`: rows there that say a
+    later time stay as they are, and count as superseded.
 
     A row that a constraint, a trigger or a type refuses is rejected by itself, up to MOST_PINNED. Raises Reject
     when that does not help, and whatever `chunks` raises; the load is then undone, and the transaction goes on.
@@ -66,7 +74,8 @@ def load(
     assert not unknown, unknown
     assert target.key in columns
     target.lock(conn)
-    stage = _Stage(conn, target, columns, file_source, temp_schema)
+    newer = received if keep_newer and target.has_received else None
+    stage = _Stage(conn, target, columns, file_source, temp_schema, received, newer)
     try:
         with conn.transaction():
             return stage.load(chunks)
@@ -79,23 +88,35 @@ class _Stage:
     """One load, in the words of SQL: columns are called c0, c1 ... in the staging table, whatever they are in the target."""
 
     def __init__(
-        self, conn: Connection, target: Target, columns: Sequence[str], file_source: str, temp_schema: str
+        self,
+        conn: Connection,
+        target: Target,
+        columns: Sequence[str],
+        file_source: str,
+        temp_schema: str,
+        received: datetime | None,
+        newer: datetime | None,
     ) -> None:
         self._conn = conn
         self._target = target
         self._columns = [column for name in columns if (column := target.column(name)) is not None]
         self._file_source = file_source.replace("\0", "")
+        self._received = received if target.has_received else None
+        #: Rows of the target that were received after this stay.
+        self._newer = newer
         self._name = f"load_{uuid.uuid4().hex}"
         self._table = sql.Identifier(temp_schema, self._name)
         self._key = sql.Identifier(f"c{[c.name for c in self._columns].index(target.key)}")
         self._counts = Counts()
         self._rejected: list[RejectedRow] = []
+        self._older = 0
 
     def load(self, chunks: Iterable[bytes]) -> Loaded:
         self._create()
         self._copy(chunks)
         self._reject_missing()
         self._drop_superseded()
+        self._drop_older()
         self._upsert_all()
         self._drop()
         counts = self._counts
@@ -103,7 +124,9 @@ class _Stage:
         counts.unchanged = (
             counts.read - counts.rejected - counts.superseded - counts.inserted - counts.updated
         )
-        return Loaded(counts=counts, rejected=tuple(sorted(self._rejected, key=lambda row: row.row)))
+        return Loaded(
+            counts=counts, rejected=tuple(sorted(self._rejected, key=lambda row: row.row)), older=self._older
+        )
 
     def _drop(self) -> None:
         # Within a block: at a plain DROP psycopg forgets every statement that it has prepared on the connection, lest
@@ -164,6 +187,25 @@ class _Stage:
             ).format(table=self._table, key=self._key)
         )
         self._counts.superseded = done.rowcount
+
+    def _drop_older(self) -> None:
+        """Rows whose key the target has from a later message."""
+        if self._newer is None:
+            return
+        done = self._conn.execute(
+            sql.SQL(
+                "DELETE FROM {stage} AS s USING {target} AS t WHERE t.{key} = s.{stage_key} AND t.{received} > {newer}"
+            ).format(
+                stage=self._table,
+                target=self._target.identifier,
+                key=sql.Identifier(self._target.key),
+                stage_key=self._key,
+                received=sql.Identifier(RECEIVED),
+                newer=sql.Literal(self._newer),
+            )
+        )
+        self._counts.superseded += done.rowcount
+        self._older = done.rowcount
 
     def _upsert_all(self) -> None:
         """Whole first; where the server refuses, by halves until the rows it refuses stand alone."""
@@ -230,6 +272,9 @@ class _Stage:
         if processed and processed.type.startswith(("timestamp", "date")):
             names.append(sql.Identifier(PROCESSED))
             values.append(sql.SQL("now()"))
+        if self._received is not None:
+            names.append(sql.Identifier(RECEIVED))
+            values.append(sql.Literal(self._received))
         extra = names[len(self._columns) :]
         action: sql.Composable = sql.SQL("DO NOTHING")
         if changes:

@@ -33,7 +33,7 @@ class PlainZip(Reject):
 def kind_of(path: Path, limits: Limits | None = None) -> Kind:
     """The format of a file that may hold a table.
 
-    Raises PlainZip for a zip archive that is none (see `spreadsheets_in_zip`), Reject with the reason for anything
+    Raises PlainZip for a zip archive that is none (see `files_in_zip`), Reject with the reason for anything
     else, OSError where the file cannot be read.
     """
     with path.open("rb") as file:
@@ -244,48 +244,38 @@ class Member:
         return piece
 
 
-def spreadsheets_in_zip(
+def files_in_zip(
     path: Path, largest: int, limits: Limits | None = None, passed: list[tuple[Entry, str]] | None = None
 ) -> Iterator[tuple[Entry, Member]]:
-    """Those files in a zip archive that begin like a spreadsheet, one open at a time, with their content.
+    """The files in a zip archive that can be unpacked, one open at a time, with their content.
 
-    `largest` bounds one of them, in bytes. `passed` takes each file that is not taken, and why. A member that turns out to be a PlainZip when it is stored is
-    an archive in an archive: not opened. Raises Reject.
+    `largest` bounds one of them, in bytes. `passed` takes each of the others, and why. Raises Reject.
     """
     limits = limits or Limits()
     passed = [] if passed is None else passed
     with open_zip(path, limits) as archive:
         for info, entry in _entries(archive):
-            reason = _why_not(archive, info, largest)
+            reason = _why_not(info, largest)
+            if not reason:
+                try:
+                    stream = archive.open(info)
+                except _BROKEN as error:
+                    reason = f"damaged ({error})"
             if reason:
                 passed.append((entry, reason))
                 continue
-            with archive.open(info) as stream:
+            with stream:
                 yield entry, Member(stream, entry.name, largest)
 
 
-def _why_not(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, largest: int) -> str:
-    """Why a member is not taken; "" when it is."""
+def _why_not(entry: zipfile.ZipInfo, largest: int) -> str:
+    """Why a member cannot be unpacked; "" when it can."""
     if entry.flag_bits & 1:
         return "protected by a password; send it without"
     if entry.compress_type not in _METHODS:
         return "packed by a method that spreadsheets are not packed by"
     if entry.file_size > largest:
         return f"larger than {largest / MIB:,.0f} MB"
-    if entry.filename.lower().endswith(".zip"):
-        return "an archive in an archive, which is not opened"
-    try:
-        with archive.open(entry) as stream:
-            start = stream.read(8)
-            if start.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")):
-                return ""
-            start += stream.read(BEGINNING - 8)
-    except _BROKEN as error:
-        return f"damaged ({error})"
-    try:
-        _kind_without_container(start)
-    except Reject as reject:
-        return str(reject)
     return ""
 
 

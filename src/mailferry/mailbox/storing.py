@@ -1,0 +1,369 @@
+"""Bringing the spreadsheets of one part safely into `pending/`, out of whatever they are packed in.
+
+What a file is, its bytes say. Archives and containers are opened, also those within others; every file in them that is
+not taken has a reason. All of it is bounded: the size of one file, of all that is unpacked, their number, and the depth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from mailferry.config.spreadsheet import Limits
+from mailferry.disk import sync_folder
+from mailferry.errors import Reject, Retry
+from mailferry.mailbox.attachments import Candidate, name_matches, safe_name, unwanted
+from mailferry.mailbox.containers.recognise import PACKED, Container, container_of, held_by, unopened_archive
+from mailferry.mailbox.containers.removed import MOST_NOTICE, notice
+from mailferry.mailbox.source.file_buffer import FileBuffer
+from mailferry.mailbox.source.headers import clean, text
+from mailferry.mailbox.source.message import PartOutcome, Verdict
+from mailferry.mailbox.source.transfer_encoding import PIECE
+from mailferry.mailbox.workbook.formats import MIB, PlainZip, files_in_zip, kind_of
+from mailferry.mailbox.workbook.text_kind import BEGINNING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from mailferry.config.mailbox import MailboxSettings
+    from mailferry.mailbox.containers.inner import Inner
+    from mailferry.mailbox.source.message import Mailbox, MessageRef, Part
+    from mailferry.mailbox.workbook.formats import Entry
+    from mailferry.mailbox.workbook.values import Kind
+
+#: Archives within each other, and containers of all kinds.
+_MOST_ARCHIVES, _MOST_DEPTH = 3, 8
+#: Files that are looked at in one part.
+_MOST_FILES = 2000
+#: The text of a message is searched for files up to here, in bytes, where there is no sign of one before.
+_MOST_TEXT = MIB
+
+_INCOMING = ".incoming-"
+#: What is the file's own fault (name, size), not that of the disk.
+_OF_THE_FILE = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EFBIG})
+#: Seconds after which a file that was never finished is of a process that is gone.
+_ABANDONED = 3600
+
+
+class DiskFault(Retry):
+    """The disk takes nothing at the moment, whatever the message."""
+
+
+def store(
+    mailbox: Mailbox,
+    ref: MessageRef,
+    part: Part,
+    pending: Path,
+    settings: MailboxSettings,
+    limits: Limits | None = None,
+) -> tuple[PartOutcome, ...]:
+    """Fetch a part; each spreadsheet that it is, or that is in it, ends durably in `pending`.
+
+    The same part leads to the same file names again, so a repetition after a crash leaves nothing over. Raises Retry
+    for the mailbox's faults and a file that cannot be written, DiskFault where none can.
+    """
+    storing = _Storing(ref=ref, part=part, pending=pending, settings=settings, limits=limits or Limits())
+    one = Candidate(name=part.name, mime=part.mime, disposition=part.disposition)
+    try:
+        with contextlib.closing(mailbox.fetch(ref, part)) as pieces:  # type: ignore[type-var]  # fetch is a generator in both mailboxes; the protocol promises an iterator
+            storing.take(_File(one=one), pieces)
+    except OSError as error:
+        fault = Retry if error.errno in _OF_THE_FILE else DiskFault
+        raise fault(
+            f"{pending} cannot be written: {error.strerror or error}; check space and rights"
+        ) from None
+    return tuple(storing.outcomes)
+
+
+def clear_leftovers(pending: Path, now: float) -> int:
+    """Delete what downloads cut short by a crash left; `now` in Unix seconds. Returns the number of files."""
+    count = 0
+    for path in pending.glob(f"{_INCOMING}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if now - path.stat().st_mtime > _ABANDONED:
+                path.unlink()
+                count += 1
+    return count
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _File:
+    """A file on its way: the part itself, or one that lies in it."""
+
+    one: Candidate
+    #: Its name within the part, unique there, and the same at every look; "" for the part itself.
+    member: str = ""
+    #: The name filter matched an archive that it is in.
+    matched: bool = False
+    archives: int = 0
+    depth: int = 0
+
+
+class _TooLarge(Reject):
+    """It began like a spreadsheet and does not end."""
+
+
+class _NothingInText(Reject):
+    """The text of the message, with no file in it."""
+
+
+@dataclass(kw_only=True, slots=True)
+class _Storing:
+    ref: MessageRef
+    part: Part
+    pending: Path
+    settings: MailboxSettings
+    limits: Limits
+    outcomes: list[PartOutcome] = field(default_factory=list)
+    _members: set[str] = field(default_factory=set)
+    #: Bytes of files in archives and containers that were read.
+    _unpacked: int = 0
+
+    # --- one file
+
+    def take(self, file: _File, pieces: Iterable[bytes]) -> None:
+        """Receive it, and do with it what its bytes ask for."""
+        with _incoming(self.pending) as incoming:
+            path = Path(incoming.name)
+            try:
+                size, sha256 = self._receive(file, incoming, pieces)
+                self._sort(file, path, size, sha256)
+            except Reject as error:
+                self._refuse(file, error, _beginning(path))
+
+    def _sort(self, file: _File, path: Path, size: int, sha256: str) -> None:
+        container = self._container(file, path, size)
+        if container is not None:
+            self._open(file, path, container)
+            return
+        if file.one.is_body and not _beginning(path).startswith(PACKED):
+            raise _NothingInText
+        try:
+            kind = kind_of(path, self.limits)
+        except PlainZip:
+            self._unzip(file, path)
+            return
+        if not (file.matched or name_matches(file.one.name, self.settings.name_filter)):
+            self._add(file, Verdict.SKIPPED, self._no_match)
+            return
+        self._keep(file, path, kind, size, sha256)
+
+    def _container(self, file: _File, path: Path, size: int) -> Container | None:
+        container = container_of(_beginning(path), file.one.name, file.one.mime)
+        if file.one.is_body and container is Container.MESSAGE:
+            return None
+        if container is None and file.one.mime == "text/plain" and size > BEGINNING:
+            return Container.UUENCODED  # it may begin anywhere in a long text
+        return container
+
+    @property
+    def _no_match(self) -> str:
+        return f"the name does not match {self.settings.name_filter!r}"
+
+    def _receive(self, file: _File, incoming: IO[bytes], pieces: Iterable[bytes]) -> tuple[int, str]:
+        """Write, hash and fsync; size and SHA-256. Ends early, with Reject, for what is not wanted or too large."""
+        digest = hashlib.sha256()
+        size = 0
+        for piece in pieces:
+            incoming.write(piece)
+            digest.update(piece)
+            looked_at = size >= BEGINNING
+            size += len(piece)
+            if not looked_at and size >= BEGINNING:
+                incoming.flush()
+                self._look_early(file, Path(incoming.name))
+            if file.depth:
+                self._count(len(piece))
+            if size > self.settings.max_file_bytes:
+                largest = self.settings.max_file_bytes / MIB
+                raise _TooLarge(f"larger than {largest:,.1f} MB, the largest attachment that is taken")
+            if file.one.is_body and size > _MOST_TEXT and b"begin " not in _beginning(Path(incoming.name)):
+                raise _NothingInText
+        incoming.flush()
+        os.fsync(incoming.fileno())
+        # Windows renames no open file
+        incoming.close()
+        return size, digest.hexdigest()
+
+    def _look_early(self, file: _File, path: Path) -> None:
+        """Spare the rest of what is known not to be wanted."""
+        start = _beginning(path)
+        if (
+            start.startswith(PACKED)
+            or file.one.mime == "text/plain"
+            or container_of(start, file.one.name, file.one.mime) is not None
+        ):
+            return
+        kind_of(path)
+
+    def _count(self, size: int) -> None:
+        self._unpacked += size
+        if self._unpacked > self.limits.inflated:
+            raise _TooLarge(
+                f"it unpacks to more than {self.limits.inflated / MIB:,.0f} MB, archives within archives counted"
+            )
+
+    # --- what lies in it
+
+    def _open(self, file: _File, path: Path, container: Container) -> None:
+        with FileBuffer.open(path) as buffer:
+            inners = held_by(container, buffer, (self.settings.charset,))
+            if not inners:
+                if file.one.is_body:
+                    raise _NothingInText
+                self._not_opened(file, container)
+                return
+            for number, inner in enumerate(inners, 1):
+                child = self._child(file, self._candidate(file, inner, container), number, archive=False)
+                self._take_inner(child, inner.read(buffer))
+
+    def _not_opened(self, file: _File, container: Container) -> None:
+        if container is Container.UUENCODED:
+            self._refuse(file, Reject("plain text, not a table"), b"")
+        else:
+            self._add(file, Verdict.IGNORED, f"{container.value} that holds no file")
+
+    @staticmethod
+    def _candidate(file: _File, inner: Inner, container: Container) -> Candidate:
+        if container is Container.BASE64:
+            return file.one
+        if container is Container.SIGNED and not inner.mime:
+            return Candidate(name=file.one.name.removesuffix(".p7m"))
+        return Candidate(name=inner.name, mime=inner.mime, disposition=inner.disposition)
+
+    def _unzip(self, file: _File, path: Path) -> None:
+        if file.archives >= _MOST_ARCHIVES:
+            raise Reject(f"archives within each other more than {_MOST_ARCHIVES} deep, which are not opened")
+        others: list[tuple[Entry, str]] = []
+        number = len(self.outcomes)
+        for count, (entry, content) in enumerate(
+            files_in_zip(path, self.settings.max_file_bytes, self.limits, others), 1
+        ):
+            child = self._child(file, Candidate(name=entry.name), count, archive=True, member=entry.member)
+            self._take_inner(child, iter(lambda: content.read(PIECE), b""))  # noqa: B023 - used up within this turn
+        for entry, reason in others:
+            child = self._child(file, Candidate(name=entry.name), 0, archive=True, member=entry.member)
+            self._refuse(child, Reject(reason), b"")
+        if file.one.is_declared and not any(one.verdict is Verdict.TAKEN for one in self.outcomes[number:]):
+            raise Reject("a zip archive without a workbook in it, whatever its name says")
+        if len(self.outcomes) == number:
+            self._add(file, Verdict.SKIPPED, "an empty archive")
+
+    def _child(self, file: _File, one: Candidate, number: int, *, archive: bool, member: str = "") -> _File:
+        matched = file.matched or (
+            archive
+            and bool(self.settings.name_filter)
+            and name_matches(file.one.name, self.settings.name_filter)
+        )
+        own = member or one.name or f"part {number}"
+        return _File(
+            one=one,
+            member=self._unique(f"{file.member}/{own}" if file.member else own),
+            matched=matched,
+            archives=file.archives + archive,
+            depth=file.depth + 1,
+        )
+
+    def _unique(self, member: str) -> str:
+        if len(member) > 500:
+            member = (
+                f"{hashlib.sha256(member.encode(errors='surrogatepass')).hexdigest()[:16]}/{member[-100:]}"
+            )
+        found, count = member, 1
+        while found in self._members:
+            count += 1
+            found = f"{member} [{count}]"
+        self._members.add(found)
+        return found
+
+    def _take_inner(self, child: _File, pieces: Iterator[bytes]) -> None:
+        if len(self._members) > _MOST_FILES or child.depth > _MOST_DEPTH:
+            raise Reject(
+                f"more than {_MOST_FILES} files, or packed more than {_MOST_DEPTH} deep, which is not opened"
+            )
+        verdict, reason = unwanted(child.one, self.settings, matched=child.matched)
+        if reason:
+            self._add(child, verdict, reason)
+        else:
+            self.take(child, pieces)
+
+    # --- outcomes
+
+    def _refuse(self, file: _File, error: Reject, start: bytes) -> None:
+        """On record: rejected where a table was to be expected, else skipped; the text of a message is no file at all."""
+        reason = str(error)
+        if isinstance(error, _NothingInText):
+            self._add(file, Verdict.IGNORED, "the text of the message")
+            return
+        if archive := unopened_archive(start):
+            self._add(file, Verdict.REJECTED, archive)
+            return
+        is_short_text = 0 < len(start) < MOST_NOTICE and b"\0" not in start and not file.one.is_body
+        if is_short_text and file.one.is_text and (said := notice(file.one.name, text(start))):
+            self._add(file, Verdict.REJECTED, said)
+            return
+        expected = isinstance(error, _TooLarge) or file.one.is_declared or file.one.is_container
+        packed = start.startswith(PACKED) and file.one.is_archive
+        self._add(file, Verdict.REJECTED if expected or packed else Verdict.SKIPPED, reason)
+
+    def _add(self, file: _File, verdict: Verdict, reason: str) -> None:
+        name = (
+            safe_name(file.one.name) if verdict is Verdict.REJECTED else clean(file.member or file.one.name)
+        )
+        self.outcomes.append(
+            PartOutcome(
+                verdict=verdict,
+                section=self.part.section,
+                member=file.member,
+                name=name,
+                reason=reason,
+            )
+        )
+
+    def _keep(self, file: _File, path: Path, kind: Kind, size: int, sha256: str) -> None:
+        """Give a received file its name; it is durable once the folder is."""
+        name = safe_name(file.one.name, f"attachment.{kind}")
+        target = self._path(sha256, name, file.member)
+        path.replace(target)
+        sync_folder(self.pending)
+        self.outcomes.append(
+            PartOutcome(
+                verdict=Verdict.TAKEN,
+                section=self.part.section,
+                member=file.member,
+                name=name,
+                path=target,
+                kind=kind,
+                size=size,
+                sha256=sha256,
+            )
+        )
+
+    def _path(self, sha256: str, name: str, member: str) -> Path:
+        """By content and by where it came from: two messages with the same file do not share one."""
+        ref = self.ref
+        origin = (ref.account, ref.folder, str(ref.uidvalidity), ref.uid, self.part.section, member)
+        mark = hashlib.sha256("\0".join(origin).encode(errors="surrogatepass")).hexdigest()
+        return self.pending / f"{sha256[:16]}-{mark[:8]}-{name}"
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(BEGINNING)
+
+
+@contextlib.contextmanager
+def _incoming(pending: Path) -> Iterator[IO[bytes]]:
+    """A new file in `pending`, gone at the end unless it has got another name."""
+    file = tempfile.NamedTemporaryFile(dir=pending, prefix=_INCOMING, delete=False)  # noqa: SIM115 - closed below, before it goes
+    try:
+        with file:
+            yield file
+    finally:
+        Path(file.name).unlink(missing_ok=True)
