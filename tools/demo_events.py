@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAILFERRY = [sys.executable, "-m", "mailferry"]
-#: An hour of events that ended an hour ago, so that every run finds the same.
-SPAN, AGO = 3600, 7200
+#: An hour of events that ended an hour and a half ago, so that every run finds the same, and its files are closed.
+SPAN, AGO = 3600, 9000
 
 
 def run(folder: Path) -> bool:
@@ -47,6 +48,7 @@ def run(folder: Path) -> bool:
         defaults = (
             "[DEFAULT]\nmax_parallel_details = auto\nlist_sleep_time = 0.1\ndetail_sleep_time = 0.1\n\n"
         )
+        config.touch(0o600)
         config.write_text(defaults + told["ini"])
         print(f"provider   {told['url']}, {len(told['feeds'])} sections in {config}")
         _killed_run(config)
@@ -54,7 +56,7 @@ def run(folder: Path) -> bool:
         print(
             f"second run exit {result['exit_status']}, {result['total']['adopted_after_crash']} events found written and kept"
         )
-        good = _compare(told, result) & _verified(config, start)
+        good = _compare(told, result) & _verified(config, start) & _sealed(config, result)
     finally:
         provider.terminate()
         provider.wait()
@@ -128,6 +130,32 @@ def _verified(config: Path, start: int) -> bool:
     print()
     command = [*MAILFERRY, "verify", "--config", str(config), "--from", str(start), "--to", str(start + SPAN)]
     return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def _sealed(config: Path, result: dict[str, Any]) -> bool:
+    """One section's closed files are sealed; then a single byte of one is flipped."""
+    section = result["sections"][0]
+    [file, *_] = files = _data_files(section["folder"], section["section"].partition("-")[0])
+    for path in files:  # as if the hours had been over for long
+        os.utime(path, (time.time() - AGO, time.time() - AGO))
+    config.write_text(config.read_text().replace("[DEFAULT]", "[DEFAULT]\nseal = true\naudit = off"))
+    collect = [*MAILFERRY, "collect", "--config", str(config), "--section", section["section"]]
+    subprocess.run(collect, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    print("\nsealed:")
+    intact = _seals(config, section) == 0
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    print(f"one bit of {file.name} flipped:")
+    found = _seals(config, section) == 4
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    return intact and found
+
+
+def _seals(config: Path, section: dict[str, Any]) -> int:
+    command = [*MAILFERRY, "verify", "--seals", "--config", str(config), section["section"]]
+    return subprocess.run(command, check=False).returncode
 
 
 def _truth(told: dict[str, Any], feed: dict[str, Any]) -> Iterator[verify.Truth]:

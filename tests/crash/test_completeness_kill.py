@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 from support_events import OUTGOING, RECENT, SIGN_INS, START, a_site, forked, suffix
 from support_fork import KILLED, Forked, injected, mailferry
-from support_table import a_table_site
-from support_wait import wait_for
 
 from mailferry.events import checkpoint
 from mailferry.testing.population import Feed, Traits
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support_events import Site
-
-    from mailferry.config.database import DatabaseSettings
 
 HOUR = 3600
 #: What is killed: the n-th such call that touches the data or the checkpoint.
@@ -83,36 +79,6 @@ def test_kills_in_a_back_fill(tmp_path: Path, feed: Feed) -> None:
         assert killed_at_each_call(site, feed, partial(start, "backfill", suffix(feed), *asked)) >= 4
         assert site.position_file(feed).read_text().splitlines()[0] == position
         assert site.compared(feed).clean(late=before)
-        assert start("verify", suffix(feed), *asked, "--offline").finished().returncode == 0
-
-
-@pytest.mark.parametrize("feed", FEEDS, ids=lambda feed: feed.category)
-def test_kills_in_a_back_fill_of_a_table(
-    tmp_path: Path, feed: Feed, database_settings: DatabaseSettings
-) -> None:
-    traits = Traits(rate=0.02, start=RECENT, end=RECENT + 2 * HOUR, detail_bytes=100)
-    with a_table_site(tmp_path, {feed: traits}, database_settings) as site:
-        site.configure(start_time=RECENT + 5000)
-        site.collect()
-        position = site.progress(feed)["position"]
-        asked = ["--from", RECENT, "--to", RECENT + 2 * HOUR, "--config", site.config]
-        kills = 0
-        # What is killed is the n-th word to the database: at the start, and all through the pieces.
-        for number in (10, 20, 25, 30, 35, 40, 45, 50):
-            trace = injected("sendto", f"signal=KILL:when={number}", tmp_path / "strace.log")
-            ended = start("backfill", suffix(feed), *asked, trace=trace).finished()
-            # One that comes while the database still ends the killed one's session is refused.
-            assert ended.returncode in {KILLED, 0, 1}, ended.stderr
-            kills += ended.returncode == KILLED
-            rows = len(site.lines(feed))
-            assert site.progress(feed)["events"] == rows
-        assert kills >= 4
-        wait_for(
-            "the sessions have ended",
-            lambda: start("backfill", suffix(feed), *asked).finished().returncode == 0,
-        )
-        assert site.progress(feed)["position"] == position
-        assert site.compared(feed).clean(late=len(site.lines(feed)))
         assert start("verify", suffix(feed), *asked, "--offline").finished().returncode == 0
 
 

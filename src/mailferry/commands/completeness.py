@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
@@ -51,6 +51,9 @@ def verify(
     offline: Annotated[
         bool, typer.Option("--offline", help="Check what can be checked without the provider.")
     ] = False,
+    seals: Annotated[
+        bool, typer.Option("--seals", help="Check sealed files against their manifest instead, of all time.")
+    ] = False,
     config: Configs = None,
     as_json: _Json = False,
 ) -> None:
@@ -62,6 +65,8 @@ def verify(
 
     if last is not None and (begin is not None or end is not None):
         raise typer.BadParameter("give either --last, or --from and --to")
+    if seals:
+        _verify_seals(read(config or ()), feed, as_json=as_json)
     start, stop = _span(begin, end, last)
 
     async def work(verifier: Verifier) -> Verified:
@@ -70,6 +75,31 @@ def verify(
     done = _each(read(config or ()), feed, work, "Verifier")
     code = _worst([report.verified_status(result) for result in done.values()])
     typer.echo(report.verified_json(done, code) if as_json else report.verified_text(done))
+    sys.exit(code)
+
+
+def _verify_seals(configuration: Configuration, name: str | None, *, as_json: bool) -> NoReturn:
+    from mailferry import report_seals as report
+    from mailferry.errors import ConfigError, MailferryError
+    from mailferry.events import seal, timestamps
+    from mailferry.secrets import mask
+
+    feeds = _chosen(configuration, name)
+    done: dict[str, report.Checked | str] = {}
+    for feed in feeds:
+        if not feed.seal:
+            if name:
+                raise ConfigError([f"{name} is not sealed: set seal = true"])
+            continue
+        try:
+            manifest, faults = seal.check(feed)
+            faults += timestamps.check(feed) if feed.timestamp_url else []
+        except MailferryError as error:
+            done[feed.section] = mask(str(error))
+        else:
+            done[feed.section] = report.Checked(manifest, faults)
+    code = _worst([report.status(result) for result in done.values()])
+    typer.echo(report.as_json(done, code) if as_json else report.as_text(done))
     sys.exit(code)
 
 
@@ -198,19 +228,26 @@ def _moment(text: str, option: str) -> int:
         ) from None
 
 
+def _chosen(configuration: Configuration, name: str | None) -> list[EventFeed]:
+    """That event feed, or all. Raises ConfigError."""
+    from mailferry.errors import ConfigError
+
+    known = [feed.section for feed in configuration.events]
+    feeds = [feed for feed in configuration.events if name in (None, feed.section)]
+    if not feeds:
+        raise ConfigError([f"there is no event feed {name}; there are {', '.join(known) or 'none'}"])
+    return feeds
+
+
 def _each(
     configuration: Configuration, name: str | None, work: Callable[[Any], Awaitable[_T]], kind: str
 ) -> dict[str, _T | str]:
     """Do it for one feed or for all, one after the other; by feed what came of it, or why it failed."""
     from mailferry import console
     from mailferry.commands.events import set_up_logs
-    from mailferry.errors import ConfigError
     from mailferry.events import run
 
-    known = [feed.section for feed in configuration.events]
-    feeds = [feed for feed in configuration.events if name in (None, feed.section)]
-    if not feeds:
-        raise ConfigError([f"there is no event feed {name}; there are {', '.join(known) or 'none'}"])
+    feeds = _chosen(configuration, name)
     set_up_logs(configuration.service)
     with console.progress() as watch:
         return run.blocking(_all(configuration, feeds, work, kind, watch))

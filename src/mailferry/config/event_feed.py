@@ -135,6 +135,21 @@ class EventFeed(Settings):
         "{domain}_{type}_%Y-%m-%d_%H.log", "name of a data file: placeholders and strftime codes"
     )
     log_retention_days: Seconds = setting(0, "days that data files are kept; 0: for ever")
+    compress: Literal["none", "gzip", "zstd"] = setting(
+        "none", "how the file of an hour is compressed once its last audit is done"
+    )
+    seal: bool = setting(
+        False,
+        "put each closed file on record in a manifest that shows later changes; `mailferry verify --seals`",
+    )
+    timestamp_url: str = setting(
+        "", "an RFC 3161 time stamp authority that stamps each entry of the manifest"
+    )
+    timestamp_ca_file: Path | None = setting(None, "its root certificates, PEM; needed to verify the stamps")
+    late: Literal["append", "file"] = setting(
+        "append",
+        "where an event of an hour goes that was listed already: into the hour's file while that is not closed, or into a `_late` file",
+    )
     message_log_file_name: str = setting("messages_%Y-%m-%d_%H.log", "what the runs did")
     message_log_retention_count: Count = setting(2, "how many of them are kept")
     error_log_file_name: str = setting("errors_%Y-%m-%d_%H.log", "what went wrong, as JSON lines")
@@ -221,7 +236,7 @@ class EventFeed(Settings):
             )
         return value
 
-    @field_validator("url")
+    @field_validator("url", "timestamp_url")
     @classmethod
     def _http(cls, value: str) -> str:
         parts = urlsplit(value)
@@ -266,6 +281,14 @@ class EventFeed(Settings):
         return value
 
     @model_validator(mode="after")
+    def _stamps_can_be_verified(self) -> Self:
+        if self.timestamp_url and self.timestamp_ca_file is None:
+            raise ValueError(
+                "timestamp_url: set timestamp_ca_file, too, or nobody can verify the time stamps"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _fill_in(self) -> Self:
         default_url, types = CATEGORIES[self.category]
         fault = type_fault(self.category, self.type)
@@ -305,6 +328,11 @@ class EventFeed(Settings):
         folder = self.log_directory / (self.domain or "global") / self.category
         flat = self.category in {self.type, "authentication"}
         return folder if flat else folder / self.type
+
+    @property
+    def manifest_file(self) -> Path:
+        """The manifest of sealed files, beside them."""
+        return self.folder / f"{self.position_file.stem}.seals"
 
     @property
     def audit_delays(self) -> tuple[int, ...]:

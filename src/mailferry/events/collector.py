@@ -158,12 +158,20 @@ class Collector:
             self._result.status = "stopped" if self._stop.is_set() else "completed"
             for what in await in_thread(self._destination.expire):
                 self._journal.step(f"deleted {what}")
+            await self._close()
         except MailferryError as error:
             self._fail(str(error), blocked=isinstance(error, Stop))
             self._result.unreachable = isinstance(error, Unreachable) and not self._metrics.succeeded
         except Exception as error:  # noqa: BLE001 - one section's defect must not end the others
             self._fail(f"unexpected {type(error).__name__}: {error}; please report it with the error log")
             self._journal.error("".join(traceback.format_exception(error)))
+
+    async def _close(self) -> None:
+        """Compress and seal; what fails there is for the next run, as the events are written."""
+        try:
+            await in_thread(self._destination.close)
+        except MailferryError as error:
+            self._journal.message(f"closing of files: {error}", logging.WARNING)
 
     def _fail(self, error: str, *, blocked: bool = False) -> None:
         self._result.status, self._result.error, self._result.blocked = "error", error, blocked

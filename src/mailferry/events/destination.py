@@ -125,6 +125,9 @@ class Destination(Protocol):
     def expire(self) -> list[str]:
         """Delete what is older than `log_retention_days`; says what was deleted."""
 
+    def close(self) -> None:
+        """Compress and seal what is complete, as far as this destination does so."""
+
     def beat(self, status: str, error: str = "") -> None:
         """Give a sign of life: at the start, every few seconds, and at the end. `status` as in `Heartbeat.write`."""
 

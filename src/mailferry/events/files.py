@@ -14,11 +14,13 @@ from zlib import crc32
 
 from mailferry import disk
 from mailferry.errors import Retry
-from mailferry.events import checkpoint, order, stored
+from mailferry.events import checkpoint, order, stored, timestamps
 from mailferry.events import record as records
+from mailferry.events.audit import REACH
 from mailferry.events.checkpoint import Announced, Checkpoint, Intent
+from mailferry.events.closed import ClosedFiles
 from mailferry.events.destination import BACKFILL_TURN, Committed, Held, Recovered
-from mailferry.events.folder import files_of
+from mailferry.events.folder import files_of, files_of_hour, hour_name
 from mailferry.events.heartbeat import Heartbeat
 from mailferry.events.journal import FileJournal, Journal
 from mailferry.events.order import Identity
@@ -50,6 +52,7 @@ class HourlyFiles:
         self._zone = _zone(feed.timezone)
         self._identity = Identity(feed.identity_fields, feed.ignored_fields)
         self._named: tuple[int, str] = (-1, "")
+        self._closed = ClosedFiles(feed, clock)
         self.folder = feed.folder
         #: What the checkpoint on the disk says; None before there is one.
         self.vouched: Progress | None = None
@@ -122,15 +125,17 @@ class HourlyFiles:
 
     def commit(self, lines: Sequence[Line], progress: Progress, end: int) -> Committed:
         """Announce `lines`, append them, then vouch for them."""
-        files: dict[str, list[Line]] = {}
-        for line in lines:
-            files.setdefault(self.name(line.time), []).append(line)
-        if files:
+        if lines:
             assert self.vouched, "a feed's first commit has no lines"
+            covered = self.vouched.coverage.covers
+            late = {line.key: line.time for line in lines if covered(line.time) and not line.changed}
+            files: dict[str, list[Line]] = {}
+            for line in lines:
+                name = self._closed.place(self.name(line.time), late=line.key in late)
+                files.setdefault(name, []).append(line)
             # Until they are on the disk, what is vouched for stays what it was.
             intent = self._intent(files, end)
-            covered = self.vouched.coverage.covers
-            intent.late = {line.key: line.time for line in lines if covered(line.time) and not line.changed}
+            intent.late = late
             intent.states = {line.key: line.state for line in lines if line.state}
             intent.changed = [line.key for line in lines if line.changed]
             intent.stand_ins = {line.key: line.time for line in lines if line.stands_in and not line.changed}
@@ -184,7 +189,7 @@ class HourlyFiles:
             lines.file(path, functools.partial(self._belongs, path.name), keyed=self._feed.has_detail)
 
     def _belongs(self, name: str, time: int) -> bool:
-        return self._feed.file_time == "collected" or self.name(time) == name
+        return self._feed.file_time == "collected" or self.name(time) == hour_name(name)
 
     def files_of(self, start: int, end: int) -> list[Path]:
         """The files that may hold events from `start` up to `end`, Unix seconds, in the order of their names' time.
@@ -192,10 +197,17 @@ class HourlyFiles:
         An hour more at both ends: a detail may show a somewhat other time than its list record.
         """
         if self._feed.file_time == "event":
-            step = 1 if re.search("%[Sf]", self._format) else 60 if "%M" in self._format else 900
-            names = dict.fromkeys(self.name(time) for time in range(start - 3600, end + 3600, step))
-            return [path for path in (self.folder / name for name in names) if path.is_file()]
+            names = self._names(start - 3600, end + 3600)
+            return [path for name in names for path in files_of_hour(self.folder, name)]
         return [found.path for found in files_of(self.folder, self._format) if found.modified >= start]
+
+    def _names(self, start: int, end: int) -> dict[str, None]:
+        """The names that events from `start` up to `end` may have had, in order."""
+        step = 1 if re.search("%[Sf]", self._format) else 60 if "%M" in self._format else 900
+        zone = self._zone
+        return dict.fromkeys(
+            datetime.fromtimestamp(time, zone).strftime(self._format) for time in range(start, end, step)
+        )
 
     def expire(self) -> list[str]:
         """Delete data files not written to for `log_retention_days`; none where that is 0."""
@@ -205,9 +217,38 @@ class HourlyFiles:
         oldest = self._clock() - days * 86_400
         old = [found.path for found in files_of(self.folder, self._format) if found.modified < oldest]
         for path in old:
+            self._closed.deleted(path, f"log_retention_days = {days}")
             with disk.explained("delete", path):
                 path.unlink(missing_ok=True)
         return [f"{path.name}, older than {days} days" for path in old]
+
+    def close(self) -> None:
+        """Compress and seal the hours that are over and audited; see `ClosedFiles`."""
+        if self.vouched is None:
+            return
+        now = int(self._clock())
+        first = now
+        if self._feed.file_time == "event":
+            audited = self._audited_to(self.vouched, now)
+            if audited is None:
+                return
+            first = audited
+        for what in self._closed.close(self._names(first - 3600, now + 3600), self.vouched.coverage):
+            self.journal.message(what)
+        if self._feed.seal and self._feed.timestamp_url:
+            timestamps.stamp(self._feed)
+
+    def _audited_to(self, progress: Progress, now: int) -> int | None:
+        """Before which Unix time no audit is to come; None where every time may still be audited."""
+        delays = self._feed.audit_delays
+        if not delays:
+            return progress.position - self._feed.look_back
+        reached = progress.coverage.audited_to(max(delays))
+        out_of_reach = now - REACH * 86_400
+        if reached is None:
+            spans = progress.coverage.spans
+            return out_of_reach if spans and spans[0].start < out_of_reach else None
+        return max(reached, out_of_reach)
 
     def _intent(self, files: dict[str, list[Line]], end: int) -> Intent:
         intent = Intent(end=end)
@@ -322,15 +363,14 @@ def _whole_lines(path: Path) -> int:
 
 
 def _records(path: Path, since: int) -> Iterable[object]:
-    with disk.explained("read", path), path.open("rb") as file:
-        for line in file:
-            try:
-                record = records.decode(line)
-            except ValueError:
-                continue  # a torn line of the older script
-            time = records.event_time(record)
-            if time is None or time >= since:
-                yield record
+    for line in stored.open_lines(path):
+        try:
+            record = records.decode(line)
+        except ValueError:
+            continue  # a torn line of the older script
+        time = records.event_time(record)
+        if time is None or time >= since:
+            yield record
 
 
 def _copy(progress: Progress) -> Progress:

@@ -6,14 +6,17 @@ was asked for by, as another recipient comes first: all times that it has count.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import io
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from mailferry import disk
+from mailferry.errors import Retry
 from mailferry.events import order
 from mailferry.events import record as records
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from mailferry.events.order import Identity
@@ -31,14 +34,49 @@ class Found(NamedTuple):
     record: Any
 
 
-def open_lines(path: Path) -> Iterator[bytes]:
-    """The lines of a file, each with its newline; a torn last one has none.
+def open_lines(path: Path, ending: str = "") -> Iterator[bytes]:
+    """The lines of a file, compressed or not, each with its newline; a torn last one has none.
+
+    `ending` is that of a compressed file, where its name does not have it.
 
     Raises:
-        Retry: it cannot be read.
+        Retry: it cannot be read, or what is compressed is damaged.
     """
+    ending = ending or path.suffix
     with disk.explained("read", path), path.open("rb") as file:
-        yield from file
+        if ending == ".gz":
+            import gzip
+            import zlib
+
+            try:
+                with gzip.open(file) as lines:
+                    yield from lines
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise Retry(f"{path} is damaged: {error}. Restore it from a backup") from error
+        elif ending == ".zst":
+            import zstandard
+
+            try:
+                with zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True) as reader:
+                    yield from io.BufferedReader(reader)
+            except zstandard.ZstdError as error:
+                raise Retry(f"{path} is damaged: {error}. Restore it from a backup") from error
+        else:
+            yield from file
+
+
+def compressor(file: IO[bytes], ending: str) -> AbstractContextManager[Any]:
+    """What compresses into an open file, which stays open; the same bytes for the same content."""
+    if ending == ".gz":
+        import gzip
+
+        return gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0)
+    import zstandard
+
+    writer: AbstractContextManager[Any] = zstandard.ZstdCompressor(write_checksum=True).stream_writer(
+        file, closefd=False
+    )
+    return writer
 
 
 def found(paths: Iterable[Path], identity: Identity = order.DEFAULT) -> Iterator[Found]:

@@ -225,6 +225,9 @@ class EventTable:
             found = self._connected().execute(self._statement("held"), values).fetchall()
         return Held({identity for identity, _ in found}, Counter(time for _, time in found))
 
+    def close(self) -> None:
+        """Nothing: a table's rows may change."""
+
     def expire(self) -> list[str]:
         """Drop partitions, or delete this feed's rows of them; see `partitions.expire`."""
         if not self._days:
