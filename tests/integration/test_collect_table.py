@@ -597,8 +597,9 @@ def test_the_migration_leaves_a_ledger_of_version_1_as_it_is(
             " received, target) VALUES ('f', 'a', 'INBOX', 1, '1', 'x', 'm', 's', 'o', now(), 't')"
         )
         conn.commit()
-        before = conn.execute("SELECT to_jsonb(j) FROM mailferry.jobs AS j").fetchall()
+        ((before,),) = conn.execute("SELECT to_jsonb(j) FROM mailferry.jobs AS j").fetchall()
         database.migrate(conn, "temp_processing")
-        assert conn.execute("SELECT to_jsonb(j) FROM mailferry.jobs AS j").fetchall() == before
+        ((after,),) = conn.execute("SELECT to_jsonb(j) FROM mailferry.jobs AS j").fetchall()
+        assert before.items() <= after.items()  # later versions add columns
         assert conn.execute("SELECT max(version) FROM mailferry.versions").fetchone() == (len(steps),)
         assert conn.execute("SELECT count(*) FROM mailferry.event_progress").fetchone() == (0,)
