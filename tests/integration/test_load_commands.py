@@ -165,7 +165,7 @@ def test_check_tries_every_part_and_leaves_nothing_behind(here: Installed) -> No
     here.run("load")
     status, out, _ = here.run("test-config", module="trackandtrace.main_service")
     assert status == 0
-    assert "has 4 columns, key hawb" in out
+    assert "has 5 columns, key hawb" in out
 
 
 def test_check_says_of_each_part_that_fails_what_to_do(here: Installed) -> None:
