@@ -15,8 +15,9 @@ import psycopg
 
 from mailferry.mailbox.target import table, upsert
 from mailferry.mailbox.workbook.contract import RowContract
+from mailferry.mailbox.workbook.formats import kind_of
 from mailferry.mailbox.workbook.reader import Reader
-from mailferry.mailbox.workbook.values import Counts, Kind
+from mailferry.mailbox.workbook.values import Counts
 
 
 def load(conn: psycopg.Connection, reader: Reader, name: str, key: str, path: Path) -> Counts:
@@ -26,7 +27,7 @@ def load(conn: psycopg.Connection, reader: Reader, name: str, key: str, path: Pa
         target = table.Target.inspect(conn, name, key)
         columns = target.columns if target else ()
         contract = RowContract(key=key, columns=columns, reserved=(table.SOURCE, table.PROCESSED))
-        with reader.open(path, Kind.XLSX, contract) as sheet:
+        with reader.open(path, kind_of(path), contract) as sheet:
             target = target or table.create(conn, name, key, sheet.new)
             names = [column.name for column in sheet.columns]
             return upsert.load(conn, target, names, sheet.chunks, path.name).counts

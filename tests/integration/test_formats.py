@@ -284,3 +284,103 @@ def test_a_password_of_the_feed_opens_a_workbook_and_none_is_a_reason(reader: Re
     with pytest.raises(Reject, match="none in the feed's passwords_file opens it"):
         read(reader, path, RowContract(key="hawb", passwords=("other",)))
     assert read(reader, path, RowContract(key="hawb", passwords=("other", "gizli-parola")))[0] == [["K1"]]
+
+
+# --- delimited text
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1254"])
+def test_delimited_text_is_read_whatever_its_delimiter_and_encoding(
+    reader: Reader, tmp_path: Path, delimiter: str, encoding: str
+) -> None:
+    fields = [
+        ["Report"],
+        [],
+        ["Müşteri", "HAWB", "Note"],
+        ["Çağrî", "K1", 'say ""hi""'],
+        ["", "K2", f"a{delimiter}b\r\nc"],
+    ]
+    text = "".join(delimiter.join(f'"{field}"' for field in row) + "\r\n" for row in fields)
+    rows, sheet, report, _ = read(reader, written(tmp_path / "a.xls", text, encoding))
+    assert [column.name for column in sheet.columns] == ["musteri", "hawb", "note"]
+    assert rows == [["Çağrî", "K1", 'say "hi"'], ["", "K2", f"a{delimiter}b\r\nc"]]
+    assert report.warnings == ()
+
+
+def test_a_line_that_names_the_delimiter_is_obeyed(reader: Reader, tmp_path: Path) -> None:
+    assert read(reader, written(tmp_path / "a", "sep=;\r\nHAWB;N\r\nK1;1,5\r\n"))[0] == [["K1", "1,5"]]
+
+
+def test_a_record_that_is_broken_is_rejected_and_the_others_load(reader: Reader, tmp_path: Path) -> None:
+    text = 'HAWB;N\nK1;1\nK2;2;displaced\nK3;"a"b\nK4;4\nK5\n' + "K6;6\n" * 9
+    rows, _, report, rejects = read(reader, written(tmp_path / "a", text))
+    assert rows[:4] == [["K1", "1"], ["K4", "4"], ["K5", ""], ["K6", "6"]]
+    assert [one.row for one in rejects] == [3, 4]
+    assert rejects[0].reason.startswith("more fields than the header has")
+    assert rejects[1].reason.startswith("line 4: a quotation mark within a field is not doubled")
+    assert report.warnings == ("1 rows have fewer fields than the header; those missing count as empty",)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'HAWB;N\nK1;"open\nK2;2\n', "quotation mark in line 2 is never closed"),
+        ("HAWB;N\nK1;Çağrî\n".encode() + b"K2;\xff\n", "UTF-8 but for a byte about position 22"),
+        (b"\xef\xbb\xbfHAWB;N\nK1;\xe7\n", "says that it is UTF-8 and is not"),
+        (b"HAWB;N\nK1;\x8f\n", "not cp1254: byte 0x8f"),
+    ],
+)
+def test_text_that_would_be_read_wrong_is_refused(
+    reader: Reader, tmp_path: Path, content: bytes, reason: str
+) -> None:
+    with pytest.raises(Reject, match=reason):
+        read(reader, written(tmp_path / "a", content))
+
+
+def test_the_feeds_charset_counts_where_text_is_not_utf_8(reader: Reader, tmp_path: Path) -> None:
+    path = written(tmp_path / "a", "HAWB;N\nK1;Łódź\n", "cp1250")
+    assert read(reader, path, RowContract(key="hawb", charset="cp1250"))[0] == [["K1", "Łódź"]]
+
+
+# --- web pages and XML of 2003
+
+
+def test_cells_of_a_web_page_stand_where_a_browser_shows_them(reader: Reader, tmp_path: Path) -> None:
+    page = (
+        "<html><head><meta charset=windows-1254><style>td{}</style></head><body><table><tr><td>layout<table>"
+        "<tr><th>HAWB<th>From<th>To<th>N</tr>"
+        "<tr><td>K1<td rowspan=2>İzmir<td colspan=2>a&amp;b<br>c&nbsp;</tr><tr><td>K2<td>x<td x:num='12.5'>12,50</table>"
+        "</table></body></html>"
+    )
+    rows, sheet, _, _ = read(reader, written(tmp_path / "a.xls", page, "cp1254"))
+    assert sheet.sheets == ("table 2",)
+    assert rows == [["K1", "İzmir", "a&b\nc", ""], ["K2", "", "x", "12.5"]]
+
+
+def test_an_xml_spreadsheet_keeps_types_places_and_hidden_sheets(reader: Reader, tmp_path: Path) -> None:
+    space = "urn:schemas-microsoft-com:office:spreadsheet"
+    cell = '<Cell{}><Data ss:Type="{}">{}</Data></Cell>'
+    page = (
+        f'<?xml version="1.0" encoding="windows-1254"?><Workbook xmlns="{space}" xmlns:ss="{space}" '
+        'xmlns:x="urn:schemas-microsoft-com:office:excel"><Styles><Style ss:ID="d"><NumberFormat ss:Format="[h]:mm"/></Style></Styles>'
+        '<Worksheet ss:Name="Old"><Table><Row><Cell><Data ss:Type="String">HAWB</Data></Cell></Row></Table>'
+        "<x:WorksheetOptions><x:Visible>SheetHidden</x:Visible></x:WorksheetOptions></Worksheet>"
+        '<Worksheet ss:Name="Şube"><Table><Row ss:Index="2">'
+        + "".join(cell.format("", "String", name) for name in ("HAWB", "Day", "Time", "Sum", "Long", "Bad"))
+        + "</Row><Row>"
+        + cell.format("", "String", "K1")
+        + cell.format("", "DateTime", "2026-03-01T00:00:00.000")
+        + cell.format("", "DateTime", "1899-12-31T14:30:00.000")
+        + cell.format("", "Number", "1.5")
+        + cell.format(' ss:StyleID="d"', "DateTime", "1900-01-01T06:00:00.000")
+        + '</Row><Row ss:Hidden="1">'
+        + cell.format("", "String", "K2")
+        + cell.format(' ss:Index="6"', "Error", "#N/A")
+        + "</Row></Table></Worksheet></Workbook>"
+    )
+    rows, sheet, report, rejects = read(reader, written(tmp_path / "a.xls", page, "cp1254"))
+    assert (sheet.sheets, sheet.header_row) == (("Şube",), 2)
+    assert rows == [["K1", "2026-03-01", "14:30:00", "1.5", "30:00:00", ""]]
+    assert [(one.row, one.column, one.value) for one in rejects] == [(4, "bad", "#N/A")]
+    assert "1 row is hidden" in report.warnings[0]

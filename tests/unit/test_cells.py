@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -264,3 +265,32 @@ def test_text_of_a_number_is_the_same_number(number: Any) -> None:
     assert Decimal(text_of(number)) == Decimal(repr(number))
     if number.is_integer():
         assert text_of(number).removeprefix("-").isdecimal()
+
+
+_PLAIN = st.one_of(
+    st.sampled_from(["", "0", "-0", "007", "1.234", "12.50", "0.375", "1e5", "EVET", "no", "31.01.2024", "2024-02-30", "2024-01-31",
+                     "2024-01-31 14:30:05", "2024-01-31 25:00:00", " 1", "1\n2", "9" * 15, "-32768", "1.2345", "x"]),
+    st.from_regex(r"-?[0-9]{1,17}([.][0-9]{1,5})?", fullmatch=True),
+)  # fmt: skip
+
+
+@given(
+    kind=st.sampled_from(
+        [
+            "smallint",
+            "integer",
+            "bigint",
+            "numeric",
+            "numeric(6,2)",
+            "boolean",
+            "date",
+            "timestamp without time zone",
+        ]
+    ),
+    cells=st.lists(_PLAIN, min_size=1, max_size=6),
+)
+def test_a_column_of_text_is_converted_at_once_as_it_is_cell_by_cell(kind: str, cells: list[str]) -> None:
+    at_once, slowly = converter(kind), replace(converter(kind), plain=None)
+    fast, slow = at_once.column(cells), slowly.column(cells)
+    assert fast.misfits == slow.misfits
+    assert list(fast.texts) == list(slow.texts)

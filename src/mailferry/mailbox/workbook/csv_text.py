@@ -5,6 +5,7 @@ RFC 4180 with the delimiters that spreadsheet programs write: comma, semicolon, 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from itertools import islice
 from typing import IO, TYPE_CHECKING
@@ -37,7 +38,8 @@ class CsvBook:
         self._file = file
         self._encoding = encoding_of(file, charset)
         csv.field_size_limit(_LONGEST)
-        separator = SEPARATOR_LINE.fullmatch(self._text().readline(10))
+        with self._decoding():
+            separator = SEPARATOR_LINE.fullmatch(self._text().readline(10))
         self._skip = 1 if separator else 0
         self._delimiter = separator[1] if separator else self._find_delimiter(key)
 
@@ -52,8 +54,13 @@ class CsvBook:
         text = self._text()
         for _ in range(self._skip):
             text.readline()
-        try:
+        with self._decoding():
             yield from self._records(text, self._delimiter)
+
+    @contextlib.contextmanager
+    def _decoding(self) -> Iterator[None]:
+        try:
+            yield
         except UnicodeDecodeError as error:
             odd = error.object[error.start : error.start + 1].hex()
             raise Reject(

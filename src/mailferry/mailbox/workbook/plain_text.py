@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _MOMENTS = re.compile(r"(?:(?:[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]
 
 def plain_numbers(digits: int, *, fraction: bool) -> Callable[[Sequence[str]], Sequence[str] | None]:
     """Texts as they are where all are numbers with one reading, of at most so many digits before the point."""
-    number = rf"-?(?:0|[1-9][0-9]{{0,{digits - 1}}})"
+    number = rf"(?:0|-?[1-9][0-9]{{0,{digits - 1}}}{'|-0' if fraction else ''})"
     # Three decimals may be thousands.
     decimals = r"(?:\.(?:[0-9]{1,2}|[0-9]{4,15}))?" if fraction else ""
     pattern = re.compile(rf"(?:(?:{number}{decimals})?\n)*")
@@ -43,7 +44,7 @@ def _lines(texts: Sequence[str]) -> str:
 
 
 def plain_booleans(texts: Sequence[str]) -> Sequence[str] | None:
-    words = [_PLAIN_TRUTH.get(text) for text in texts]
+    words = list(map(_PLAIN_TRUTH.get, texts))
     return None if None in words else words  # type: ignore[return-value]  # without None
 
 
@@ -64,8 +65,7 @@ def _valid(lines: str, form: re.Pattern[str], read: Callable[[str], object]) -> 
         return None
     texts = lines.split("\n")[:-1]
     try:
-        for text in filter(None, texts):
-            read(text)
+        deque(map(read, filter(None, texts)), maxlen=0)
     except ValueError:
         return None
     return texts

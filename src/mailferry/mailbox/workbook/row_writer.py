@@ -21,21 +21,25 @@ if TYPE_CHECKING:
 
 #: A rejected value is kept to this many characters.
 VALUE_CHARACTERS = 200
-# The backslash needs no quotes in CSV; `\\.`, where data used to end, is then never bare.
 _TOTALS = frozenset(
     form
     for word in ("toplam", "genel toplam", "ara toplam", "total", "grand total", "subtotal", "sum")
     for text in (word, f"{word}:")
     for form in (text, text.upper(), text.capitalize(), text.title())
 )
-_SPECIAL = re.compile(r'[",\n\r\\]')
+#: The backslash needs no quotes in CSV; `\\.`, where data used to end, is then never bare.
+_SPECIAL = '",\n\r\\'
 
 
 def quoted(texts: Sequence[str]) -> Sequence[str]:
     """CSV fields of a column; most columns hold nothing to quote, and one look at all of them tells."""
-    special = _SPECIAL.search
-    if not special("".join(texts)):
+    together = "".join(texts)
+    found = [mark for mark in _SPECIAL if mark in together]
+    if not found:
         return texts
+    if found == [","]:  # as in names and addresses
+        return [f'"{text}"' if "," in text else text for text in texts]
+    special = re.compile(f"[{re.escape(_SPECIAL)}]").search
     return ['"' + text.replace('"', '""') + '"' if special(text) else text for text in texts]
 
 
