@@ -178,9 +178,12 @@ def a_site(
 
 
 def collect(config: Path, clock: Clock, *, workers: int = 8) -> Ended:
-    """One run of all sections in this process."""
-    feeds = event_feeds.read(config).choose(None, every=True)
-    run.prepare(feeds, config)
+    """One run of all sections in this process; one whose folders cannot be written is reported and left out, status 2."""
+    chosen = event_feeds.read(config).choose(None, every=True)
+    faults = run.prepare(chosen, config)
+    for fault in (fault for of_section in faults.values() for fault in of_section):
+        sys.stderr.write(f"{fault}\n")
+    feeds = [feed for feed in chosen if feed.section not in faults]
 
     async def on_one_thread() -> tuple[list[Result], int | None]:
         # Commits on one thread: strace counts calls by thread, and `when=N` is to mean the same in every run.
@@ -188,7 +191,8 @@ def collect(config: Path, clock: Clock, *, workers: int = 8) -> Ended:
         return await run.collect(feeds, workers=workers, clock=clock)
 
     results, _ = asyncio.run(on_one_thread())
-    return Ended(status=run.exit_status(results), results={result.section: result for result in results})
+    status = 2 if faults else run.exit_status(results)
+    return Ended(status=status, results={result.section: result for result in results})
 
 
 # --- processes
