@@ -15,6 +15,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
+import sys
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -334,8 +335,8 @@ def _number_texts(values: Sequence[float]) -> list[str]:
 
 
 def _floating(*, real: bool) -> Converter:
-    # What the server takes without "out of range", and Python reads without getting infinity.
-    high, low = (3.4e38, 1.2e-38) if real else (1.7e308, 2.3e-308)
+    # What the server takes without "out of range": of doubles all that are finite.
+    high, low = (3.4e38, 1.2e-38) if real else (sys.float_info.max, 0.0)
 
     def one(cell: Cell) -> str:
         if isinstance(cell, str):
