@@ -237,7 +237,9 @@ def test_mutilated_containers_are_read_or_rejected(
     for container in Container:
         with contextlib.suppress(Reject):
             held = [b"".join(inner.read(whole)) for inner in held_by(container, whole)]
-            assert sum(map(len, held)) <= 2 * len(whole) + 10
+            # A uuencoded line without its trailing spaces is filled up to the length that it states, 63 bytes at most.
+            lines = whole.count(b"\n") + whole.count(b"\r") + 1
+            assert sum(map(len, held)) <= 2 * len(whole) + 63 * lines
 
 
 @given(st.binary(max_size=300))
