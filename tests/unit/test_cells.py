@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailferry.mailbox.workbook.cells import EXACT, converter, text_of
+from mailferry.mailbox.workbook.cells import EXACT, text_of
+from mailferry.mailbox.workbook.converters import converter
 from mailferry.mailbox.workbook.infer import TypeOf
 from mailferry.mailbox.workbook.text_values import Misfit, decimal
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from mailferry.config.spreadsheet import ErrorCells
 from mailferry.errors import Reject
-from mailferry.mailbox.workbook.cells import Converter, Fault, converter, is_blank, text_of
+from mailferry.mailbox.workbook.cells import Fault, is_blank, text_of
+from mailferry.mailbox.workbook.converters import Converter, converter
 from mailferry.mailbox.workbook.header import clean_name
 from mailferry.mailbox.workbook.values import Column, RejectedRow
 
