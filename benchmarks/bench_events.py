@@ -55,10 +55,10 @@ def details(folder: Path) -> Iterator[Figure]:
 
 def _detail_urls(provider: Simulated, folder: Path) -> Path:
     """A file with the URL of every detail of the first feed, in order of time."""
-    feed = provider.told["feeds"][0]
+    feed = provider.announced["feeds"][0]
     path = folder / "urls"
     with path.open("w") as file:
-        for event in provider.truth(feed, provider.told["start"], provider.told["end"]):
+        for event in provider.truth(feed, provider.announced["start"], provider.announced["end"]):
             queue_id = quote(event["value"]["queue_id"], safe="")
             file.write(f"{feed['list_url']}/{queue_id}?time={event['time']}\n")
     return path
@@ -68,7 +68,9 @@ def _limit(provider: Simulated, urls: Path, concurrency: int) -> tuple[Cost, int
     """What a bare aiohttp loop takes for these URLs, and how many they are."""
     out = urls.with_name("limit")
     out.unlink(missing_ok=True)
-    cost = run([sys.executable, LIMIT, urls, out, provider.told["feeds"][0]["api_key"], str(concurrency)])
+    cost = run(
+        [sys.executable, LIMIT, urls, out, provider.announced["feeds"][0]["api_key"], str(concurrency)]
+    )
     with out.open("rb") as file:
         return cost, sum(1 for _ in file)
 
@@ -158,7 +160,7 @@ def _asked(provider: Simulated, folder: Path) -> tuple[int, int]:
 
 def _fewest(provider: Simulated, begin: int, end: int) -> int:
     """The fewest lists that show all of [begin, end) in windows of 300 seconds."""
-    feed = provider.told["feeds"][0]
+    feed = provider.announced["feeds"][0]
     counts = Counter((event["time"] - begin) // 300 for event in provider.truth(feed, begin, end))
     return sum(max(1, math.ceil(counts[window] / PAGE)) for window in range(math.ceil((end - begin) / 300)))
 

@@ -119,7 +119,7 @@ def _feed(folder: Path) -> EventFeed:
 
 
 def _emptied(conn: Connection, name: str) -> partitions.Table:
-    """The table made anew, and nothing left over for a checkpoint to do."""
+    """The table made again, and nothing left over for a checkpoint to do."""
     conn.execute("TRUNCATE mailferry.event_progress, mailferry.event_seen")
     conn.execute(sql.SQL("DROP TABLE IF EXISTS {} CASCADE").format(sql.Identifier(name)))
     made = partitions.prepared(conn, name)

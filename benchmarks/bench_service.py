@@ -95,9 +95,9 @@ def idle_feeds(folder: Path) -> Iterator[Figure]:
     """A thousand event feeds that have nothing new, every five minutes: a minute of it, after each has run once."""
     feeds = 1000
     with database(folder) as head, simulate(["mail/outgoinglog"], start=0, end=1) as provider:
-        told = provider.told["feeds"][0]
+        announced = provider.announced["feeds"][0]
         sections = "".join(
-            f'[events.feed-{number}]\napi_key = "{told["api_key"]}"\ndomain = "{told["domain"]}"\nurl = "{told["list_url"]}"\n'
+            f'[events.feed-{number}]\napi_key = "{announced["api_key"]}"\ndomain = "{announced["domain"]}"\nurl = "{announced["list_url"]}"\n'
             f'log_file_name_format = "{{section}}_%Y-%m-%d_%H.log"\n'
             for number in range(feeds)
         )
@@ -135,9 +135,9 @@ def idle_feeds(folder: Path) -> Iterator[Figure]:
 def idle_service(folder: Path) -> Iterator[Figure]:
     """Four event feeds and a mailbox, a minute with nothing to do."""
     with database(folder) as head, simulate(["mail/outgoinglog"], start=0, end=1) as provider:
-        told = provider.told["feeds"][0]
+        announced = provider.announced["feeds"][0]
         sections = "".join(
-            f'[events.feed-{number}]\napi_key = "{told["api_key"]}"\ndomain = "{told["domain"]}"\nurl = "{told["list_url"]}"\n'
+            f'[events.feed-{number}]\napi_key = "{announced["api_key"]}"\ndomain = "{announced["domain"]}"\nurl = "{announced["list_url"]}"\n'
             f'log_file_name_format = "{{section}}_%Y-%m-%d_%H.log"\n'
             for number in range(4)
         )

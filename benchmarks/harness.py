@@ -94,13 +94,13 @@ def run(command: Sequence[str | Path], *, good: Sequence[int] = (0,)) -> Cost:
 class Simulated:
     """A `mailferry simulate` that runs."""
 
-    def __init__(self, told: dict[str, Any]) -> None:
+    def __init__(self, announced: dict[str, Any]) -> None:
         #: Its line of JSON: url, feeds, ini, start, end ...
-        self.told = told
+        self.announced = announced
 
     def stats(self) -> dict[str, Any]:
         """What it was asked since it started."""
-        with urllib.request.urlopen(f"{self.told['url']}/_stats") as answer:
+        with urllib.request.urlopen(f"{self.announced['url']}/_stats") as answer:
             stats: dict[str, Any] = json.load(answer)
         return stats
 
@@ -108,15 +108,15 @@ class Simulated:
         """One feed's events of [start, end), each {"time", "value"}."""
         names = ("api_key", "domain", "category", "type")
         query = urllib.parse.urlencode({name: feed[name] for name in names} | {"start": start, "end": end})
-        with urllib.request.urlopen(f"{self.told['url']}/_truth?{query}") as answer:
+        with urllib.request.urlopen(f"{self.announced['url']}/_truth?{query}") as answer:
             yield from map(json.loads, answer)
 
     def configure(self, folder: Path, **defaults: object) -> Path:
-        """Write a configuration with its feeds into a new folder; gives the file."""
+        """Write a configuration with its feeds into a new folder; returns the file."""
         folder.mkdir(parents=True)
         path = folder / "uzmanposta.ini"
         options = "".join(f"{name} = {value}\n" for name, value in defaults.items())
-        path.write_text(f"[DEFAULT]\n{options}\n{self.told['ini']}")
+        path.write_text(f"[DEFAULT]\n{options}\n{self.announced['ini']}")
         return path
 
 

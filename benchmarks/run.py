@@ -1,6 +1,6 @@
 """`./dev bench [name ...]`: runs the named benchmarks, or all, and prints each figure beside its limit.
 
-A module `bench_*.py` in this folder has a dictionary `BENCHMARKS`: name -> function of an empty folder that gives the
+A module `bench_*.py` in this folder has a dictionary `BENCHMARKS`: name -> function of an empty folder that returns the
 figures. Exit status 1 where a target was missed.
 """
 

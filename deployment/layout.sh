@@ -43,7 +43,7 @@ as_service() {
     runuser -u $service_user -- "$@"
 }
 
-# A first configuration from the examples in SHARE. One that is there is never touched; the administrator is told where the
+# A first configuration from the examples in SHARE. One that is there is never touched; the administrator sees a message where the
 # service cannot read it.
 make_configuration() {
     example "$1/config.env.example" /etc/trackandtrace/config.env

@@ -152,7 +152,7 @@ class Site:
         assert found.total > 0
 
     def assert_beginning(self, feed: Feed) -> int:
-        """What is written is the beginning of the truth, line by line; gives how many whole lines that are."""
+        """What is written is the beginning of the truth, line by line; returns how many whole lines that are."""
         lines = [line for path in self.data_files(feed) for line in path.read_bytes().split(b"\n")[:-1]]
         truth = self.provider.truth(feed, self.start, int(self.clock.now))
         for line, event in zip(lines, truth, strict=False):

@@ -1,4 +1,4 @@
-"""What people install: `artifacts.py wheel | wheelhouse | deb [DIR]`, into dist/ unless told otherwise.
+"""What people install: `artifacts.py wheel | wheelhouse | deb [DIR]`, into dist/ unless DIR is named.
 
 A wheelhouse is a folder of wheels from which `deployment/deploy.sh` installs without a network, for machines with the
 Python version and the architecture of this one.

@@ -157,7 +157,7 @@ def examine(reader: Reader, path: Path) -> tuple[str, list[str]]:
 
 
 def some_key(reader: Reader, path: Path, kind: Kind) -> str:
-    """A name in the first row that has one: taken from the reason why a key that nobody has was not found."""
+    """A name in the first row that has one: taken from the reason why a key that no table has was not found."""
     try:
         with reader.open(path, kind, RowContract(key="no such key 7b1f")):
             return ""
@@ -290,7 +290,7 @@ def same(value: object, text: str) -> bool:
         except ValueError:
             return False
     if isinstance(value, dt.datetime | dt.date | dt.time | dt.timedelta):
-        # openpyxl tells dates from times by another rule; what can be told is told by the day or the minute.
+        # openpyxl distinguishes dates from times by another rule; what can be compared is compared by the day or the minute.
         return moment(value) == text[: len(moment(value))] or text.startswith(str(value)[:10]) or ":" in text
     # openpyxl leaves `_x000d_`, a carriage return, as it stands.
     return one_line_end(str(value).replace("_x000d_", "\r")) == one_line_end(text)

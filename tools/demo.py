@@ -19,7 +19,7 @@ def main() -> int:
     )
     given = parser.parse_args()
     if given.hosts is not None and given.hosts < 2:
-        parser.error("one worker has nobody to go on in its place: give 2 or more")
+        parser.error("one worker has no other to go on in its place: give 2 or more")
     folder = Path(tempfile.mkdtemp(prefix="mailferry-demo-"))
     folder.chmod(0o755)  # as root the private PostgreSQL runs as another user, who has to get there
     if given.hosts:

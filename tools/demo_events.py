@@ -43,20 +43,20 @@ def run(folder: Path) -> bool:
     )
     try:
         assert provider.stdout
-        told = json.loads(provider.stdout.readline())
+        announced = json.loads(provider.stdout.readline())
         config = folder / "uzmanposta.ini"
         defaults = (
             "[DEFAULT]\nmax_parallel_details = auto\nlist_sleep_time = 0.1\ndetail_sleep_time = 0.1\n\n"
         )
         config.touch(0o600)
-        config.write_text(defaults + told["ini"])
-        print(f"provider   {told['url']}, {len(told['feeds'])} sections in {config}")
+        config.write_text(defaults + announced["ini"])
+        print(f"provider   {announced['url']}, {len(announced['feeds'])} sections in {config}")
         _killed_run(config)
         result = _run(config)
         print(
             f"second run exit {result['exit_status']}, {result['total']['adopted_after_crash']} events found written and kept"
         )
-        good = _compare(told, result) & _verified(config, start) & _sealed(config, result)
+        good = _compare(announced, result) & _verified(config, start) & _sealed(config, result)
     finally:
         provider.terminate()
         provider.wait()
@@ -103,16 +103,16 @@ def _run(config: Path) -> dict[str, Any]:
     return result
 
 
-def _compare(told: dict[str, Any], result: dict[str, Any]) -> bool:
+def _compare(announced: dict[str, Any], result: dict[str, Any]) -> bool:
     print(
         f"\n{'section':<28} {'events':>7} {'files':>5} {'logs/s':>7} {'retries':>7} {'lost':>5} {'twice':>5}  order"
     )
     good = True
     sections = {section["section"]: section for section in result["sections"]}
-    for feed in told["feeds"]:
+    for feed in announced["feeds"]:
         section = sections[feed["section"].partition(":")[2]]
         files = _data_files(section["folder"], feed["domain"])
-        found = verify.compare(_truth(told, feed), verify.read_lines(files))
+        found = verify.compare(_truth(announced, feed), verify.read_lines(files))
         order = "kept" if not found.out_of_order else f"{found.out_of_order} wrong"
         metrics = section["metrics"]
         print(
@@ -120,7 +120,7 @@ def _compare(told: dict[str, Any], result: dict[str, Any]) -> bool:
             f"{metrics['api_errors']:>7,} {found.lost:>5} {found.twice:>5}  {order}"
         )
         good = good and not (found.lost or found.twice or found.foreign or found.out_of_order)
-    example = sections[told["feeds"][0]["section"].partition(":")[2]]["folder"]
+    example = sections[announced["feeds"][0]["section"].partition(":")[2]]["folder"]
     print(f"\nlook at    {example}\n           (data by the hour, messages_*, errors_*, the heartbeat)")
     return good and result["exit_status"] == 0
 
@@ -158,12 +158,12 @@ def _seals(config: Path, section: dict[str, Any]) -> int:
     return subprocess.run(command, check=False).returncode
 
 
-def _truth(told: dict[str, Any], feed: dict[str, Any]) -> Iterator[verify.Truth]:
+def _truth(announced: dict[str, Any], feed: dict[str, Any]) -> Iterator[verify.Truth]:
     names = ("api_key", "domain", "category", "type")
     query = urllib.parse.urlencode(
-        {name: feed[name] for name in names} | {"start": told["start"], "end": told["end"]}
+        {name: feed[name] for name in names} | {"start": announced["start"], "end": announced["end"]}
     )
-    with urllib.request.urlopen(f"{told['url']}/_truth?{query}") as answer:
+    with urllib.request.urlopen(f"{announced['url']}/_truth?{query}") as answer:
         yield from verify.read_truth(answer)
 
 

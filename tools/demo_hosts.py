@@ -42,8 +42,8 @@ def run(folder: Path, workers: int) -> bool:
     )
     with contextlib.ExitStack() as stack:
         where = stack.enter_context(private_postgres.running(folder / "postgres"))
-        told = stack.enter_context(_provider())
-        config = _configure(folder, where, told)
+        announced = stack.enter_context(_provider())
+        config = _configure(folder, where, announced)
         conn = stack.enter_context(psycopg.connect(make_conninfo(**where), autocommit=True))
         service = stack.enter_context(_workers(config, workers))
         _until(lambda: _number(conn, "SELECT count(*) FROM mailferry.workers") == workers)
@@ -53,10 +53,10 @@ def run(folder: Path, workers: int) -> bool:
         victim.wait()
         print(f"kill -9    of the worker {victim.pid} at work; the others have to notice, and go on\n")
         begun = time.monotonic()
-        _wait(conn, told)
+        _wait(conn, announced)
         print(f"           all done {time.monotonic() - begun:.0f} s later\n\nmailferry status")
         subprocess.run([*MAILFERRY, "status", "--config", config], check=False)
-        good = _events(conn, told) & _rows(conn)
+        good = _events(conn, announced) & _rows(conn)
     print(f"\n{'Nothing lost, nothing twice.' if good else 'THAT WENT WRONG.'}")
     print(f"look at    {folder}: mailferry.toml, worker-*.log, data/")
     return good
@@ -83,7 +83,7 @@ def _provider() -> Iterator[dict[str, Any]]:
         process.wait()
 
 
-def _configure(folder: Path, where: dict[str, str], told: dict[str, Any]) -> Path:
+def _configure(folder: Path, where: dict[str, str], announced: dict[str, Any]) -> Path:
     """A mailferry.toml with the provider's feeds into a table, and a Maildir with two feeds."""
     lines = ["[service]", 'data_dir = "data"', "", "[database]"]
     lines += [
@@ -94,7 +94,7 @@ def _configure(folder: Path, where: dict[str, str], told: dict[str, Any]) -> Pat
         "[defaults.events]",
         'destination = "table"',
         'schedule = "5s"',
-        f"start_time = {told['start']}",
+        f"start_time = {announced['start']}",
     ]
     lines += [
         "max_parallel_details = 8",
@@ -102,7 +102,7 @@ def _configure(folder: Path, where: dict[str, str], told: dict[str, Any]) -> Pat
         "detail_sleep_time = 0.1",
         "verbose = false",
     ]
-    for feed in told["feeds"]:
+    for feed in announced["feeds"]:
         lines += ["", f'[events."{_name(feed)}"]']
         lines += [f'{option} = "{feed[option]}"' for option in ("api_key", "domain", "category")]
         lines += [f'type = "{feed["type"]}"'] * bool(feed["type"]) + [f'url = "{feed["list_url"]}"']
@@ -157,7 +157,7 @@ def _deliver(folder: Path, count: int) -> None:
 
 
 def _busy(conn: psycopg.Connection[Any], service: list[subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-    """A worker that is loading a file and has not been quick enough to end before it is told."""
+    """A worker that is loading a file and has not been quick enough to end before it is killed."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         loaded = _number(conn, "SELECT count(*) FROM mailferry.jobs WHERE state = 'completed'")
@@ -168,11 +168,11 @@ def _busy(conn: psycopg.Connection[Any], service: list[subprocess.Popen[bytes]])
     raise RuntimeError("no worker came to work; see worker-*.log")
 
 
-def _wait(conn: psycopg.Connection[Any], told: dict[str, Any]) -> bool:
+def _wait(conn: psycopg.Connection[Any], announced: dict[str, Any]) -> bool:
     """Until all that there is has been done."""
     behind = "SELECT count(*) FROM mailferry.feeds WHERE kind = 'events' AND coalesce(position, 0) < %s"
     done = "SELECT count(*) FROM mailferry.jobs WHERE state = 'completed' AND marked_at IS NOT NULL"
-    return _until(lambda: not _number(conn, behind, told["end"]) and _number(conn, done) == MESSAGES)
+    return _until(lambda: not _number(conn, behind, announced["end"]) and _number(conn, done) == MESSAGES)
 
 
 def _until(there: Callable[[], bool]) -> bool:
@@ -194,27 +194,27 @@ def _number(conn: psycopg.Connection[Any], query: str, *values: object) -> int:
     return int(row[0]) if row else 0
 
 
-def _events(conn: psycopg.Connection[Any], told: dict[str, Any]) -> bool:
+def _events(conn: psycopg.Connection[Any], announced: dict[str, Any]) -> bool:
     """Every feed's rows against the provider's truth."""
     print(f"\n{'feed':<28} {'events':>7} {'lost':>5} {'twice':>5}")
     good = True
-    for feed in told["feeds"]:
+    for feed in announced["feeds"]:
         rows = conn.execute(
             "SELECT coalesce(raw, record::text) FROM mail_events WHERE feed = %s ORDER BY time",
             (_name(feed),),
         )
-        found = verify.compare(_truth(told, feed), (row[0].encode() for row in rows))
+        found = verify.compare(_truth(announced, feed), (row[0].encode() for row in rows))
         print(f"{_name(feed):<28} {found.total:>7,} {found.lost:>5} {found.twice:>5}")
         good = good and found.total > 0 and not (found.lost or found.twice or found.foreign)
     return good
 
 
-def _truth(told: dict[str, Any], feed: dict[str, Any]) -> Iterator[verify.Truth]:
+def _truth(announced: dict[str, Any], feed: dict[str, Any]) -> Iterator[verify.Truth]:
     names = ("api_key", "domain", "category", "type")
     query = urllib.parse.urlencode(
-        {name: feed[name] for name in names} | {"start": told["start"], "end": told["end"]}
+        {name: feed[name] for name in names} | {"start": announced["start"], "end": announced["end"]}
     )
-    with urllib.request.urlopen(f"{told['url']}/_truth?{query}") as answer:
+    with urllib.request.urlopen(f"{announced['url']}/_truth?{query}") as answer:
         yield from verify.read_truth(answer)
 
 

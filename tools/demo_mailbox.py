@@ -56,7 +56,7 @@ def run(folder: Path) -> bool:
     deliver(inbox, folder, "Track and Trace: broken", "broken.xlsx", FIRST, cut=700)
     deliver(inbox, folder, "Lunch on Friday", "menu.xlsx", FIRST)
     _show(
-        "a correction, the same once more, odd rows, a broken file, and a message about something else",
+        "a correction, the same again, odd rows, a broken file, and a message about something else",
         config,
     )
 

@@ -1,6 +1,6 @@
 """A PostgreSQL of our own in a folder: started when it is needed, shared, stopped by the last who used it.
 
-The folder holds `data` (the cluster), `run` (the socket), `server.log` and two lock files. Nobody but the owner of
+The folder holds `data` (the cluster), `run` (the socket), `server.log` and two lock files. Only the owner of
 `run` and root gets at the socket, and there is no TCP: the folder's permissions are the password.
 
 Root may not run PostgreSQL, so for root the programs run as the user whose folder it is in, or `postgres`, or `nobody`.
@@ -38,7 +38,7 @@ PATIENCE = 60
 #: sun_path holds 108 bytes with the final NUL; the socket's own name is `/.s.PGSQL.5432`.
 _LONGEST_SOCKET_FOLDER = 107 - len("/.s.PGSQL.5432")
 _CONF = """\
-# Written anew at every start; settings of your own belong into local.conf beside this file.
+# Written again at every start; settings of your own belong into local.conf beside this file.
 listen_addresses = ''
 unix_socket_permissions = 0700
 max_connections = 60
@@ -67,7 +67,7 @@ def running(
 ) -> Iterator[dict[str, str]]:
     """The server of `folder`, made and started where needed, as libpq's parameters `host`, `port`, `user`, `dbname`.
 
-    `settings` are configuration parameters, heeded by whoever starts the server. `binaries` are the installations to
+    `settings` are configuration parameters, heeded by the process that starts the server. `binaries` are the installations to
     choose from; every one of the machine by default. Any number of threads and processes may be inside at once.
 
     Raises Stop where a person has to act (no binaries, a folder out of reach, another major version), Retry where
@@ -114,7 +114,7 @@ class _Server:
         return users
 
     def leave(self, users: int) -> None:
-        """Gives the shared lock back; the last user stops the server."""
+        """Releases the shared lock; the last user stops the server."""
         import fcntl
 
         with self._starting():
@@ -123,7 +123,7 @@ class _Server:
             except BlockingIOError:
                 return
             finally:
-                # Closing frees the lock; nobody can enter before `start.lock` is free as well.
+                # Closing frees the lock; no process can enter before `start.lock` is free as well.
                 os.close(users)
             self._pg_ctl("stop", "-m", "fast")
 
@@ -226,7 +226,7 @@ class _Server:
             found = folder.lstat()
         except OSError as error:
             raise Stop(f"Cannot make the socket's folder {folder}: {error}") from error
-        # In a shared /tmp somebody else may have been there first.
+        # In a shared /tmp another user may have been there first.
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != self._account.uid or found.st_mode & 0o077:
             raise Stop(
                 f"{folder} must be a folder of user {self._account.name} that is closed to all others (0700)."
@@ -293,7 +293,7 @@ class _Server:
                 conn.execute(b"CREATE DATABASE " + DATABASE.encode())
 
     def _remove_foreign_pid_file(self) -> None:
-        """After a reboot the process id of a killed server may belong to a stranger, and PostgreSQL would refuse to start.
+        """After a reboot the process id of a killed server may belong to another program, and PostgreSQL would refuse to start.
 
         A server's working directory is its data folder, so a process elsewhere is none of this folder's.
         """

@@ -98,7 +98,7 @@ def job_plain(job: Job) -> dict[str, Any]:
 
 
 def details_plain(details: Details) -> dict[str, Any]:
-    """A job with its files and the parts passed over."""
+    """A job with its files and the parts skipped."""
     return {
         **job_plain(details.job),
         "files": [dataclasses.asdict(file) for file in details.files],

@@ -91,7 +91,7 @@ def start_again(site: Site) -> None:
         shutil.rmtree(site.folder / name, ignore_errors=True)
 
 
-def vouching_paths(site: Site, feed: Feed) -> Sequence[Path]:
+def committing_paths(site: Site, feed: Feed) -> Sequence[Path]:
     """Everything that a checkpoint says something about, and the checkpoint itself."""
     position, data = site.position_file(feed), site.data_folder(feed)
     hours = [data / f"example.com_{feed.type or 'auth'}_2025-06-15_{hour}.log" for hour in (15, 16, 17)]
@@ -137,7 +137,7 @@ def test_kill_at_each_call_that_changes_the_data_or_its_checkpoint(tmp_path: Pat
             call, number = ("ftruncate", 1) if repairing else next(turns)
             fault = f"signal=KILL:when={number}"
             ended = forked(
-                site, trace=injected(call, fault, log, paths=vouching_paths(site, feed))
+                site, trace=injected(call, fault, log, paths=committing_paths(site, feed))
             ).finished()
             if ended.returncode == 0:  # all is collected: once more from the beginning
                 site.assert_exactly_once(feed)
@@ -222,8 +222,8 @@ def test_kill_at_random_moments(tmp_path: Path, seed: int) -> None:
 
 
 def killed_before_the_sync_of_the_data(site: Site, feed: Feed, log: Path) -> tuple[Path, int]:
-    """A run that announced a write and made it, no more. Gives the file, and its length before that write."""
-    hour = vouching_paths(site, feed)[-2]
+    """A run that announced a write and made it, no more. Returns the file, and its length before that write."""
+    hour = committing_paths(site, feed)[-2]
     trace = injected("fsync", "signal=KILL:when=1", log, paths=[hour])
     assert forked(site, commit_events=5000, trace=trace).finished().returncode == KILLED
     found = checkpoint.load(site.position_file(feed))
@@ -293,7 +293,7 @@ def test_a_kill_while_changes_are_appended_loses_none_and_writes_none_twice(tmp_
         for call, number in CALLS:
             log = tmp_path / "strace"
             fault = f"signal=KILL:when={number}"
-            trace = injected(call, fault, log, paths=vouching_paths(site, OUTGOING))
+            trace = injected(call, fault, log, paths=committing_paths(site, OUTGOING))
             done = forked(site, commit_events=3, trace=trace).finished()
             killed += done.returncode == KILLED
         assert killed > 3

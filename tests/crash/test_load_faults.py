@@ -45,7 +45,7 @@ def site(tmp_path: Path, database_settings: DatabaseSettings) -> Site:
 
 @contextlib.contextmanager
 def held_up(site: Site) -> Iterator[Callable[[], int]]:
-    """Loads stand still before their first row is copied. Gives what waits for one to be there: its backend's id."""
+    """Loads stand still before their first row is copied. Returns what waits for one to be there: its backend's id."""
     with psycopg.connect(**database.parameters(site.settings)) as conn:
         conn.execute("LOCK TABLE tracking_data IN ACCESS EXCLUSIVE MODE")
 

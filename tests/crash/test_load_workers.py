@@ -118,7 +118,7 @@ def finish(site: Site, *processes: Forked) -> None:
 
 @contextlib.contextmanager
 def held_up(site: Site) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
-    """Loads stand still before their first row is copied; gives what waits for another one there, and what lets them go."""
+    """Loads stand still before their first row is copied; returns what waits for another one there, and what lets them go."""
     with psycopg.connect(**database.parameters(site.settings)) as conn:
         conn.execute("LOCK TABLE tracking_data IN ACCESS EXCLUSIVE MODE")
         seen: set[int] = set()

@@ -51,7 +51,7 @@ def site(tmp_path: Path, database_settings: DatabaseSettings) -> Site:
 
 @contextlib.contextmanager
 def provider(folder: Path) -> Iterator[dict[str, Any]]:
-    """`mailferry simulate` with its configuration in the folder; gives what it announced."""
+    """`mailferry simulate` with its configuration in the folder; returns what it announced."""
     command = [sys.executable, "-m", "mailferry", "simulate", "--feed", "authentication", "--rate", "0.1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -142,10 +142,10 @@ def test_explain_says_why_each_message_and_part_is_taken_or_not_and_changes_noth
     before = here.maildir.flags()
     found = here.json("explain")["messages"]
     assert here.maildir.flags() == before
-    assert [message["verdict"] for message in found] == ["taken", "passed over", "taken", "passed over"]
-    assert [part["verdict"] for part in found[0]["parts"]] == ["passed over", "rejected"]
+    assert [message["verdict"] for message in found] == ["taken", "skipped", "taken", "skipped"]
+    assert [part["verdict"] for part in found[0]["parts"]] == ["skipped", "rejected"]
     assert "subject" in found[1]["reason"]
-    assert [part["verdict"] for part in found[2]["parts"]] == ["passed over", "taken"]
+    assert [part["verdict"] for part in found[2]["parts"]] == ["skipped", "taken"]
     assert "marked already" in found[3]["reason"]
     status, out, _ = here.run("explain", "--limit", "1")
     assert status == 0

@@ -59,7 +59,7 @@ def test_over_imap_checks_and_explanations_change_nothing(
     found = list(health.checks(feed))
     assert [check.ok for check in found] == [True] * 4, found
     assert "1 messages match" in found[3].text
-    assert [message.verdict for message in explain(feed, limit=5)] == ["passed over", "taken"]
+    assert [message.verdict for message in explain(feed, limit=5)] == ["skipped", "taken"]
     assert account.flags() == {1: set(), 2: set()}
     refused = account.settings(password="another-password")
     (mailbox,) = [c for c in health.checks(feed.model_copy(update={"mailbox": refused})) if not c.ok]

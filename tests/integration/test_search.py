@@ -136,7 +136,7 @@ def test_explain_check_and_load_agree(site: Site) -> None:
     }
     assert found == {
         "1": ("taken", ""),
-        "2": ("passed over", "the subject does not contain 'Track and Trace'"),
-        "3": ("passed over", "the sender's address does not match 'sender@example.com'"),
+        "2": ("skipped", "the subject does not contain 'Track and Trace'"),
+        "3": ("skipped", "the sender's address does not match 'sender@example.com'"),
     }
     assert site.run(**filters).arrived == 1

@@ -130,7 +130,7 @@ def test_news_is_what_makes_the_folder_longer(lines: list[bytes], news: bool, ex
 def test_the_probe_tells_what_the_server_did_not(
     before: tuple[int, int, int, int], after: tuple[int, int, int], news: bool
 ) -> None:
-    old = _View(uidvalidity=before[0], uidnext=before[1], exists=before[2], told=before[3])
+    old = _View(uidvalidity=before[0], uidnext=before[1], exists=before[2], announced=before[3])
     new = _View(uidvalidity=after[0], uidnext=after[1], exists=after[2])
     assert new.is_news_after(old) is news
 
@@ -168,7 +168,6 @@ def test_a_server_that_tells_nothing_is_found_out_by_the_probe_and_left_for_a_ne
             assert proxy.connections == 1
             account.deliver(HELLO)
             calls.reach(1 + number)
-            assert watched.health.deaf == number
         wait_for("another connection", lambda: proxy.connections == 2)
         calls.reach(2 + watch_imap.MOST_DEAF)
         watched.stop(timeout=30)
@@ -196,7 +195,7 @@ def test_a_connection_that_fails_is_made_anew_and_calls(
         calls.reach(1)
         armed.set()
         account.deliver(HELLO)
-        is_state(watched, State.AWAY)
+        is_state(watched, State.UNREACHABLE)
         assert error in watched.health.error
         armed.clear()
         calls.reach(2)
@@ -223,12 +222,12 @@ def test_a_server_that_is_killed_is_found_again_when_it_is_back(start: Any, call
     with own_dovecot() as dovecot, contextlib.ExitStack() as stack:
         account = Account(dovecot=dovecot, user="user@example.com")
         watched = start(ImapWatcher(account.settings(), calls))
-        is_state(watched, State.AWAY)
+        is_state(watched, State.UNREACHABLE)
         server = dovecot.start()
         stack.callback(_kill, server)
         calls.reach(1)
         _kill(server)
-        is_state(watched, State.AWAY)
+        is_state(watched, State.UNREACHABLE)
         stack.callback(_kill, dovecot.start())
         calls.reach(2)
         account.deliver(HELLO)
@@ -257,7 +256,7 @@ def test_a_token_that_ended_between_two_connections_is_renewed(
         account.dovecot.tokens[new] = account.user
         cut.set()
         account.deliver(HELLO)
-        is_state(watched, State.AWAY)
+        is_state(watched, State.UNREACHABLE)
         cut.clear()
         calls.reach(2)
         assert tokens.tokens == [new]
@@ -356,7 +355,7 @@ def test_what_a_server_says_out_of_place_makes_a_new_connection_after_a_pause(
     with _server(idle) as server:
         watched = start(**through(server))
         wait_for(error, lambda: error in watched.health.error)
-        assert watched.health.state is State.AWAY
+        assert watched.health.state is State.UNREACHABLE
         wait_for("another connection", lambda: server.connections == 2)
         watched.stop(timeout=30)
 

@@ -97,7 +97,7 @@ def test_a_maildir_that_goes_away_is_watched_again_when_it_is_back(
     watched = start(_maildir(root, calls))
     calls.reach(1)
     root.rename(root.parent / "elsewhere")
-    is_state(watched, State.AWAY)
+    is_state(watched, State.UNREACHABLE)
     assert str(root) in watched.health.error
     (root.parent / "elsewhere").rename(root)
     calls.reach(2)

@@ -104,7 +104,7 @@ def test_health_is_judged_by_the_last_good_answer() -> None:
     assert not health.unhealthy(made + timedelta(seconds=900))
     assert health.unhealthy(made + timedelta(seconds=901))
     health = Health(
-        state=State.AWAY, since=made, made=made, patience=900, last_good=made + timedelta(seconds=500)
+        state=State.UNREACHABLE, since=made, made=made, patience=900, last_good=made + timedelta(seconds=500)
     )
     assert not health.unhealthy(made + timedelta(seconds=1400))
     assert health.unhealthy(made + timedelta(seconds=1401))

@@ -75,7 +75,7 @@ def test_a_request_that_others_depend_on_is_let_in_next() -> None:
 
 
 def rounds(slots: AdaptiveSlots, takes: int, requests: int) -> int:
-    """Play a provider that takes so many at once; gives how many requests it refused."""
+    """Play a provider that takes so many at once; returns how many requests it refused."""
     refused = 0
     done = 0
     while done < requests:

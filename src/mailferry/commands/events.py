@@ -55,7 +55,7 @@ def collect(
 def run_collect(
     config: Path, section: str | None, *, every: bool, workers: int, show: bool, as_json: bool
 ) -> int:
-    """`collect`, for both command lines that have it; gives the exit status.
+    """`collect`, for both command lines that have it; returns the exit status.
 
     Raises:
         ConfigError: with all faults, before anything is fetched.

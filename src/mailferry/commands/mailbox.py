@@ -69,7 +69,7 @@ def explain(
     limit: Annotated[int, typer.Option(min=1, help="So many messages, the newest first.")] = 20,
     as_json: _Json = False,
 ) -> None:
-    """Say of each message and part why it would be taken or passed over; nothing is changed.
+    """Say of each message and part why it would be taken or skipped; nothing is changed.
 
     Exit status: 0 done; 1 the mailbox cannot be opened; 2 configuration.
     """
@@ -246,7 +246,7 @@ def _configuration(file: Path | None) -> Configuration:
 
 
 def run_load(feed: MailboxFeed, *, as_json: bool) -> int:
-    """One run; prints what it came to, and gives the exit status."""
+    """One run; prints what it came to, and returns the exit status."""
     import threading
 
     from mailferry import report_jobs
@@ -281,7 +281,7 @@ def _run(feed: MailboxFeed, stop: threading.Event) -> Run | None:
 def ending(stop: threading.Event) -> Iterator[list[int]]:
     """SIGTERM and SIGINT set `stop`; when the step at hand takes longer than GRACE, it is broken off (Interrupted).
 
-    Gives the signals received.
+    Returns the signals received.
     """
     from mailferry.mailbox.load import Interrupted
 
@@ -313,7 +313,7 @@ def ending(stop: threading.Event) -> Iterator[list[int]]:
 
 
 def run_check(config: Path | None, feed: str = "", *, as_json: bool) -> int:
-    """The health checks, printed; gives the exit status."""
+    """The health checks, printed; returns the exit status."""
     from mailferry import report_jobs
     from mailferry.mailbox import health
 

@@ -43,7 +43,7 @@ def start(config: Configs = None) -> None:
 
 
 def run_start(paths: Sequence[Path]) -> int:
-    """`start`, for both command lines that have it; gives the exit status."""
+    """`start`, for both command lines that have it; returns the exit status."""
     if sys.platform != "win32":
         # What a reload would read is being read; until the service listens to it, it must not end the process.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -99,7 +99,7 @@ def status(config: Configs = None, as_json: _Json = False) -> None:
 
 
 def run_status(paths: Sequence[Path], *, as_json: bool) -> int:
-    """`status`, for both command lines that have it; gives the exit status."""
+    """`status`, for both command lines that have it; returns the exit status."""
     from mailferry import report_jobs
     from mailferry.clock import local_now
     from mailferry.monitor import status as monitor

@@ -11,7 +11,7 @@ import typer
 
 def simulate(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same events.")] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same events.")] = 1,
     domain: Annotated[
         list[str] | None,
         typer.Option(help="A domain with a key of its own; may be given again.", show_default="example.com"),

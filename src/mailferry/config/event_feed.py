@@ -284,7 +284,7 @@ class EventFeed(Settings):
     def _stamps_can_be_verified(self) -> Self:
         if self.timestamp_url and self.timestamp_ca_file is None:
             raise ValueError(
-                "timestamp_url: set timestamp_ca_file, too, or nobody can verify the time stamps"
+                "timestamp_url: set timestamp_ca_file, too: without it time stamps cannot be verified"
             )
         return self
 

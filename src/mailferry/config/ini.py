@@ -43,7 +43,7 @@ def read(path: Path) -> Source:
             source.fault(place, f"{path}: [{name}]: {what}")
             continue
         sections[place] = name
-        own: dict[str, str] = parser._sections[name]  # type: ignore[attr-defined]  # noqa: SLF001 - the only way to tell a section's own options
+        own: dict[str, str] = parser._sections[name]  # type: ignore[attr-defined]  # noqa: SLF001 - the only way to find a section's own options
         _options(source, place, name, own)
         if url := own.get("database_url"):
             urls.setdefault(url, name)

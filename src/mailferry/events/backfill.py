@@ -110,7 +110,7 @@ class Backfill(Collector):
         return closed
 
     async def let_go(self) -> None:
-        """Give back what it holds of the destination."""
+        """Release what it holds of the destination."""
         await in_thread(self._destination.release)
 
     async def _gaps(self, done: Done, writer: Writer) -> None:
@@ -193,7 +193,7 @@ class Backfill(Collector):
                 for start, end in _pieces(span.start, span.end):
                     held = await in_thread(self._destination.held, start, end)
                     if held.untimed:
-                        return  # nobody can say which second those belong to
+                        return  # which second those belong to is unknown
                     times.update({t: n for t, n in held.times.items() if start <= t < end})
                 progress.coverage = progress.coverage.recounted(span.start, span.end, times)
             await in_thread(self._destination.commit, [], progress, progress.position)

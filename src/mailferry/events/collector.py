@@ -94,7 +94,7 @@ class Collector:
         watch: Callable[[str, float], None] = lambda _section, _share: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`watch` is told the share of the run that is done, 0 to 1; `stop` is set to end early and in good order.
+        """`watch` receives the share of the run that is done, 0 to 1; `stop` is set to end early and in good order.
 
         For a feed whose destination is a table: `pool`, of which the run holds one connection until its end; `runner`, a
         name for people; `take_over`, to end whatever run still holds the feed instead of skipping it.
@@ -124,7 +124,7 @@ class Collector:
         self._deadline: float | None = None
 
     async def run(self) -> Result:
-        """Collect everything up to now. An error is told in the result, not raised."""
+        """Collect everything up to now. An error is returned in the result, not raised."""
         try:
             if await self._acquired():
                 await self._held()
@@ -150,7 +150,7 @@ class Collector:
             await self._guarded()
         finally:
             await stopped(beating)
-            self._tell()
+            self._report()
 
     async def _guarded(self) -> None:
         try:
@@ -181,17 +181,21 @@ class Collector:
             self._destination.beat("running")
             await asyncio.sleep(heartbeat.INTERVAL)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         """The end of the run, for people and for monitoring."""
-        result, vouched = self._result, self._destination.vouched
+        result, committed = self._result, self._destination.committed
         self._metrics.ended = time.monotonic()
-        if vouched:
-            result.position, result.gap_count, result.late = vouched.position, vouched.gap_count, vouched.late
-            result.lag_seconds = max(0, round(self._clock() - vouched.position))
+        if committed:
+            result.position, result.gap_count, result.late = (
+                committed.position,
+                committed.gap_count,
+                committed.late,
+            )
+            result.lag_seconds = max(0, round(self._clock() - committed.position))
         result.files = self._destination.written
         if result.error:
             self._journal.error(result.error, level=logging.ERROR)
-        if vouched and (warning := falls_behind(vouched.position, self._clock(), self._feed.keeps)):
+        if committed and (warning := falls_behind(committed.position, self._clock(), self._feed.keeps)):
             self._journal.error(warning, level=logging.WARNING)
         state = f"{result.status}: {self._metrics.events:,} events"
         if self._metrics.late:
@@ -200,8 +204,8 @@ class Collector:
             state += f", {self._metrics.as_text} of them kept as text too"
         if result.new_gaps:
             state += f", {result.new_gaps} new gaps on record"
-        if vouched:
-            state += f"; up to {_utc(vouched.position)}"
+        if committed:
+            state += f"; up to {_utc(committed.position)}"
         self._journal.message(state)
         self._destination.beat(result.status, result.error)
 
@@ -414,7 +418,7 @@ class Collector:
         for gap in await writer.covered(done):
             self._result.new_gaps += 1
             reason = {
-                "saturated": f"it holds more than the {done.limit} records that the provider gives at once",
+                "saturated": f"it holds more than the {done.limit} records that the provider returns at once",
                 "expired": "the provider no longer has events of that time",
             }[gap.kind]
             self._journal.error(

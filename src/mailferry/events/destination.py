@@ -77,7 +77,7 @@ class Destination(Protocol):
     """
 
     #: How far the feed got as the destination has it for certain; None before the first commit.
-    vouched: Progress | None
+    committed: Progress | None
     #: Names of the files written to, in order of their first line; none of a table.
     written: list[str]
     #: Where the run says what it does.
@@ -113,7 +113,7 @@ class Destination(Protocol):
         """Where to go on (None: this feed has never run), after repairing what a crash has left."""
 
     def commit(self, lines: Sequence[Line], progress: Progress, end: int) -> Committed:
-        """Write `lines` and vouch for them, whole or not at all: `progress` is how far the feed got with them.
+        """Write and commit `lines`, whole or not at all: `progress` is how far the feed got with them.
 
         `end`: Unix seconds, the end of the last range that listed the lines. A feed's first commit has no lines: it
         puts on record where the feed begins. `progress.events` is lowered by those lines that were there already.

@@ -1,4 +1,4 @@
-"""Hourly files: the destination of a feed that writes JSON lines. The checkpoint vouches for what is in them."""
+"""Hourly files: the destination of a feed that writes JSON lines. The checkpoint says what of them is committed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class HourlyFiles:
         self._closed = ClosedFiles(feed, clock)
         self.folder = feed.folder
         #: What the checkpoint on the disk says; None before there is one.
-        self.vouched: Progress | None = None
+        self.committed: Progress | None = None
         #: Names of the files that were written to, in order of their first line.
         self.written: list[str] = []
         self.journal: Journal = FileJournal(feed, clock)
@@ -107,7 +107,7 @@ class HourlyFiles:
 
     def beat(self, status: str, error: str = "") -> None:
         """Replace the heartbeat file."""
-        self._heartbeat.write(status, self.vouched, error)
+        self._heartbeat.write(status, self.committed, error)
 
     def open(self) -> tuple[Progress | None, Recovered]:
         """Where to go on (None: this feed has never run), after repairing what a crash has left."""
@@ -120,26 +120,26 @@ class HourlyFiles:
             checkpoint.save(self._feed.position_file, found.progress)
         if found.inherited:
             recovered = self._inherit(found.progress)
-        self.vouched = _copy(found.progress)
+        self.committed = _copy(found.progress)
         return found.progress, recovered
 
     def commit(self, lines: Sequence[Line], progress: Progress, end: int) -> Committed:
-        """Announce `lines`, append them, then vouch for them."""
+        """Announce `lines`, append them, then commit them."""
         if lines:
-            assert self.vouched, "a feed's first commit has no lines"
-            covered = self.vouched.coverage.covers
+            assert self.committed, "a feed's first commit has no lines"
+            covered = self.committed.coverage.covers
             late = {line.key: line.time for line in lines if covered(line.time) and not line.changed}
             files: dict[str, list[Line]] = {}
             for line in lines:
                 name = self._closed.place(self.name(line.time), late=line.key in late)
                 files.setdefault(name, []).append(line)
-            # Until they are on the disk, what is vouched for stays what it was.
+            # Until they are on the disk, what is committed stays what it was.
             intent = self._intent(files, end)
             intent.late = late
             intent.states = {line.key: line.state for line in lines if line.state}
             intent.changed = [line.key for line in lines if line.changed]
             intent.stand_ins = {line.key: line.time for line in lines if line.stands_in and not line.changed}
-            checkpoint.save(self._feed.position_file, self.vouched, intent)
+            checkpoint.save(self._feed.position_file, self.committed, intent)
             for name, part in files.items():
                 path = self.folder / name
                 with disk.explained("append to", path):
@@ -147,7 +147,7 @@ class HourlyFiles:
                 if name not in self.written:
                     self.written.append(name)
         checkpoint.save(self._feed.position_file, progress)
-        self.vouched = _copy(progress)
+        self.committed = _copy(progress)
         return Committed()
 
     def name(self, event_time: int) -> str:
@@ -224,16 +224,16 @@ class HourlyFiles:
 
     def close(self) -> None:
         """Compress and seal the hours that are over and audited; see `ClosedFiles`."""
-        if self.vouched is None:
+        if self.committed is None:
             return
         now = int(self._clock())
         first = now
         if self._feed.file_time == "event":
-            audited = self._audited_to(self.vouched, now)
+            audited = self._audited_to(self.committed, now)
             if audited is None:
                 return
             first = audited
-        for what in self._closed.close(self._names(first - 3600, now + 3600), self.vouched.coverage):
+        for what in self._closed.close(self._names(first - 3600, now + 3600), self.committed.coverage):
             self.journal.message(what)
         if self._feed.seal and self._feed.timestamp_url:
             timestamps.stamp(self._feed)

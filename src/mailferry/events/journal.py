@@ -1,6 +1,6 @@
 """What one run says: to the program's log; and where the feed has files, to its own logs beside them.
 
-Those are `messages_*` for people and `errors_*` as JSON lines, the newest few of each kept. A disk that refuses a log line must not stop the collection of data: such a failure is told to the program's log.
+Those are `messages_*` for people and `errors_*` as JSON lines, the newest few of each kept. A disk that refuses a log line must not stop the collection of data: such a failure is logged to the program's log.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Journal:
         if level >= logging.WARNING:
             self.message(error, level)
         else:
-            told = f" ({request})" if request else ""
-            log.log(level, "%s: %s%s", self._feed.section, error, told)
+            asked = f" ({request})" if request else ""
+            log.log(level, "%s: %s%s", self._feed.section, error, asked)
 
     def _note(self, error: str, request: str, duration_ms: int | None) -> None:
         """Keep an error for programs."""

@@ -127,7 +127,7 @@ def homeless(times: Iterable[int], known: Sequence[Partition]) -> list[int]:
 
 
 def make_room(conn: Connection, table: Table, times: Iterable[int]) -> list[Partition]:
-    """Make the partitions that these moments need and that are still missing; gives all there are then.
+    """Make the partitions that these moments need and that are still missing; returns all there are then.
 
     Two hosts may need the same one at once: the second waits, and finds it made. Raises Stop where that is not possible.
     """
@@ -167,17 +167,17 @@ def expire(conn: Connection, table: Table, feed: str, days: int, now: float) -> 
     One that no other feed holds on to is dropped as a whole; of others this feed's events are deleted. A partition that
     is being read is left to a later run; one that a view reads is emptied, and stays.
     """
-    told = []
+    expired = []
     for partition in partitions(conn, table):
         if partition.end > now - days * 86_400:
             continue
         values: dict[str, Any] = {"feed": feed, "now": int(now), "until": partition.end}
-        # It is being read; or somebody else has dropped it meanwhile.
+        # It is being read; or another session has dropped it meanwhile.
         with contextlib.suppress(psycopg.errors.LockNotAvailable, psycopg.errors.UndefinedTable):
             what = _let_go(conn, table, partition, values)
             if what:
-                told.append(f"{what}, older than {days} days")
-    return told
+                expired.append(f"{what}, older than {days} days")
+    return expired
 
 
 def _let_go(conn: Connection, table: Table, partition: Partition, values: dict[str, Any]) -> str:

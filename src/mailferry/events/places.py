@@ -1,6 +1,6 @@
 """Which sections run: so many at once, and those whose hosts do not answer do not count.
 
-A section whose requests get no answer gives its place back until one comes; sections of the same host that have not begun
+A section whose requests get no answer releases its place until one comes; sections of the same host that have not begun
 wait for that. Times are seconds of the event loop's clock.
 """
 
@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from mailferry.events.throttle import Slots
 
-#: A section gives its place back after so many seconds without an answer.
+#: A section releases its place after so many seconds without an answer.
 QUIET = 10.0
-#: Sections that may have given theirs back at once: each of them may hold a connection of the database.
+#: Sections that may have released theirs at once: each of them may hold a connection of the database.
 AT_MOST = 20
 #: A host that did not answer for so many seconds is given up: its other sections are left to the next run.
 LONG = 60.0

@@ -237,7 +237,7 @@ class Reader:
                 step = reading.send(answer)
                 if self._pages.limit < limit:
                     self._journal.error(
-                        f"an answer of exactly {self._pages.limit:,} records had more behind it: the provider gives no more at "
+                        f"an answer of exactly {self._pages.limit:,} records had more behind it: the provider returns no more at "
                         f"once, not {limit:,}; such answers are now taken for full pages",
                         level=logging.WARNING,
                     )

@@ -2,7 +2,7 @@
 
 A stranger checks it without mailferry: `sha256sum` of each file, and of each line (without its newline) for `previous` of the
 next. It is tamper-evident: who changes, removes, renames or adds a sealed file, or a line, is found out; who can write the
-folder can make a new chain, which only a time stamp, or a `head` noted elsewhere, tells from the old one.
+folder can make a new chain, which only a time stamp, or a `head` noted elsewhere, distinguishes from the old one.
 """
 
 from __future__ import annotations

@@ -228,8 +228,8 @@ class Source:
     def _given_up(self, request: Request, failure: Again, tries: Tries) -> Retry:
         if isinstance(failure, NotThere):
             self._in_vain += 1
-        away = not failure.reached and (request.kind == "list" or tries.alone(self._answered))
-        kind = Unreachable if away else Retry
+        unreachable = not failure.reached and (request.kind == "list" or tries.alone(self._answered))
+        kind = Unreachable if unreachable else Retry
         return kind(f"{self._name(request)}: {failure}, {tries.count} times; the next run tries again")
 
     async def _once(

@@ -92,14 +92,14 @@ class EventTable:
         self._last_number = 0
         #: Identities as the database has them.
         self._seen = Seen()
-        self.vouched: Progress | None = None
+        self.committed: Progress | None = None
         self.written: list[str] = []
         self.journal = Journal(feed)
         self.checkpoint = f"position of feed {feed.section} in mailferry.event_progress"
 
     def acquire(self) -> bool:
         """Take a connection, and on it the feed's lock; False where another session has that."""
-        with _told():
+        with _translated():
             conn = self._connected()
             locked = _try_lock(conn, self._lock)
             if not locked and self._take_over:
@@ -128,7 +128,7 @@ class EventTable:
 
     def mark(self) -> bool:
         """Take a lock of its own for the back-fill."""
-        with _told():
+        with _translated():
             self._marked = _try_lock(self._connected(), self._mark)
         return self._marked
 
@@ -143,7 +143,7 @@ class EventTable:
 
     def look(self) -> Progress | None:
         """What the feed's row says, but for identities."""
-        with _told(), self._connected().cursor(row_factory=dict_row) as cursor:
+        with _translated(), self._connected().cursor(row_factory=dict_row) as cursor:
             row = cursor.execute(_sql("look"), {"feed": self._feed.section}).fetchone()
         return None if row is None or row["position"] is None else progress_of(row)
 
@@ -159,7 +159,7 @@ class EventTable:
 
     def _rows(self, statement: str, start: int, end: int) -> Iterator[tuple[Any, ...]]:
         values = {"feed": self._feed.section, "start": start, "end": end}
-        with _told():
+        with _translated():
             conn, text = self._connected(), self._statement(statement)
             # A cursor of the server's: a day may be a million rows.
             with conn.transaction(), conn.cursor(name="rows") as cursor:
@@ -170,7 +170,7 @@ class EventTable:
         """Raise the fence, and read how far the feed got."""
         feed = self._feed
         source = f"{feed.category}/{feed.type}/{feed.domain}"
-        with _told():
+        with _translated():
             table = self._prepared()
             values: dict[str, Any] = {"feed": feed.section, "source": source, "runner": self._runner}
             values |= {"target": table.title, "retention_days": self._days}
@@ -192,16 +192,16 @@ class EventTable:
         if row["position"] is None:
             return None, Recovered()
         progress = progress_of(row, self._seen.copy(), feed.look_back)
-        self.vouched = replace(progress, seen=Seen())
+        self.committed = replace(progress, seen=Seen())
         return progress, Recovered()
 
-    def commit(self, lines: Sequence[Line], progress: Progress, end: int) -> Committed:  # noqa: ARG002 - what is seen tells
+    def commit(self, lines: Sequence[Line], progress: Progress, end: int) -> Committed:  # noqa: ARG002 - it is known from what is seen
         """Write rows and progress in one transaction. Raises TakenOver.
 
         A connection that is lost at its very end leaves open whether it happened: the next run goes by what it finds.
         """
         made = rows((line for line in lines if not line.changed), self._last_number)
-        with _told():
+        with _translated():
             if made:
                 self._make_room(made)
             with self._conn.transaction():
@@ -215,13 +215,13 @@ class EventTable:
                 self._advance(progress, self._last_number + len(made))
         self._last_number += len(made)
         self._seen = progress.seen.copy()
-        self.vouched = replace(progress, seen=Seen())
+        self.committed = replace(progress, seen=Seen())
         return Committed(repeated=repeated, as_text=sum(row.raw is not None for row in made))
 
     def held(self, start: int, end: int) -> Held:
         """Ask for the rows of this time, and of an hour more at both ends: the provider may file an event elsewhere."""
         values = {"feed": self._feed.section, "start": start - 3600, "end": end + 3600}
-        with _told():
+        with _translated():
             found = self._connected().execute(self._statement("held"), values).fetchall()
         return Held({identity for identity, _ in found}, Counter(time for _, time in found))
 
@@ -233,14 +233,14 @@ class EventTable:
         if not self._days:
             return []
         assert self._table
-        with _told():
+        with _translated():
             return partitions.expire(self._conn, self._table, self._feed.section, self._days, self._clock())
 
     def beat(self, status: str, error: str = "") -> None:
-        """Nothing: the lock and the progress row say that somebody is alive, and how far."""
+        """Nothing: the lock and the progress row say that a worker is alive, and how far it got."""
 
     def release(self) -> None:
-        """Give lock and connection back."""
+        """Release lock and connection."""
         conn, self._held = self._held, None
         self._locked = self._marked = False
         if conn is None:
@@ -288,7 +288,7 @@ class EventTable:
 
     def _written(self, made: list[Row]) -> int:
         """Write the rows as fast as they can be; how many were not there before."""
-        # Nobody raises the fence between here and the commit.
+        # No other worker raises the fence between here and the commit.
         if not self._conn.execute(_sql("hold"), self._fenced).fetchone():
             raise TakenOver(f"[{self._feed.section}] {TakenOver()}")
         for way in (self._copy, self._insert):
@@ -422,7 +422,7 @@ def _sql(name: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _translated() -> Iterator[None]:
     """The database's errors as Retry, Reject or Stop."""
     try:
         yield

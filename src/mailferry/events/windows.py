@@ -1,7 +1,7 @@
 """Which range to ask for next, so that every event up to a moment has been listed. Pure: ranges out, answers in.
 
 The provider has no cursor and no total. An answer that is shorter than a page is whole; a full page is only its
-range's newest part. How long a page is has to be learned: the provider may give less than is configured. As pages are newest first, a full page reaches down to its oldest second: the rest of the range
+range's newest part. How long a page is has to be learned: the provider may return less than is configured. As pages are newest first, a full page reaches down to its oldest second: the rest of the range
 is asked for up to and including that second. Where a page cannot be trusted to be in order, its range is halved.
 
 Whether `endtime` is inclusive is not known: every range is asked so that all seconds *before* its end are listed
@@ -78,7 +78,7 @@ class Pages:
     def full(self, size: int) -> bool:
         """Whether an answer of so many records may be cut."""
         if size > self.limit:
-            self.limit = self._configured  # the provider gives more again
+            self.limit = self._configured  # the provider returns more again
         return size >= self.limit
 
     def doubtful(self, size: int) -> bool:

@@ -1,4 +1,4 @@
-"""Why each message and part of a mailbox is taken or passed over; nothing is changed by asking."""
+"""Why each message and part of a mailbox is taken or skipped; nothing is changed by asking."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 #: What each is called in the output.
 _VERDICTS = {
     Verdict.TAKEN: "taken",
-    Verdict.IGNORED: "passed over",
-    Verdict.SKIPPED: "passed over",
+    Verdict.IGNORED: "skipped",
+    Verdict.SKIPPED: "skipped",
     Verdict.REJECTED: "rejected",
 }
 
@@ -38,7 +38,7 @@ class PartVerdict:
 
     section: str
     name: str
-    #: "taken", "passed over" or "rejected".
+    #: "taken", "skipped" or "rejected".
     verdict: str
     reason: str
 
@@ -51,7 +51,7 @@ class MessageVerdict:
     received: datetime | None
     sender: str
     subject: str
-    #: "taken" or "passed over".
+    #: "taken" or "skipped".
     verdict: str
     reason: str
     parts: tuple[PartVerdict, ...] = ()
@@ -108,7 +108,7 @@ def _message(feed: MailboxFeed, mailbox: Mailbox, ref: MessageRef, *, is_marked:
         received=summary.received,
         sender=summary.sender,
         subject=summary.subject,
-        verdict="passed over" if reason else "taken",
+        verdict="skipped" if reason else "taken",
         reason=reason,
         parts=tuple(map(_part, found)),
     )
@@ -125,6 +125,4 @@ def _part(outcome: PartOutcome) -> PartVerdict:
 
 
 def _verdict(ref: MessageRef, reason: str) -> MessageVerdict:
-    return MessageVerdict(
-        uid=ref.uid, received=None, sender="", subject="", verdict="passed over", reason=reason
-    )
+    return MessageVerdict(uid=ref.uid, received=None, sender="", subject="", verdict="skipped", reason=reason)

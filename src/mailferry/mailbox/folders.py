@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 #: Begins the names of folders in `pending` that hold what the reading child works with.
 READING = ".reading-"
-#: Seconds after which a file that no job knows, or a reading folder of another host, belongs to nobody.
+#: Seconds after which a file that no job knows, or a reading folder of another host, is deleted.
 _ABANDONED = 3600
 #: Added to a file's name for the list of its rejected rows.
 REJECTS = ".rejects.csv"
@@ -91,7 +91,7 @@ class Folders:
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[bool]:
-        """Whether these folders can be used beside others that share them; held as `alone`, whom it keeps out.
+        """Whether these folders can be used beside other processes that share them; held as long as `alone`, which it excludes.
 
         Windows knows no such lock on a whole file: there one process has them to itself.
         """
@@ -102,7 +102,7 @@ class Folders:
         import fcntl
 
         try:
-            # The file that `alone` locks, which nobody ever deletes.
+            # The file that `alone` locks, which is never deleted.
             descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise self._unlockable(error) from None
@@ -135,7 +135,7 @@ class Folders:
         folder = self.processed / day.isoformat() if good else self.failed
         target = folder / path.name
         if path == target or not path.is_file():
-            # Moved before, maybe by somebody who could not say so any more.
+            # Moved before, maybe by a process that died before it could record that.
             return target if target.is_file() else None
         with explained("move", path):
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -159,10 +159,10 @@ class Folders:
         """Delete from `pending` what no job needs: one was cancelled, or a crash came between storing and recording.
 
         Of the latter the message is still unmarked, and was fetched again if it is still wanted. Unless `alone`, what
-        is not old stays, and what a living process reads from. Others may have it recorded in this very moment: a
+        is not old stays, and what a living process reads from. Another process may record it at this very moment: a
         file that is missing then is fetched again.
         """
-        # Alone, so downloads cut short belong to nobody, whatever their age.
+        # Alone, so no process writes to downloads cut short, whatever their age.
         count = clear_leftovers(self.pending, math.inf if alone else time.time())
         for path in self.pending.glob(f"{READING}*"):
             if alone or not _is_read_from(path):
@@ -198,19 +198,19 @@ class Folders:
 
 
 def reading_prefix() -> str:
-    """How the names of this process's reading folders begin: host and process id tell others whether it is alive."""
+    """How the names of this process's reading folders begin: by host and process id another process sees whether it is alive."""
     return f"{READING}{socket.gethostname()}-{os.getpid()}-"
 
 
 def _is_read_from(folder: Path) -> bool:
-    """Whether the process that made the folder may be alive. Of another host, by a shared disk, only its age speaks."""
+    """Whether the process that made the folder may be alive. Of another host, by a shared disk, only its age decides."""
     host, _, process = folder.name.removeprefix(READING).rpartition("-")[0].rpartition("-")
     if host == socket.gethostname() and process.isdecimal() and sys.platform != "win32":
         try:
             os.kill(int(process), 0)
         except ProcessLookupError:
             return False
-        except OSError:  # somebody else's process
+        except OSError:  # another user's process
             return True
         return True
     return time.time() - _modified(folder) < _ABANDONED

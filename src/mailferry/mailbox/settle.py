@@ -96,7 +96,7 @@ def _outcome(job: Job) -> Outcome:
 def moved_message(work: Work, job: Job) -> Iterator[tuple[Mailbox, MessageRef] | None]:
     """The folder for failed messages, open, and what the message is called there, where marking has moved it to.
 
-    None when it was not moved, or is not there any more. A copy on an IMAP server has a new UID: its header tells.
+    None when it was not moved, or is not there any more. A copy on an IMAP server has a new UID: it is found by its header.
     """
     settings = work.feed.mailbox
     if settings.mark is not MarkBy.MOVE or job.marked_as != Outcome.FAILED:

@@ -327,7 +327,7 @@ class _Storing:
         )
 
     def _keep(self, file: _File, path: Path, kind: Kind, size: int, sha256: str) -> None:
-        """Give a received file its name; it is durable once the folder is."""
+        """Move a received file to its name; it is durable once the folder is."""
         name = safe_name(file.one.name, f"attachment.{kind}")
         target = self._path(sha256, name, file.member)
         path.replace(target)

@@ -63,7 +63,7 @@ class FeedStatus:
     #: Events written that were found to be there no longer.
     missing: int = 0
     # Mailbox feeds
-    #: "watching", "polling", "away" and the like; "" where no worker watches it.
+    #: "watching", "polling", "unreachable" and the like; "" where no worker watches it.
     watch: str = ""
     last_answer: datetime | None = None
     watch_error: str = ""
@@ -168,7 +168,7 @@ def _position(feed: FeedStatus, seconds: int, now: datetime) -> None:
 
 
 def _reached(feed: FeedStatus, progress: Progress, configured: EventFeed, now: datetime) -> None:
-    """How far a feed got by its destination's own word, whoever ran it: the service or cron."""
+    """How far a feed got by its destination's own word, run by the service or by cron."""
     _position(feed, progress.position, now)
     feed.gaps, feed.late, feed.open_gaps = progress.gap_count, progress.late, len(progress.open_gaps)
     feed.counts = progress.counts

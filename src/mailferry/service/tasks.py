@@ -147,7 +147,7 @@ class Tasks:
             return
         deferrer = self._app.configure_task(task, queue=queue, lock=lock, queueing_lock=lock, connection=conn)
         try:
-            # Somebody else's job of the same lock must not spoil the whole transaction.
+            # Another worker's job of the same lock must not spoil the whole transaction.
             async with conn.transaction() if conn else contextlib.nullcontext():
                 await deferrer.defer_async(**arguments)
         except AlreadyEnqueued:

@@ -156,7 +156,7 @@ ORDER BY 3 NULLS FIRST
 
 -- name: create_partition
 -- Attached, not created as a partition: that would lock out all who read the table.
--- Numbers that the server gives itself stay the table's business; from version 17 on a partition may have none of its own.
+-- Numbers that the server assigns itself stay the table's business; from version 17 on a partition may have none of its own.
 CREATE TABLE {partition} (LIKE {table} INCLUDING ALL EXCLUDING IDENTITY)
 
 -- name: attach_partition

@@ -67,7 +67,7 @@ WHERE j.received > %(received)s AND j.finished_at IS NOT NULL
 HAVING count(*) > 0
 
 -- name: finish_file
--- The job's row stays locked, so that nobody takes the job over before the commit.
+-- The job's row stays locked, so that no worker takes the job over before the commit.
 UPDATE mailferry.files
 SET state = %(state)s, target = %(target)s, generation = %(generation)s, duplicate_of = %(duplicate_of)s,
     content_sha256 = %(content_sha256)s, rows_read = %(read)s, inserted = %(inserted)s, updated = %(updated)s,
@@ -119,7 +119,7 @@ DELETE FROM mailferry.rejected_rows AS r USING mailferry.files AS f, mailferry.j
 WHERE r.file_id = f.id AND j.id = f.job_id AND j.feed = %(feed)s AND f.finished_at < %(before)s
 
 -- name: mark
--- Only for the end that was marked: by now somebody may have had the job done again.
+-- Only for the end that was marked: by now a person may have had the job done again.
 UPDATE mailferry.jobs SET marked_at = clock_timestamp(), marked_as = %(marked_as)s
 WHERE id = %(id)s AND state IN ('completed', 'failed') AND finished_at = %(finished_at)s AND marked_at IS NULL
 

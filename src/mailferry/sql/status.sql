@@ -8,7 +8,7 @@ SELECT name, host, schedule, status, error, runner, started_at, ended_at, last_g
 FROM mailferry.feeds WHERE name = ANY(%(names)s)
 
 -- name: progress
--- Of feeds that write into a table, whoever runs them.
+-- Of feeds that write into a table, run by the service or by cron.
 SELECT feed, position, floor, events, late, counts, details_missing, gap_count, gaps, coverage
 FROM mailferry.event_progress WHERE feed = ANY(%(names)s) AND position IS NOT NULL
 

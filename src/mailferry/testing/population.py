@@ -1,4 +1,4 @@
-"""A seeded population of provider events: the same seed gives the same events, in whatever order they are asked for.
+"""A seeded population of provider events: the same seed makes the same events, in whatever order they are asked for.
 
 Events are made when they are asked for, second by second, from (seed, feed, second), so weeks of time or a
 million events take no memory. Nothing here reads a clock or a socket.
@@ -73,7 +73,7 @@ class Traits:
     #: First second with events and the first without any more, Unix seconds; None goes on for ever.
     start: int = 0
     end: int | None = None
-    #: Unix second -> exactly this many events in it, in place of what `rate` gives. More than a page: saturated.
+    #: Unix second -> exactly this many events in it, in place of what `rate` makes. More than a page: saturated.
     bursts: Mapping[int, int] = field(default_factory=dict)
 
     #: Events that become visible only 1 to `late_by` seconds after their own time.
@@ -337,7 +337,7 @@ class _Stream:
                 earlier, record = (
                     b'%b,"state":"%b"}' % (record[:-1], state) for state in (b"pending", b"done")
                 )
-            # A copy of the right size: what orjson gives holds on to its 4 KB buffer.
+            # A copy of the right size: what orjson returns holds on to its 4 KB buffer.
             record = b"%b" % record
             more = None
             if queue_id is not None and time is not None and draw[3] * _UNIT >= traits.missing_details:

@@ -192,5 +192,5 @@ def _section(feed: dict[str, str], start: int) -> str:
 
 
 def _key(seed: int, domain: str) -> str:
-    """Return a domain's API key: nobody's, and the same for the same seed."""
+    """Return a domain's API key: a made-up one, and the same for the same seed."""
     return blake2b(f"{seed} {domain}".encode(), digest_size=16).hexdigest()

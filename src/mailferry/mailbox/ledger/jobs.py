@@ -57,7 +57,7 @@ class Job:
     #: Attempts begun, the one in progress included.
     attempts: int
     next_attempt_at: datetime
-    #: `host:pid` or the like of whoever claimed it last.
+    #: `host:pid` or the like of the worker that claimed it last.
     runner: str | None
     recorded_at: datetime
     started_at: datetime | None

@@ -67,7 +67,7 @@ def unknown(conn: Connection, feed: str, refs: Sequence[MessageRef]) -> list[Mes
 def find(conn: Connection, feed: str, ref: MessageRef, header_sha256: str, received: datetime) -> Job | None:
     """The job of a message that is known already.
 
-    A server that has changed UIDVALIDITY gives every message a new UID: a job with the same header block and time of
+    After a change of UIDVALIDITY every message has a new UID: a job with the same header block and time of
     arrival (INTERNALDATE, which stays as it was) under another UIDVALIDITY is then this one's, and is bound to the new UID.
     """
     keys = {"feed": feed, **asdict(ref), "header_sha256": header_sha256, "received": received}
@@ -145,7 +145,7 @@ def refetched(conn: Connection, file_id: int, part: PartOutcome) -> None:
 
 
 def _one_place(part: PartOutcome) -> Reject:
-    """Two different files of a message that the ledger cannot tell apart: neither is dropped in silence."""
+    """Two different files of a message that the ledger cannot distinguish: neither is dropped in silence."""
     where = f"part {part.section}" + (f", {part.member!r} in the archive" if part.member else "")
     return Reject(f"another file of the message is on record as {where}; send each in a message of its own")
 

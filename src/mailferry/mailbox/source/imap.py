@@ -285,13 +285,13 @@ class ImapMailbox:
     def _piece(self, ref: MessageRef, section: str, offset: int) -> bytes:
         doing = f"reading part {section or 'all'} of {self._session.named(ref)} from byte {offset}"
         fetched = self._once(doing, ref, section, offset, PIECE)
-        # NIL before the end is a message that went away, not a shorter file; beyond it some servers say NIL for nothing
+        # NIL before the end is a message that was deleted, not a shorter file; beyond it some servers say NIL for nothing
         if fetched is None and offset and self._once(doing, ref, section, 0, 1) is not None:
             return b""
         if fetched is None and not section and self._ask(doing, ref, _HEADER) is not None:
             raise _NotWholeError("the server does not hand out the whole message")
         if fetched is None:
-            raise Retry(f"{self._session.named(ref)} went away while it was read")
+            raise Retry(f"{self._session.named(ref)} was deleted while it was read")
         return content(fetched, b"BODY[")
 
     def _once(

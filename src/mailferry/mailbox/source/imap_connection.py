@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: No answer of ours is longer: pieces are 256 KiB, header blocks 1 MiB.
 MAX_LITERAL = 4 * 1024 * 1024
-#: Response codes of RFC 5530 (and usual words of servers that give none) for a refusal that will pass.
+#: Response codes of RFC 5530 (and usual words of servers that send none) for a refusal that will pass.
 _PASSING = re.compile(
     r"\[(UNAVAILABLE|INUSE|LIMIT|SERVERBUG)\b|too many|temporar|try again|throttl", re.IGNORECASE
 )
@@ -46,7 +46,7 @@ def connect(
 ) -> Any:
     """Connect, encrypt and sign in; an IMAPClient in state AUTH.
 
-    `dial` gives the TCP connection, with a time-out set, for who wants a hand on it while the rest goes on.
+    `dial` returns the TCP connection, with a time-out set, for a caller that may have to close it while the rest goes on.
     Stop: certificate, encryption or sign-in refused. Retry: anything else, a time-out among it.
     """
     place = f"{settings.host}:{settings.port}"

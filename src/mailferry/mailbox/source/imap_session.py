@@ -73,7 +73,7 @@ class ImapSession:
         return f"{title} in {ref.folder}"
 
     def run(self, doing: str, operation: Callable[[Any], T]) -> T:
-        """Do something on the connection; where that was lost, once more on a new one."""
+        """Do something on the connection; where that was lost, again on a new one."""
         try:
             return self.once(doing, operation)
         except Dropped:
@@ -92,7 +92,7 @@ class ImapSession:
         except Reject:
             raise
         except BaseException:
-            # after an error nobody knows what is still on its way on this connection
+            # after an error it is unknown what is still on its way on this connection
             self.hang_up()
             raise
 
@@ -167,7 +167,7 @@ class ImapSession:
     def fetch_one(self, client: Any, ref: MessageRef, *items: str) -> dict[bytes, Any] | None:
         """The items of one message; None when it is gone. Only what has no BODY in its name may be missing.
 
-        Of a message that another session deleted, servers tell what they have cached and NIL for the rest (RFC 2180
+        Of a message that another session deleted, servers return what they have cached and NIL for the rest (RFC 2180
         4.1.3); and a change of flags that comes unasked is no answer at all.
         """
         if ref.uidvalidity != self.uidvalidity:

@@ -103,7 +103,7 @@ class Summary:
 
 
 class Unavailable(Retry):
-    """The mailbox does not do this for now, by its own word or because it went away: no fault of the message."""
+    """The mailbox does not do this for now, by its own word or because it became unreachable: no fault of the message."""
 
 
 class Unreachable(Unavailable):

@@ -53,7 +53,7 @@ class Tokens:
     """The access tokens of one account; one instance is to be kept, as it holds what was fetched. Threads may share it."""
 
     def __init__(self, settings: OAuthSettings, *, clock: Callable[[], float] = time.time) -> None:
-        """`clock` gives Unix seconds."""
+        """`clock` returns Unix seconds."""
         self._settings = settings
         self._clock = clock
         self._token = ""
@@ -251,7 +251,7 @@ def _google(settings: OAuthSettings, refresh_token: str) -> _Answer:
             _refused(
                 endpoint, str(details.get("error", "")), str(details.get("error_description", "")), settings
             )
-    # google-auth gives a naive UTC time
+    # google-auth returns a naive UTC time
     expiry = credentials.expiry
     life = (expiry - _naive_utc_now()).total_seconds() if expiry else _DEFAULT_LIFE
     return _Answer(

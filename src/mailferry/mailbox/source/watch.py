@@ -41,8 +41,8 @@ class State(StrEnum):
     STARTING = "starting"  # nothing was answered yet
     WATCHING = "watching"
     POLLING = "polling"  # the server has no IDLE, so the schedule alone looks
-    AWAY = "away"  # not reachable for now; tried again after growing pauses
-    REFUSED = "refused"  # somebody has to act; tried again now and then
+    UNREACHABLE = "unreachable"  # for now; tried again after growing pauses
+    REFUSED = "refused"  # a person has to act; tried again now and then
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,8 +57,6 @@ class Health:
     last_good: datetime | None = None
     #: What went wrong, and what to do; "" while watching.
     error: str = ""
-    #: How often only the probe saw news that the server should have told.
-    deaf: int = 0
     #: Seconds without a good answer after which the watcher counts as unhealthy.
     patience: float
 
@@ -123,7 +121,7 @@ class Watcher:
         patience: float = 15 * 60,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`patience`: seconds without any progress after which `tend` replaces the thread. `clock` gives seconds."""
+        """`patience`: seconds without any progress after which `tend` replaces the thread. `clock` returns seconds."""
         self._settings = settings
         self._on_news = on_news
         self._patience = patience
@@ -154,7 +152,7 @@ class Watcher:
         """End at once, whatever is going on, and wait up to `timeout` seconds for the thread.
 
         Only looking a host name up and asking for an access token cannot be interrupted; a thread that is at one of
-        them ends by itself after that, and calls nobody any more.
+        them ends by itself after that, and calls no callback any more.
         """
         with self._lock:
             turn, self._turn = self._turn, None
@@ -168,7 +166,7 @@ class Watcher:
     def tend(self) -> bool:
         """Replace the thread where it died, or hung for longer than `patience`; whether that was so.
 
-        To be called every minute or so. A thread that finds the server away and tries again is not replaced.
+        To be called every minute or so. A thread that finds the server unreachable and tries again is not replaced.
         """
         with self._lock:
             turn, since = self._turn, self._busy_since
@@ -179,7 +177,7 @@ class Watcher:
                 return False
             if sum(thread.is_alive() for thread in self._threads) > MOST_HANGING:
                 return False
-        self._set(turn, State.AWAY, "the watcher had no answer for long and was replaced")
+        self._set(turn, State.UNREACHABLE, "the watcher had no answer for long and was replaced")
         with self._lock:
             if self._turn is not turn:
                 return False
@@ -213,10 +211,10 @@ class Watcher:
                 self._set(turn, State.REFUSED, str(error))
                 pause = random.uniform(*REFUSED_PAUSE)
             except MailferryError as error:
-                self._set(turn, State.AWAY, str(error))
+                self._set(turn, State.UNREACHABLE, str(error))
                 pause = self._growing_pause(turn)
-            except Exception as error:  # noqa: BLE001 - a watcher that dies of what nobody thought of would be deaf
-                self._set(turn, State.AWAY, f"{type(error).__name__}: {error}")
+            except Exception as error:  # noqa: BLE001 - a watcher that dies of an unforeseen error would be deaf
+                self._set(turn, State.UNREACHABLE, f"{type(error).__name__}: {error}")
                 pause = self._growing_pause(turn)
             finally:
                 turn.release()
@@ -250,7 +248,7 @@ class Watcher:
             if self._turn is turn:
                 self._busy_since = at
 
-    def _set(self, turn: Turn, state: State, error: str = "", *, deaf: int = 0) -> None:
+    def _set(self, turn: Turn, state: State, error: str = "") -> None:
         now = _now()
         with self._lock:
             if self._turn is not turn:
@@ -262,7 +260,6 @@ class Watcher:
                 since=before.since if state is before.state else now,
                 last_good=now if state in (State.WATCHING, State.POLLING) else before.last_good,
                 error=mask(error),
-                deaf=before.deaf + deaf,
             )
         if state is not before.state:
             level = logging.ERROR if state is State.REFUSED else logging.INFO

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 NO_IDLE_PAUSE = 3600.0
 #: A connection whose IDLE was silent about so much news in a row is replaced.
 MOST_DEAF = 3
-#: Seconds of quiet that end a burst of news, and how long one may last before it is told.
+#: Seconds of quiet that end a burst of news, and how long one may last before it is reported.
 _QUIET, _LONGEST_BURST = 0.05, 1.0
-#: Seconds of silence, and between two questions, and how many, until the system gives a connection up (tcp(7)).
+#: Seconds of silence, and between two questions, and how many, until the system closes a connection (tcp(7)).
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
 
 _COUNT = re.compile(rb"\* (\d+) (EXISTS|EXPUNGE)\b", re.IGNORECASE)
@@ -101,19 +101,18 @@ class ImapWatcher(Watcher):
             before, view = view, self._examine(client)
             self._good(turn)
             missed = view.is_news_after(before)
-            if before.told:
+            if before.announced:
                 deaf = 0
             elif missed:
                 deaf += 1
-                self._set(turn, State.WATCHING, deaf=1)
             if missed:
                 self._news(turn)
             if deaf >= MOST_DEAF:
-                raise Dropped(f"{self._title}: the server tells nothing of new messages; connecting anew")
+                raise Dropped(f"{self._title}: the server does not announce new messages; connecting again")
             probe_at = self._clock() + self._probe
 
     def _examine(self, client: Any) -> _View:
-        """Open the folder anew, read-only: what it holds now, even where the server forgot to tell this connection.
+        """Open the folder again, read-only: what it holds now, even where the server has not announced it on this connection.
 
         Not STATUS, which RFC 3501 6.3.10 keeps for folders that are not open.
         """
@@ -130,11 +129,11 @@ class ImapWatcher(Watcher):
             ) from None
 
     def _idle(self, turn: Turn, client: Any, view: _View, seconds: float) -> None:
-        """One IDLE command, from its start to DONE. News is told as it comes."""
+        """One IDLE command, from its start to DONE. News is reported as it comes."""
         imap = client._imap  # noqa: SLF001 - IMAPClient's own idle is not fit, see above
         tag = imap._command("IDLE")  # noqa: SLF001 - as above
         news = False
-        # before the server goes idle (None), it may still tell what came in the meantime (RFC 3501 7)
+        # before the server goes idle (None), it may still announce what came in the meantime (RFC 3501 7)
         while (line := imap._get_response()) is not None:  # noqa: SLF001 - as above
             if imap.tagged_commands[tag]:
                 said = line.partition(b" ")[2].decode(errors="replace")
@@ -181,15 +180,15 @@ class _NoIdleError(Exception):
 
 @dataclass(kw_only=True, slots=True)
 class _View:
-    """What is known of the folder: how it was when opened, and what the server has told since."""
+    """What is known of the folder: how it was when opened, and what the server has announced since."""
 
     uidvalidity: int
-    #: 0 where the server does not tell (it need not, RFC 3501 6.3.1).
+    #: 0 where the server does not say (it need not, RFC 3501 6.3.1).
     uidnext: int
     #: Number of messages, kept up to date.
     exists: int
     #: How many messages the server said had arrived.
-    told: int = 0
+    announced: int = 0
 
     @classmethod
     def of(cls, answer: dict[bytes, Any]) -> Self:
@@ -200,7 +199,7 @@ class _View:
         return cls(uidvalidity=uidvalidity, uidnext=uidnext, exists=exists)
 
     def hears(self, line: bytes) -> bool:
-        """Take in one line of the server; whether it tells of new messages. Dropped when it says goodbye.
+        """Take in one line of the server; whether it announces new messages. Dropped when it says goodbye.
 
         Changed flags, messages that went and `OK Still here` are no news.
         """
@@ -212,20 +211,20 @@ class _View:
             self.exists = max(0, self.exists - 1)
             return False
         before, self.exists = self.exists, int(found[1])
-        self.told += max(0, self.exists - before)
+        self.announced += max(0, self.exists - before)
         return self.exists > before
 
     def is_news_after(self, before: Self) -> bool:
-        """Whether there is more than the server has told since `before` was opened."""
+        """Whether there is more than the server has announced since `before` was opened."""
         if self.uidvalidity != before.uidvalidity or self.exists > before.exists:
             return True
-        return bool(self.uidnext and before.uidnext) and self.uidnext - before.uidnext > before.told
+        return bool(self.uidnext and before.uidnext) and self.uidnext - before.uidnext > before.announced
 
 
 def _readable(client: Any, seconds: float) -> bool:
     """Wait up to so many seconds for the server; whether there is something to read, the connection's end among it.
 
-    imaplib reads ahead, and TLS has records without content, so neither the socket nor the buffer alone can tell.
+    imaplib reads ahead, and TLS has records without content, so neither the socket nor the buffer alone shows it.
     """
     connection, file = client.socket(), client._imap.file  # noqa: SLF001 - as in _idle
     deadline = time.monotonic() + seconds

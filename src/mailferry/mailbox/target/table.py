@@ -26,7 +26,7 @@ SOURCE, PROCESSED = "file_source", "processed_at"
 RECEIVED = "mail_received_at"
 OURS = (SOURCE, PROCESSED, RECEIVED)
 #: Types whose values the reader has checked, and for which `=` means the same value: staged as they are.
-#: Anything else (domains, enums, inet, json, arrays ...) is staged as text, so that a bad value can be told by its row.
+#: Anything else (domains, enums, inet, json, arrays ...) is staged as text, so that a bad value can be reported with its row.
 _PLAIN = frozenset(
     {"int2", "int4", "int8", "numeric", "float4", "float8", "bool", "date", "time", "timetz"}
     | {"timestamp", "timestamptz", "text", "varchar", "bpchar", "uuid"}
@@ -59,7 +59,7 @@ class Target:
     key: str
     #: All columns of the table.
     all_columns: tuple[TargetColumn, ...]
-    #: Changes when the table is dropped, made anew or emptied by TRUNCATE: what was loaded before is then no duplicate.
+    #: Changes when the table is dropped, made again or emptied by TRUNCATE: what was loaded before is then no duplicate.
     generation: str
     partitioned: bool = False
 
@@ -131,7 +131,7 @@ class Target:
             index = sql.SQL("CREATE UNIQUE INDEX ON {} ({})").format(target.identifier, sql.Identifier(key))
             raise Stop(
                 f"Table {title} has no unique index on {key} alone that always holds (not partial, not deferrable), "
-                f"and rows cannot be told apart without. Run: {index.as_string(conn)};"
+                f"and rows cannot be distinguished without. Run: {index.as_string(conn)};"
             )
         return target
 
@@ -152,7 +152,7 @@ class Target:
 
 
 def lock(conn: Connection, name: str) -> None:
-    """Until the transaction ends, nobody else of ours makes, changes or loads this table.
+    """Until the transaction ends, no other job makes, changes or loads this table.
 
     `name` as configured or resolved: `t`, `public.t` and `T` (where only `t` exists) are the same table. A
     transaction that loads several tables must lock them in the order of their names.
@@ -209,7 +209,7 @@ def _find(conn: Connection, name: str) -> tuple[int, str, str, str, str] | None:
            OR spelled.schema IS NULL AND n.nspname = ANY(current_schemas(false)) AND n.nspname <> %(ours)s
         ORDER BY spelled.turn, array_position(current_schemas(false), n.nspname) LIMIT 1
         """,
-        # A role called like our schema has it on its search path, as "$user"; nobody's table belongs there.
+        # A role called like our schema has it on its search path, as "$user"; no user's table belongs there.
         {**spelled, **lower, "ours": SCHEMA},
     ).fetchone()
     return row and (row[0], row[1], row[2], row[3], row[4])
@@ -298,12 +298,12 @@ def _type(column: Column) -> sql.SQL:
 
 
 def _execute_or_name(conn: Connection, statement: sql.Composed) -> None:
-    """Run a change of the schema; where the right is missing, say what somebody else has to run."""
+    """Run a change of the schema; where the right is missing, say what another role has to run."""
     try:
         with conn.transaction():
             conn.execute(statement)
     except psycopg.errors.InsufficientPrivilege as error:
         remedy = statement.as_string(conn)
-        raise Stop(f"{translated(error)} Or let somebody who may run: {remedy};") from error
+        raise Stop(f"{translated(error)} Or let a role that may run: {remedy};") from error
     except psycopg.Error as error:
         raise translated(error) from error

@@ -41,7 +41,7 @@ class Loaded:
     """A load's outcome; committed only when the caller commits."""
 
     counts: Counts
-    #: Rows that the server refused. `sheet` is empty and `row` is the `_row` of the CSV: only the reader can tell more.
+    #: Rows that the server refused. `sheet` is empty and `row` is the `_row` of the CSV: only the reader knows more.
     rejected: tuple[RejectedRow, ...]
     #: Of those superseded, the rows that a later message has written.
     older: int = 0
@@ -130,7 +130,7 @@ class _Stage:
 
     def _drop(self) -> None:
         # Within a block: at a plain DROP psycopg forgets every statement that it has prepared on the connection, lest
-        # one speaks of what is dropped; none does, and the server would have to plan all of the next job's anew.
+        # one speaks of what is dropped; none does, and the server would have to plan all of the next job's again.
         block = sql.SQL("BEGIN DROP TABLE {}; END").format(self._table).as_string(self._conn)
         self._conn.execute(sql.SQL("DO {}").format(sql.Literal(block)))
 
@@ -151,7 +151,7 @@ class _Stage:
             )
             for n, column in enumerate(self._columns)
         ]
-        # Deferred constraints would fail at the commit, when no row can be told any more.
+        # Deferred constraints would fail at the commit, when no single row can be named any more.
         self._conn.execute(
             sql.SQL(
                 "CREATE UNLOGGED TABLE {} AS SELECT NULL::bigint AS _row, {} FROM {} WITH NO DATA;"

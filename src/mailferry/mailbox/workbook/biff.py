@@ -133,7 +133,7 @@ def _stream(file: IO[bytes]) -> bytes:
 
 
 def _without_names(stream: bytes) -> bytes:
-    """The workbook with its named formulas made into records that no reader knows: xlrd gives up at odd ones."""
+    """The workbook with its named formulas made into records that no reader knows: xlrd fails at odd ones."""
     changed = bytearray(stream)
     for at, number, _ in _globals(stream):
         if number == _NAME:

@@ -54,7 +54,7 @@ def text_of(cell: Cell) -> str:
     if isinstance(cell, float):
         if not cell.is_integer():
             return repr(cell)
-        # Beyond it int() would show digits that nobody wrote.
+        # Beyond it int() would show digits that were never written.
         return str(int(cell)) if abs(cell) <= EXACT else f"{Decimal(repr(cell)):.0f}"
     if isinstance(cell, dt.timedelta):
         return duration(cell)

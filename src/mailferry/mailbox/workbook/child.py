@@ -192,7 +192,6 @@ def _read(book: Book, contract: RowContract, output: _Output) -> None:
         "read": writer.read,
         "rejected": writer.rejected,
         "rejects_unwritten": output.unwritten,
-        "blank": writer.blank,
         "content_hash": writer.content_hash,
         "offsets": offsets,
         "warnings": [*writer.all_warnings, *reading.not_loaded()],

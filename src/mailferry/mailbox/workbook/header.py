@@ -47,7 +47,7 @@ def _cut(text: str, size: int) -> str:
 
 
 def unique_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Clean names told apart: name, name_2, name_3; "" stays."""
+    """Clean names made unique: name, name_2, name_3; "" stays."""
     taken: set[str] = set()
     seen: dict[str, int] = {}
     out = []

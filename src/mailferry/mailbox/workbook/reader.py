@@ -57,14 +57,13 @@ _ENVIRONMENT = ("LD_LIBRARY_PATH", "SYSTEMROOT")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
-    """What a file held. Superseded rows are among those read; SQL tells them apart."""
+    """What a file held. Superseded rows are among those read; SQL counts them."""
 
     #: Rows that were not blank: those handed over and those rejected.
     read: int
     rejected: int
     #: Rejected rows that had no place in the file of rejects.
     rejects_unwritten: int
-    blank: int
     #: SHA-256, hex, of columns, rows in order and rejects; the same for the same content in another file or format.
     content_hash: str
     #: For each sheet that is loaded: what was added to its rows' numbers to get `_row`.
@@ -169,7 +168,7 @@ class Reader:
             self._child = None
 
     def kill(self) -> None:
-        """From any thread: end the child, so that whoever waits for it gets a Retry."""
+        """From any thread: end the child, so that the thread that waits for it gets a Retry."""
         if child := self._child:
             child.kill()
 

@@ -33,7 +33,7 @@ _SPECIAL = '",\n\r\\'
 
 
 def quoted(texts: Sequence[str]) -> Sequence[str]:
-    """CSV fields of a column; most columns hold nothing to quote, and one look at all of them tells."""
+    """CSV fields of a column; most columns hold nothing to quote, and one look at all of them shows it."""
     together = "".join(texts)
     found = [mark for mark in _SPECIAL if mark in together]
     if not found:
@@ -53,7 +53,6 @@ class RowWriter:
     #: Rows that were not blank.
     read: int = 0
     rejected: int = 0
-    blank: int = 0
     nuls: int = 0
     #: Sheet, row and key of the first row that was loaded although it looks like a line of totals.
     total: tuple[str, int, str] | None = None
@@ -119,7 +118,7 @@ class RowWriter:
                     else:
                         bad.setdefault(at, (column, reason))
             fields.append(quoted(done.texts) if conversion.free else done.texts)
-        self._count(len(rows), len(bad), len(blank))
+        self._count(len(rows) - len(blank), len(bad))
         lines = list(map(",".join, zip(*fields, strict=True)))
         kept = (
             range(len(rows))
@@ -133,10 +132,9 @@ class RowWriter:
         text = "".join([f"{base + at},{line}\n" for at, line in zip(kept, lines, strict=True)])
         return text.encode(), self._rejects(sheet, first, rows, bad)
 
-    def _count(self, rows: int, bad: int, blank: int) -> None:
-        self.blank += blank
+    def _count(self, rows: int, bad: int) -> None:
         self.rejected += bad
-        self.read += rows - blank
+        self.read += rows
         if self.read > self.contract.max_rows:
             raise Reject(
                 f"more than {self.contract.max_rows:,} rows; split the file, or raise the limit of rows"
