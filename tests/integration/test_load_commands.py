@@ -159,7 +159,9 @@ def test_check_tries_every_part_and_leaves_nothing_behind(here: Installed) -> No
         ("folders", True),
         ("database", True),
         ("mailbox", True),
+        ("sandbox", True),
     ]
+    assert "all layers of its sandbox" in answer["checks"][4]["text"]
     assert "will be made" in answer["checks"][2]["text"]
     here.send(("1", "a"))
     here.run("load")
@@ -172,7 +174,7 @@ def test_check_says_of_each_part_that_fails_what_to_do(here: Installed) -> None:
     good = here.config.read_text()
     here.config.write_text(good.replace("DB_NAME=t", "DB_NAME=missing_").replace("=Maildir", "=nowhere"))
     answer = here.json("check", status=1)
-    assert [check["ok"] for check in answer["checks"]] == [True, True, False, False]
+    assert [check["ok"] for check in answer["checks"]] == [True, True, False, False, True]
     assert "Create the database" in answer["checks"][2]["text"]
     assert "no Maildir" in answer["checks"][3]["text"]
     (here.folder / "file").touch()

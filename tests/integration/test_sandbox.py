@@ -4,100 +4,225 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
+import struct
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from mailferry.config.spreadsheet import Limits
-from mailferry.errors import Reject
+from mailferry.config.spreadsheet import Limits, Sandbox
+from mailferry.errors import Reject, Stop
+from mailferry.mailbox.workbook import sandbox
 from mailferry.mailbox.workbook.contract import RowContract
 from mailferry.mailbox.workbook.reader import Reader
 from mailferry.mailbox.workbook.values import Kind
 from mailferry.testing.workbooks import Tab, xlsx
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Landlock and seccomp are Linux's")
 
-#: Runs confined to `argv[1]`, below a parent that holds a secret; prints what each attempt came to.
+#: In the reader's place in a reading child; answers with what each attempt came to.
 ATTACK = """
 import ctypes, fcntl, json, os, resource, signal, socket, subprocess, sys, threading
 from pathlib import Path
-from mailferry.mailbox.workbook.sandbox import confine, libraries
+from mailferry.mailbox.workbook import child, sandbox
 
-inside, secret, parent = Path(sys.argv[1]), Path(sys.argv[2]), os.getppid()
-missing = confine([*libraries(), inside])
-done = {}
+def attack(request, limits, answers):
+    file, done = Path(request["path"]), {}
+    inside, secret, parent = file.parent, Path(sys.argv[3]), os.getppid()
+    libc = ctypes.CDLL(None, use_errno=True)
 
-def attempt(name, action):
-    try:
-        result = action()
-    except OSError:
-        return
-    if result != -1:
-        done[name] = repr(result)[:80]
+    def attempt(name, action):
+        try:
+            result = action()
+        except (OSError, ValueError):
+            return
+        if result != -1:
+            done[name] = repr(result)[:80]
 
-libc = ctypes.CDLL(None, use_errno=True)
-for name, path in {"environ": f"/proc/{parent}/environ", "mem": f"/proc/{parent}/mem", "maps": f"/proc/{parent}/maps",
-                   "configuration": secret, "passwd": "/etc/passwd"}.items():
-    attempt("read " + name, lambda: open(path, "rb").read(1))
-attempt("list", lambda: os.listdir(secret.parent))
-attempt("write outside", lambda: (secret.parent / "x").write_text("x"))
-attempt("write inside", lambda: (inside / "x").write_text("x"))
-attempt("overwrite", lambda: (inside / "file").write_text("x"))
-attempt("truncate", lambda: os.truncate(inside / "file", 0))
-attempt("remove", lambda: os.unlink(inside / "file"))
-attempt("rename", lambda: os.rename(inside / "file", inside / "other"))
-attempt("link", lambda: os.link(inside / "file", inside / "other"))
-attempt("symlink", lambda: os.symlink(secret, inside / "other"))
-attempt("mode", lambda: os.chmod(inside / "file", 0o777))
-attempt("folder", lambda: os.mkdir(inside / "folder"))
-attempt("fifo", lambda: os.mkfifo(inside / "fifo"))
-for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, socket.AF_NETLINK):
-    attempt(f"socket {family}", lambda: socket.socket(family))
-attempt("socketpair", socket.socketpair)
-attempt("fork", os.fork)
-attempt("execute", lambda: os.execv("/bin/true", ["true"]))
-attempt("run", lambda: subprocess.run(["true"]))
-for number in (0, signal.SIGTERM):
-    attempt(f"signal {number}", lambda: os.kill(parent, number))
-attempt("signal the group", lambda: os.kill(0, 0))
-attempt("signal by a pipe", lambda: fcntl.fcntl(1, fcntl.F_SETOWN, parent))
-attempt("trace", lambda: libc.ptrace(16, parent, 0, 0))
-attempt("write memory", lambda: libc.process_vm_writev(parent, None, 0, None, 0, 0))
-attempt("limits", lambda: resource.prlimit(parent, resource.RLIMIT_NOFILE))
-attempt("priority", lambda: os.setpriority(os.PRIO_PROCESS, parent, 19))
-attempt("terminal input", lambda: fcntl.ioctl(0, 0x5412, b"x"))
-attempt("namespace", lambda: libc.unshare(0x10000000))
-attempt("io_uring", lambda: libc.syscall(425, 1, None))
-attempt("user", lambda: libc.setuid(0))
+    def call(name, number, *arguments):
+        attempt(name, lambda: libc.syscall(number, *arguments))
 
-# What a reader needs still works.
-assert (inside / "file").read_text() == "a workbook"
-worked = []
-thread = threading.Thread(target=lambda: worked.append(1))
-thread.start()
-thread.join()
-import decimal, html.parser, zoneinfo
-assert worked
-print(json.dumps({"missing": missing, "done": done}))
+    for name, path in {"environ": f"/proc/{parent}/environ", "mem": f"/proc/{parent}/mem", "maps": f"/proc/{parent}/maps",
+                       "own descriptor": "/proc/self/fd/2", "configuration": secret, "passwd": "/etc/passwd"}.items():
+        attempt("read " + name, lambda: open(path, "rb").read(1))
+    attempt("list", lambda: os.listdir(secret.parent))
+    attempt("write outside", lambda: (secret.parent / "x").write_text("x"))
+    attempt("write inside", lambda: (inside / "x").write_text("x"))
+    attempt("overwrite", lambda: file.write_text("x"))
+    attempt("unnamed file", lambda: os.open(inside, os.O_TMPFILE | os.O_RDWR))
+    attempt("truncate", lambda: os.truncate(file, 0))
+    attempt("remove", lambda: os.unlink(file))
+    attempt("rename", lambda: os.rename(file, inside / "other"))
+    attempt("link", lambda: os.link(file, inside / "other"))
+    attempt("symlink", lambda: os.symlink(secret, inside / "other"))
+    attempt("mode", lambda: os.chmod(file, 0o777))
+    attempt("owner", lambda: os.chown(file, 1, 1))
+    attempt("time", lambda: os.utime(file))
+    attempt("attribute", lambda: os.setxattr(file, "user.x", b"x"))
+    attempt("folder", lambda: os.mkdir(inside / "folder"))
+    attempt("fifo", lambda: os.mkfifo(inside / "fifo"))
+    attempt("memory file", lambda: os.memfd_create("x"))
+    for family in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX, socket.AF_NETLINK):
+        attempt(f"socket {family}", lambda: socket.socket(family))
+    attempt("socketpair", socket.socketpair)
+    attempt("fork", os.fork)
+    attempt("execute", lambda: os.execv("/bin/true", ["true"]))
+    attempt("execute a descriptor", lambda: os.execve(0, ["true"], {}))
+    attempt("run", lambda: subprocess.run(["true"]))
+    for number in (0, signal.SIGTERM):
+        attempt(f"signal {number}", lambda: os.kill(parent, number))
+    attempt("signal the group", lambda: os.kill(0, 0))
+    attempt("signal all", lambda: os.kill(-1, 0))
+    attempt("signal a thread", lambda: libc.tgkill(parent, parent, 0))
+    attempt("hold the process", lambda: os.pidfd_open(parent))
+    attempt("signal by a pipe", lambda: fcntl.fcntl(1, fcntl.F_SETOWN, parent))
+    attempt("trace", lambda: libc.ptrace(16, parent, 0, 0))
+    attempt("be traced", lambda: libc.ptrace(0, 0, 0, 0))
+    attempt("read memory", lambda: libc.process_vm_readv(parent, None, 0, None, 0, 0))
+    attempt("write memory", lambda: libc.process_vm_writev(parent, None, 0, None, 0, 0))
+    attempt("limits", lambda: resource.prlimit(parent, resource.RLIMIT_NOFILE))
+    attempt("memory limit", lambda: resource.setrlimit(resource.RLIMIT_AS, (-1, -1)))
+    attempt("priority", lambda: os.setpriority(os.PRIO_PROCESS, parent, 19))
+    attempt("session", os.setsid)
+    attempt("terminal input", lambda: fcntl.ioctl(0, 0x5412, b"x"))
+    attempt("namespace", lambda: libc.unshare(0x10000000))
+    attempt("mount", lambda: libc.mount(None, b"/", None, 0, None))
+    attempt("shared memory", lambda: libc.shmget(0, 4096, 0o1600))
+    attempt("user", lambda: libc.setuid(0))
+    attempt("dumpable", lambda: libc.prctl(4, 1, 0, 0, 0))
+    # Numbers that x86-64 and arm64 share.
+    for name, number in {"io_uring": 425, "openat2": 437, "pidfd_getfd": 438, "mount_setattr": 442, "landlock": 444}.items():
+        call(name, number, 1, None, 0, 0, 0)
+
+    # What a reader needs still works.
+    assert file.read_bytes().startswith(b"PK")
+    worked = []
+    thread = threading.Thread(target=lambda: worked.append(1))
+    thread.start()
+    thread.join()
+    import decimal, html.parser, zoneinfo
+    assert worked
+    child._send(answers, b"X", json.dumps({"class": "Reject", "reason": json.dumps(done)}).encode())
+
+child._serve = attack
+if sys.argv[4] == "without Landlock":
+    sandbox._landlock = lambda libc, readable: False
+sys.argv[3:] = sys.argv[3:4]
+child.main()
 """
 
 
-def test_code_in_the_childs_place_reads_writes_connects_and_signals_nothing(tmp_path: Path) -> None:
-    inside = tmp_path / "inside"
-    inside.mkdir()
-    (inside / "file").write_text("a workbook")
-    secret = tmp_path / "config.env"
-    secret.write_text("DB_PASSWORD=hush")
-    secret.chmod(0o640)
-    ran = subprocess.run(
-        [sys.executable, "-I", "-c", ATTACK, inside, secret], capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert json.loads(ran.stdout) == {"missing": [], "done": {}}
-    assert [path.name for path in inside.iterdir()] == ["file"]
+@pytest.fixture
+def attacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
+    """Reads a workbook with the attack in the reader's place; returns the attempts that came through."""
+
+    def read(layers: str, limits: Limits) -> dict[str, str]:
+        (tmp_path / "attack.py").write_text(ATTACK)
+        secret = tmp_path / "config.env"
+        secret.write_text("DB_PASSWORD=hush")
+        secret.chmod(0o640)
+        python = tmp_path / "python"
+        # Without `-I -m mailferry.mailbox.workbook.child`, with the same limits and folder.
+        python.write_text(
+            f'#!/bin/sh\nshift 3\nexec {sys.executable} -I {tmp_path}/attack.py "$@" {secret} "{layers}"\n'
+        )
+        python.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(python))
+        path = xlsx(tmp_path / "a", Tab(rows=[["key"], ["a"]]))
+        before = path.read_bytes()
+        with Reader(limits, tmp_path) as reader:
+            with pytest.raises(Reject) as caught, reader.open(path, Kind.XLSX, RowContract(key="key")):
+                pass
+            assert reader._child is not None, caught.value
+            assert [entry.name for entry in Path(reader._child.folder).iterdir()] == []
+        assert path.read_bytes() == before
+        assert {entry.name for entry in tmp_path.iterdir()} == {"a", "attack.py", "config.env", "python"}
+        done: dict[str, str] = json.loads(str(caught.value))
+        return done
+
+    return read
+
+
+def test_code_in_the_readers_place_reads_writes_connects_and_signals_nothing(
+    attacked: Callable[..., dict[str, str]],
+) -> None:
+    assert attacked("all layers", Limits(sandbox=Sandbox.REQUIRE)) == {}
+
+
+def test_without_landlock_it_still_writes_connects_and_signals_nothing(
+    attacked: Callable[..., dict[str, str]],
+) -> None:
+    done = attacked("without Landlock", Limits())
+    assert all(name.startswith(("read ", "list")) for name in done), done
+
+
+def test_a_sandbox_that_is_required_and_not_there_refuses_to_read(
+    attacked: Callable[..., dict[str, str]],
+) -> None:
+    with pytest.raises(Stop, match=r"lacks Landlock \(Linux 5\.13.*sandbox = best"):
+        attacked("without Landlock", Limits(sandbox=Sandbox.REQUIRE))
+
+
+#: Calls that reach outside, with their numbers on x86-64 and arm64.
+_OUTSIDE = """
+socket 41 198, connect 42 203, bind 49 200, sendto 44 206, sendmsg 46 211, clone3 435 435, execve 59 221, execveat 322 281,
+kill 62 129, tkill 200 130, rt_sigqueueinfo 129 138, ptrace 101 117, process_vm_readv 310 270, process_vm_writev 311 271,
+unlinkat 263 35, renameat2 316 276, linkat 265 37, mkdirat 258 34, fchmodat 268 53, ftruncate 77 46, mount 165 40,
+unshare 272 97, setns 308 268, bpf 321 280, perf_event_open 298 241, io_uring_setup 425 425, pidfd_open 434 434,
+pidfd_send_signal 424 424, userfaultfd 323 282, keyctl 250 219, memfd_create 319 279, open_by_handle_at 304 265,
+setuid 105 146, prctl 157 167, seccomp 317 277, openat2 437 437, sendfile 40 71, splice 275 76
+"""
+
+
+def verdict(program: list[tuple[int, int, int, int]], data: bytes) -> int:
+    """What a filter returns for a `struct seccomp_data`, by the rules of bpf(4)."""
+    at, value = 0, 0
+    while True:
+        code, yes, no, operand = program[at]
+        at += 1
+        if code == 0x06:
+            return operand
+        if code == 0x20:
+            (value,) = struct.unpack_from("=I", data, operand)
+            continue
+        holds = {0x15: value == operand, 0x45: bool(value & operand), 0x35: value >= operand}[code]
+        at += yes if holds else no
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_of_each_architecture_allows_reading_and_nothing_that_reaches_outside(
+    machine: str,
+) -> None:
+    arch, _, column = sandbox._MACHINES[machine]
+    program = [struct.unpack("=HBBI", one) for one in sandbox._instructions(arch, column)]
+
+    def asked(number: int, *arguments: int, kind: int = arch) -> int:
+        padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
+        return verdict(program, struct.pack("=iIQ6Q", number, kind, 0, *padded))
+
+    allow, refuse, kill = 0x7FFF0000, 0x00050000, 0x80000000
+    for name, *numbers in map(str.split, _OUTSIDE.split(",")):
+        number = int(numbers[column])
+        assert asked(number) & 0xFFFF0000 == refuse, name
+        assert asked(number, kind=1) == kill, "of another architecture"
+    openat, clone, fcntl, tgkill = (56, 220, 25, 131) if column else (257, 56, 72, 234)
+    assert asked(openat, 0, 0, 0o2000000) == allow
+    for writing in (0o1, 0o2, 0o100, 0o1000, 0o20200002):
+        assert asked(openat, 0, 0, writing) & 0xFFFF0000 == refuse, oct(writing)
+    assert asked(clone, 0x11) & 0xFFFF0000 == refuse, "a process"
+    assert asked(clone, 0x3D0F00) == allow, "a thread"
+    assert asked(fcntl, 1, 8) & 0xFFFF0000 == refuse, "F_SETOWN"
+    assert asked(tgkill, os.getpid()) == allow
+    assert asked(tgkill, os.getppid()) & 0xFFFF0000 == refuse
+    allowed = {number for number in range(600) if asked(number) == allow}
+    assert len(allowed) < 90
 
 
 def test_a_system_call_of_the_other_kind_ends_the_child(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def _properties(table: Table, definitions: dict[str, Any]) -> dict[str, Any]:
             one.pop("default", None)
         if option == "schedule":
             one["type"] = ["string", "integer"]
-        if table is LIMITS:
+        if table is LIMITS and not setting.choices:
             one["exclusiveMinimum"] = 0
         found[option] = one
     return found | {f"{one.option}_file": _TEXT for one in table.secrets}

@@ -24,9 +24,17 @@ class ErrorCells(StrEnum):
     NULL = "null"
 
 
+class Sandbox(StrEnum):
+    """What to do where this system lacks a layer of the reading child's sandbox."""
+
+    #: Go on with the others; `mailferry check` names those that are missing.
+    BEST = "best"
+    REQUIRE = "require"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What one spreadsheet or archive may take."""
+    """What one spreadsheet or archive may take, and what holds the child that reads it."""
 
     #: Address space of the reading child, bytes; about 1 GB is needed for 1,048,576 rows of 12 columns.
     memory: int = 1536 * _MIB
@@ -44,3 +52,4 @@ class Limits:
     ratio_from: int = 64 * _MIB
     #: A child reads this many files before a new one takes its place.
     files: int = 500
+    sandbox: Sandbox = Sandbox.BEST

@@ -14,7 +14,7 @@ from mailferry.config.mailbox import MailboxSettings, OAuthSettings
 from mailferry.config.mailbox_feed import MailboxFeed
 from mailferry.config.service_settings import ServiceSettings
 from mailferry.config.settings import Setting, Settings
-from mailferry.config.spreadsheet import Limits
+from mailferry.config.spreadsheet import Limits, Sandbox
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +60,15 @@ LIMITS = Table(
     options={
         field.name: Setting(field=field.name, option=field.name, default=field.default)
         for field in dataclasses.fields(Limits)
+    }
+    | {
+        "sandbox": Setting(
+            field="sandbox",
+            option="sandbox",
+            variable="FILE_SANDBOX",
+            default=Sandbox.BEST,
+            choices=tuple(Sandbox),
+        )
     },
 )
 #: Tables within a mailbox feed's.
@@ -79,7 +88,7 @@ VARIABLES: dict[str, tuple[Place, Setting]] = {
     for model, place in _PLACES.items()
     for one in model.declared().values()
     if one.variable
-}
+} | {one.variable: (("mailbox", "", "limits"), one) for one in LIMITS.options.values() if one.variable}
 
 
 def options_of(place: Place) -> dict[str, bool]:

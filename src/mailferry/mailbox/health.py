@@ -16,6 +16,7 @@ from mailferry.mailbox.folders import Folders
 from mailferry.mailbox.source.open import open_mailbox
 from mailferry.mailbox.target import table
 from mailferry.mailbox.workbook.header import clean_name
+from mailferry.mailbox.workbook.reader import Reader, lacking
 from mailferry.mailbox.workbook.values import Column
 from mailferry.secrets import mask
 
@@ -32,7 +33,7 @@ _LEAST_FREE = 200 * 1024 * 1024
 class Check:
     """What one check found."""
 
-    #: "configuration", "folders", "database" or "mailbox".
+    #: "configuration", "folders", "database", "mailbox" or "sandbox".
     name: str
     ok: bool
     #: What was found, or what is wrong and what to do about it.
@@ -44,11 +45,11 @@ class Check:
 def checks(feed: MailboxFeed) -> Iterator[Check]:
     """One after the other, as they are done."""
     yield Check(name="configuration", ok=True, text=f"feed {feed.name}")
-    for name, look in (("folders", _folders), ("database", _database), ("mailbox", _mailbox)):
+    for name, look in _LOOKS:
         try:
             text = look(feed)
         except MailferryError as error:
-            unreachable = isinstance(error, Retry) and name != "folders"
+            unreachable = isinstance(error, Retry) and name in ("database", "mailbox")
             yield Check(name=name, ok=False, text=mask(str(error)), unreachable=unreachable)
         else:
             yield Check(name=name, ok=True, text=mask(text))
@@ -79,6 +80,15 @@ def _folders(feed: MailboxFeed) -> str:
             "or choose another by APP_BASE_DIR"
         )
     return f"{feed.base_dir} can be written, {free // mib:,} MB free"
+
+
+def _sandbox(feed: MailboxFeed) -> str:
+    """Start a reading child, and see how far this system confines it."""
+    with Reader(feed.limits) as reader:
+        missing = reader.missing_layers()
+    if missing:
+        return f"spreadsheets are read in a child process; this system lacks {lacking(missing)}"
+    return "spreadsheets are read in a child process with all layers of its sandbox"
 
 
 def _database(feed: MailboxFeed) -> str:
@@ -118,6 +128,9 @@ def _mailbox(feed: MailboxFeed) -> str:
     finally:
         mailbox.close()
     return f"signed in, folder {feed.mailbox.folder} is open, {waiting} messages match"
+
+
+_LOOKS = (("folders", _folders), ("database", _database), ("mailbox", _mailbox), ("sandbox", _sandbox))
 
 
 def as_plain(check: Check) -> dict[str, object]:

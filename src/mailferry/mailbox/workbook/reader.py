@@ -32,7 +32,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 import orjson
 
-from mailferry.config.spreadsheet import Limits
+from mailferry.config.spreadsheet import Limits, Sandbox
 from mailferry.disk import explained
 from mailferry.errors import MailferryError, Reject, Retry, Stop
 from mailferry.mailbox.workbook.formats import MIB
@@ -172,6 +172,10 @@ class Reader:
         if child := self._child:
             child.kill()
 
+    def missing_layers(self) -> tuple[str, ...]:
+        """The layers of the sandbox that this system lacks. Raises Stop where no child starts, or all are required."""
+        return self._ready_child().missing_layers
+
     @contextlib.contextmanager
     def open(self, path: Path, kind: Kind, contract: RowContract) -> Iterator[Sheet]:
         """Start reading a file. Raises Reject with the reason, Retry for passing faults, Stop when no child starts."""
@@ -251,6 +255,12 @@ class _Child:
         except BaseException:
             self.close()
             raise
+        if self.missing_layers and limits.sandbox is Sandbox.REQUIRE:
+            self.close()
+            raise Stop(
+                f"the reading process is to have its whole sandbox (sandbox = require), and this system lacks "
+                f"{lacking(self.missing_layers)}; allow that, or set sandbox = best"
+            )
 
     @property
     def worn(self) -> bool:
@@ -360,6 +370,12 @@ class _Child:
                 _pipe(pipe).close()
         self._stderr.close()
         self._folder.cleanup()
+
+
+def lacking(layers: tuple[str, ...]) -> str:
+    """Layers of the sandbox that are missing, and where each would be, for people."""
+    needs = {"Landlock": "Linux 5.13, built and booted with it", "seccomp": "Linux on x86-64 or arm64"}
+    return " and ".join(f"{name} ({needs.get(name, 'Linux')})" for name in layers)
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:

@@ -48,8 +48,6 @@ _CALLS = {
     "writev": (20, 66),
     "pread64": (17, 67),
     "preadv": (295, 69),
-    "open": (2, -1),
-    "openat": (257, 56),
     "close": (3, 57),
     "close_range": (436, 436),
     "fstat": (5, 80),
@@ -115,7 +113,9 @@ _CALLS = {
     "exit": (60, 93),
     "exit_group": (231, 94),
 }
-_FCNTL, _IOCTL, _PRLIMIT, _TGKILL, _CLONE, _CLONE3 = (
+_OPEN, _OPENAT, _FCNTL, _IOCTL, _PRLIMIT, _TGKILL, _CLONE, _CLONE3 = (
+    (2, -1),
+    (257, 56),
     (72, 25),
     (16, 29),
     (302, 261),
@@ -128,6 +128,9 @@ _FCNTL_COMMANDS = (0, 1, 2, 3, 4, 1030)
 #: TCGETS (isatty), FIONREAD, FIONCLEX, FIOCLEX.
 _IOCTL_COMMANDS = (0x5401, 0x541B, 0x5450, 0x5451)
 _CLONE_THREAD = 0x10000
+#: O_WRONLY, O_RDWR, O_CREAT and O_TRUNC, which both architectures number alike: so that nothing is written where there is no
+#: Landlock. O_TMPFILE needs one of the first two.
+_WRITING = 0o1 | 0o2 | 0o100 | 0o1000
 
 
 class _Program(ctypes.Structure):
@@ -231,6 +234,9 @@ def _instructions(arch: int, column: int) -> Iterable[bytes]:
         if numbers[column] >= 0:
             yield _do(_EQUAL, numbers[column], no=1)
             yield _do(_RETURN, _ALLOW)
+    for numbers, argument in ((_OPEN, 1), (_OPENAT, 2)):
+        if numbers[column] >= 0:
+            yield from _unless(numbers[column], argument, _WRITING)
     yield from _when(_FCNTL[column], 1, _EQUAL, _FCNTL_COMMANDS)
     yield from _when(_IOCTL[column], 1, _EQUAL, _IOCTL_COMMANDS)
     yield from _when(_PRLIMIT[column], 0, _EQUAL, (0, os.getpid()))
@@ -250,6 +256,15 @@ def _when(number: int, argument: int, test: int, values: Sequence[int]) -> Itera
         yield _do(test, value, no=1)
         yield _do(_RETURN, _ALLOW)
     yield _do(_RETURN, _ERRNO | errno.EPERM)
+
+
+def _unless(number: int, argument: int, bits: int) -> Iterable[bytes]:
+    """Allow a call where an argument, 32 bits of it, has none of these bits."""
+    yield _do(_EQUAL, number, no=4)
+    yield _do(_LOAD, 16 + 8 * argument)
+    yield _do(_ANY_BIT, bits, no=1)
+    yield _do(_RETURN, _ERRNO | errno.EPERM)
+    yield _do(_RETURN, _ALLOW)
 
 
 def _do(code: int, value: int, *, yes: int = 0, no: int = 0) -> bytes:
