@@ -8,6 +8,7 @@ from mailferry.config.database import DatabaseSettings
 from mailferry.config.event_feed import EventFeed
 from mailferry.config.mailbox import MailboxSettings
 from mailferry.config.mailbox_feed import MailboxFeed
+from mailferry.config.page_settings import PageSettings
 from mailferry.config.service import Configuration
 from mailferry.config.service_settings import ServiceSettings
 from mailferry.service.plan import Plan, host_name
@@ -33,6 +34,7 @@ def plan(*feeds: EventFeed | MailboxFeed, hosts: dict[str, str] | None = None) -
     configuration = Configuration(
         service=ServiceSettings(host="here", data_dir=Path("/data")),
         database=DATABASE,
+        page=PageSettings(),
         events=tuple(feed for feed in feeds if isinstance(feed, EventFeed)),
         mailboxes=tuple(feed for feed in feeds if isinstance(feed, MailboxFeed)),
         warnings=(),

@@ -12,6 +12,7 @@ from mailferry.config.database import DatabaseSettings, is_local
 from mailferry.config.event_feed import CATEGORIES, PAGE_LIMIT, EventFeed, type_fault
 from mailferry.config.mailbox import Auth, MailboxSettings, OAuthSettings
 from mailferry.config.mailbox_feed import MailboxFeed, default_name
+from mailferry.config.page_settings import PageSettings
 from mailferry.config.service_settings import ServiceSettings
 from mailferry.config.source import Given, Part, Placed, Source
 from mailferry.config.spreadsheet import Limits
@@ -74,6 +75,7 @@ class _Builder(Values):
             service=service,
             data_dir=data_dir,
             database=database,
+            page=self._page(),
             events=tuple((placed(place), feed) for place, feed in events if feed),
             mailboxes=tuple((placed(place), feed) for place, feed in mailboxes if feed),
             faults=tuple(dict.fromkeys((source.section(place), text) for place, text in source.faults)),
@@ -132,6 +134,13 @@ class _Builder(Values):
         if not values and place not in self._tables:
             return None
         return self._model(DatabaseSettings, values | {"data_dir": str(data_dir)}, given, place)
+
+    def _page(self) -> PageSettings | None:
+        place: Place = ("page",)
+        values, given = self._values(tables.PAGE, place)
+        if not values and place not in self._tables:
+            return None
+        return self._model(PageSettings, values, given, place)
 
     def _event(self, place: Place, data_dir: Path) -> EventFeed | None:
         source, name, shared = self._source, place[1], ("defaults", "events")

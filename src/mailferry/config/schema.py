@@ -14,6 +14,7 @@ from mailferry.config.tables import (
     MAILBOX,
     MESSAGES,
     OAUTH,
+    PAGE,
     SERVICE,
     Table,
 )
@@ -37,6 +38,7 @@ def schema() -> dict[str, Any]:
     properties = {
         "service": table(SERVICE),
         "database": table(DATABASE),
+        "page": table(PAGE),
         "defaults": {"type": "object", "properties": defaults, "additionalProperties": False},
         "events": {"type": "object", "additionalProperties": {"$ref": "#/$defs/events"}},
         "mailbox": {"type": "object", "additionalProperties": {"$ref": "#/$defs/mailbox"}},

@@ -14,6 +14,7 @@ from mailferry.config.database import DatabaseSettings
 from mailferry.config.env import SYSTEM_FILE
 from mailferry.config.event_feeds import shared_files
 from mailferry.config.mailbox_feed import account_of
+from mailferry.config.page_settings import PageSettings
 from mailferry.config.service_settings import ServiceSettings, systemd_log_dir
 from mailferry.config.text import present
 from mailferry.errors import ConfigError
@@ -43,6 +44,7 @@ class Configuration:
     service: ServiceSettings
     #: The one database of the service and of every feed.
     database: DatabaseSettings
+    page: PageSettings
     events: tuple[EventFeed, ...]
     mailboxes: tuple[MailboxFeed, ...]
     #: Things that were understood, but perhaps not as they were meant.
@@ -71,6 +73,7 @@ def read(paths: Sequence[Path | None] = (), environ: Mapping[str, str] | None = 
         faults += [fault for _, fault in part.faults]
     service = _service(parts, environ, faults)
     database = _database(parts, service, environ, faults)
+    page = _page(parts, environ, faults)
     mailboxes = [
         (place, feed.model_copy(update={"database": database}))
         for part in parts
@@ -89,6 +92,7 @@ def read(paths: Sequence[Path | None] = (), environ: Mapping[str, str] | None = 
     return Configuration(
         service=service,
         database=database,
+        page=page,
         events=tuple(feed for _, feed in events),
         mailboxes=tuple(feed for _, feed in mailboxes),
         warnings=tuple(
@@ -213,6 +217,20 @@ def database_of_environment(environ: Mapping[str, str], data_dir: Path) -> Datab
     if part.faults:
         raise ConfigError([fault for _, fault in part.faults])
     return (part.database or DatabaseSettings(data_dir=data_dir)).model_copy(update={"data_dir": data_dir})
+
+
+def _page(parts: list[Part], environ: Mapping[str, str], faults: list[str]) -> PageSettings:
+    """The one that a file describes; beside files of other kinds the environment's."""
+    if all(_suffix(part.path) == ".ini" for part in parts):
+        of_page = PageSettings.declared().values()
+        own = build(env.environment(environ, lambda setting: setting in of_page), environ)
+        faults += [fault for _, fault in own.faults]
+        parts = [*parts, own]
+    named = [(part.path, part.page) for part in parts if part.page]
+    for path, page in named[1:]:
+        if page != named[0][1]:
+            faults.append(f"{path}: says another thing of the page than {named[0][0]}; keep one of the two")
+    return named[0][1] if named else PageSettings()
 
 
 def _identity(database: DatabaseSettings) -> tuple[str, int, str, str]:

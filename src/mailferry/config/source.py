@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mailferry.config.database import DatabaseSettings
     from mailferry.config.event_feed import EventFeed
     from mailferry.config.mailbox_feed import MailboxFeed
+    from mailferry.config.page_settings import PageSettings
     from mailferry.config.tables import Place
 
 
@@ -106,6 +107,8 @@ class Part:
     data_dir: Path | None
     #: None where the file does not speak of a database.
     database: DatabaseSettings | None
+    #: None where the file does not speak of the status page.
+    page: PageSettings | None
     events: tuple[tuple[Placed, EventFeed], ...]
     mailboxes: tuple[tuple[Placed, MailboxFeed], ...]
     #: By section; "" for those of the file as a whole.

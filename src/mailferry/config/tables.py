@@ -12,6 +12,7 @@ from mailferry.config.database import DatabaseSettings
 from mailferry.config.event_feed import EventFeed
 from mailferry.config.mailbox import MailboxSettings, OAuthSettings
 from mailferry.config.mailbox_feed import MailboxFeed
+from mailferry.config.page_settings import PageSettings
 from mailferry.config.service_settings import ServiceSettings
 from mailferry.config.settings import Setting, Settings
 from mailferry.config.spreadsheet import Limits, Sandbox
@@ -49,6 +50,7 @@ def _table(model: type[Settings], name: str = "") -> Table:
 
 SERVICE = _table(ServiceSettings)
 DATABASE = _table(DatabaseSettings)
+PAGE = _table(PageSettings)
 EVENTS = _table(EventFeed)
 #: A mailbox feed's own table has options of two models.
 MAILBOX = _table(MailboxFeed)
@@ -81,7 +83,10 @@ _PLACES: dict[type[Settings], Place] = {
     DatabaseSettings: ("database",),
     MailboxFeed: ("mailbox", ""),
     ServiceSettings: ("service",),
+    PageSettings: ("page",),
 }
+#: What may stand in the tables of those names; in those of mailbox feeds, options of two models.
+_OF_TABLE = {"service": (SERVICE,), "database": (DATABASE,), "page": (PAGE,), "events": (EVENTS,)}
 #: Place and setting by variable.
 VARIABLES: dict[str, tuple[Place, Setting]] = {
     one.variable: ((*place, one.table) if one.table else place, one)
@@ -95,9 +100,7 @@ def options_of(place: Place) -> dict[str, bool]:
     """What may stand there, and whether it is a secret."""
     if place[0] == "defaults":
         place = (place[1], "of all", *place[2:])
-    parts: tuple[Table, ...] = {"service": (SERVICE,), "database": (DATABASE,), "events": (EVENTS,)}.get(
-        place[0], (MAILBOX, MESSAGES)
-    )
+    parts: tuple[Table, ...] = _OF_TABLE.get(place[0], (MAILBOX, MESSAGES))
     if len(place) > 2:
         parts = (WITHIN[place[2]],)
     secrets = {one.option for part in parts for one in part.secrets}

@@ -1,7 +1,7 @@
 """`mailferry.toml`: any number of feeds of both kinds, their service and their database, in one file.
 
 [service]                  [defaults.events]        [defaults.mailbox]       what feeds of a kind share
-[database]                 [events.<name>]          [mailbox.<name>]         one table a feed
+[database], [page]         [events.<name>]          [mailbox.<name>]         one table a feed
 [mailbox.<name>.imap], .oauth, .limits
 """
 
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
     from mailferry.config.tables import Place
 
-_TOP = ("service", "database", "defaults", "events", "mailbox")
+_TOP = ("service", "database", "page", "defaults", "events", "mailbox")
+#: Tables of options.
+_PLAIN = ("service", "database", "page")
 _KINDS = ("events", "mailbox")
 #: What a fault of the syntax mostly comes from, by the beginning of what tomllib says.
 _SYNTAX = {
@@ -57,7 +59,7 @@ def source_of(document: dict[str, Any], path: Path) -> Source:
 
 def _tables(document: dict[str, Any], source: Source) -> Iterator[Given]:
     for name, value in _known(document, (), _TOP, source):
-        if name in ("service", "database"):
+        if name in _PLAIN:
             yield from _table(value, (name,), source)
         elif name == "defaults":
             for kind, shared in _known(_checked(value, (name,), source), (name,), _KINDS, source):

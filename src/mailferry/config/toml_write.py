@@ -21,6 +21,7 @@ from mailferry.config.tables import (
     MAILBOX,
     MESSAGES,
     OAUTH,
+    PAGE,
     SERVICE,
     Table,
     base_dir,
@@ -65,7 +66,7 @@ class _Section:
 def as_toml(configuration: Configuration, style: Style) -> str:
     """The text of a file that reads as this configuration (but for secrets that are not in it)."""
     sections = [_service(configuration, style)]
-    sections += [_database(configuration, style)]
+    sections += [_database(configuration, style), _page(configuration, style)]
     events = [_event(feed, configuration.service.data_dir, style) for feed in configuration.events]
     if style is not Style.WHOLE and len(events) > 1:
         sections.append(_common(events))
@@ -85,6 +86,7 @@ def as_plain(configuration: Configuration) -> dict[str, Any]:
         "warnings": list(configuration.warnings),
         "service": _plain(configuration.service.model_dump()),
         "database": _plain(configuration.database.model_dump()),
+        "page": _plain(configuration.page.model_dump()),
         "events": [_plain(feed.model_dump()) for feed in configuration.events],
         "mailboxes": [_plain(feed.model_dump(exclude={"database"})) for feed in configuration.mailboxes],
     }
@@ -130,6 +132,10 @@ def _database(configuration: Configuration, style: Style) -> _Section:
     unused = {*parts, "url"} if database.private else parts if database.url else {"url"}
     chosen = {name: value for name, value in chosen.items() if name not in unused}
     return _Section(name="database", parts=("database",), values=chosen)
+
+
+def _page(configuration: Configuration, style: Style) -> _Section:
+    return _Section(name="page", parts=("page",), values=_chosen(PAGE, configuration.page, style))
 
 
 def _event(feed: EventFeed, data_dir: Path, style: Style) -> _Section:
