@@ -191,6 +191,9 @@ def test_what_the_services_commands_print_is_what_the_page_says(site: Site) -> N
             service.terminate()
     assert status.keys() == fields("status", "the whole")
     assert (status["exit_status"], [feed["unhealthy"] for feed in status["feeds"]]) == (1, [False, True])
+    assert status["needs"][0].keys() == fields("status", "of `needs`")
+    assert status["refusals"][0].keys() == fields("status", "of `refusals`")
+    assert status["disks"][0].keys() == fields("status", "of `disks`")
     kinds = ("of `feeds`", "event feeds", "mailbox feeds")
     assert all(feed.keys() == fields("status", *kinds) for feed in status["feeds"])
     statistics = status["feeds"][1]["statistics"]

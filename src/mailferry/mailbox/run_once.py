@@ -65,12 +65,12 @@ class Run:
 
     @property
     def exit_status(self) -> int:
-        """0 done, skipped or stopped; 1 the run failed, or a job failed, waits or was refused; 3 nothing could be reached."""
+        """0 done, skipped or stopped; 1 the run failed, or a job failed, waits or a file of it was refused; 3 nothing could be reached."""
         if self.status == "failed" and not self.reached:
             return 3
         open_or_failed = (JobState.FAILED, JobState.PENDING)
         jobs = [details.job for details in self.jobs.values()]
-        failed = any(job.state in open_or_failed or job.refused for job in jobs)
+        failed = any(job.state in open_or_failed or (job.refused and job.error) for job in jobs)
         return int(self.status in ("failed", "blocked") or bool(self.troubles) or failed)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+import os
+import shutil
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import dict_row
@@ -12,105 +13,127 @@ from psycopg.rows import dict_row
 from mailferry import database
 from mailferry.errors import MailferryError
 from mailferry.mailbox.ledger import admin
+from mailferry.monitor.facts import Disk, FeedStatus, Status
+from mailferry.monitor.needs import needs, summary
 from mailferry.secrets import mask
+from mailferry.service.plan import host_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from mailferry.config.event_feed import EventFeed
+    from mailferry.config.schedule import Schedule
     from mailferry.config.service import Configuration
-    from mailferry.database import Connection
+    from mailferry.database import Connection, Pool
     from mailferry.events.progress import Progress
-    from mailferry.mailbox.ledger.jobs import Statistics
+    from mailferry.monitor.facts import Need
 
 #: Seconds past its time from which a feed that has not run counts as neglected.
 OVERDUE = 300.0
-
-
-@dataclass(kw_only=True, slots=True)
-class FeedStatus:
-    """One feed. Times are aware; None is not known."""
-
-    name: str
-    #: "events" or "mailbox".
-    kind: str
-    schedule: str
-    #: The host that it is bound to, "" for any.
-    host: str = ""
-    #: "new", "running", or how the last run ended: completed, stopped, skipped, failed, blocked, cut off. "unknown" where
-    #: the database cannot be asked.
-    state: str = "new"
-    error: str = ""
-    #: Something is wrong that a person should look at.
-    unhealthy: bool = False
-    runner: str = ""
-    last_run: datetime | None = None
-    last_good: datetime | None = None
-    next_run: datetime | None = None
-    # Event feeds
-    position: datetime | None = None
-    lag_seconds: int | None = None
-    gaps: int = 0
-    #: Gaps that were neither filled nor acknowledged.
-    open_gaps: int = 0
-    late: int = 0
-    #: What is odd about events since the feed began: without_time, changed, details_missing, unreadable.
-    counts: dict[str, int] = field(default_factory=dict)
-    #: Time up to which every hour was listed again after the last of the delays of `audit`.
-    audited_to: datetime | None = None
-    #: Since when it is on record which time was listed.
-    covered_from: datetime | None = None
-    #: Events written that were found to be there no longer.
-    missing: int = 0
-    # Mailbox feeds
-    #: "watching", "polling", "unreachable" and the like; "" where no worker watches it.
-    watch: str = ""
-    last_answer: datetime | None = None
-    watch_error: str = ""
-    statistics: Statistics | None = None
-
-
-@dataclass(kw_only=True, slots=True)
-class Status:
-    """Everything, as far as it can be known."""
-
-    feeds: list[FeedStatus]
-    #: host, pid, version, started_at, heartbeat_at, alive, running, reload_error.
-    workers: list[dict[str, Any]] = field(default_factory=list)
-    #: Jobs of the queue by queue and state.
-    queue: dict[str, dict[str, int]] = field(default_factory=dict)
-    #: Why the database could not be asked.
-    database_error: str = ""
-
-    @property
-    def healthy(self) -> bool:
-        """No feed needs anybody."""
-        return not self.database_error and not any(feed.unhealthy for feed in self.feeds)
+#: A feed that has missed two of its times is silent after so long more; one that cron runs, by a schedule that is not
+#: known here, after a day.
+_SILENCE, _SILENCE_OF_CRON = timedelta(hours=1), timedelta(hours=25)
+#: Refused jobs that are listed one by one.
+MOST_REFUSALS = 10_000
 
 
 def look(configuration: Configuration, now: datetime) -> Status:
     """Ask the database, and the checkpoints of this host. `now` is aware; today and this week are by its calendar."""
+    if _has_database(configuration):
+        try:
+            with database.connect(configuration.database) as pool:
+                return look_with(pool, configuration, now)
+        except MailferryError as error:
+            return _looked(configuration, now, mask(str(error)))
+    return _looked(configuration, now)
+
+
+def look_with(pool: Pool, configuration: Configuration, now: datetime) -> Status:
+    """As `look`, on connections that are open."""
+    status = _blank(configuration, now)
+    error = ""
+    try:
+        with database.transaction(pool) as conn:
+            _ask(conn, status, now, configuration.events)
+    except MailferryError as fault:
+        # What was asked before it failed is not half shown.
+        status, error = _blank(configuration, now), mask(str(fault))
+    return _complete(status, configuration, now, error)
+
+
+def _looked(configuration: Configuration, now: datetime, error: str = "") -> Status:
+    return _complete(_blank(configuration, now), configuration, now, error)
+
+
+def _blank(configuration: Configuration, now: datetime) -> Status:
     feeds = [
         FeedStatus(name=feed.section, kind="events", schedule=feed.due.text) for feed in configuration.events
     ]
     feeds += [
         FeedStatus(name=feed.name, kind="mailbox", schedule=feed.due.text) for feed in configuration.mailboxes
     ]
-    status = Status(feeds=feeds)
-    if _has_database(configuration):
-        try:
-            with database.connect(configuration.database) as pool, database.transaction(pool) as conn:
-                _ask(conn, status, now, configuration.events)
-        except MailferryError as error:
-            status.database_error = mask(str(error))
-            for unasked in feeds:
-                unasked.state = "unknown"
-    by_name = {feed.name: feed for feed in feeds}
+    return Status(at=now, host=host_name(configuration), feeds=feeds)
+
+
+def _complete(status: Status, configuration: Configuration, now: datetime, error: str) -> Status:
+    """What this host knows without the database, and what follows from all of it."""
+    from mailferry.events.progress import falls_behind
+
+    status.database_error = error
+    by_name = {feed.name: feed for feed in status.feeds}
+    if error:
+        for feed in status.feeds:
+            feed.state = "unknown"
+    for events in configuration.events:
+        found = by_name[events.section]
+        if events.destination == "files":
+            _read_checkpoint(events, found, now)
+        if found.position:
+            found.behind = falls_behind(found.position.timestamp(), now.timestamp(), events.keeps)
+        found.silent = _silent(found, events.due, now)
+    for mailbox in configuration.mailboxes:
+        by_name[mailbox.name].silent = _silent(by_name[mailbox.name], mailbox.due, now)
+    status.disks = _disks(configuration)
+    status.needs = needs(status)
+    by_feed: dict[str, list[Need]] = {}
+    for need in status.needs:
+        by_feed.setdefault(need.feed, []).append(need)
+    for feed in status.feeds:
+        ours = by_feed.get(feed.name, [])
+        feed.unhealthy = bool(ours)
+        feed.error = summary(ours) or feed.run_error
+    return status
+
+
+def _silent(feed: FeedStatus, schedule: Schedule, now: datetime) -> bool:
+    """Whether a run should have succeeded since the last one that did."""
+    good = feed.last_good
+    if good is None or feed.state == "unknown":
+        return False
+    if feed.next_run is None:
+        return now - good > _SILENCE_OF_CRON
+    good = good.astimezone(now.tzinfo)
+    return schedule.next(schedule.next(good, feed.name), feed.name) + _SILENCE < now
+
+
+def _disks(configuration: Configuration) -> list[Disk]:
+    """The file systems of this host that are written to, each once."""
+    settings = configuration.service
+    folders = [settings.data_dir, *filter(None, [settings.log_dir])]
+    folders += [feed.base_dir for feed in configuration.mailboxes]
     for feed in configuration.events:
         if feed.destination == "files":
-            _read_checkpoint(feed, by_name[feed.section], now)
-        _warn(feed, by_name[feed.section], now)
-    return status
+            folders += [feed.folder, feed.position_file.parent]
+    found: dict[int, Disk] = {}
+    for folder in dict.fromkeys(folders):
+        try:
+            device = os.stat(folder).st_dev  # noqa: PTH116 - a thousand feeds: no Path for each
+            if device not in found:
+                usage = shutil.disk_usage(folder)
+                found[device] = Disk(path=str(folder), free=usage.free, total=usage.total)
+        except OSError:
+            continue  # not made yet, or of another host
+    return list(found.values())
 
 
 def _has_database(configuration: Configuration) -> bool:
@@ -132,21 +155,27 @@ def _ask(conn: Connection, status: Status, now: datetime, events: Sequence[Event
             _fill(by_name[row["name"]], row, now)
         configured = {feed.section: feed for feed in events}
         for row in cursor.execute(queries["progress"], {"names": list(configured)}).fetchall():
-            _reached(by_name[row["feed"]], progress_of(row), configured[row["feed"]], now)
+            reached = configured[row["feed"]]
+            _reached(by_name[reached.section], progress_of(row), reached, now, row["committed_at"])
         status.workers = cursor.execute(queries["workers"]).fetchall()
     if conn.execute(queries["has_queue"]).fetchone() == (True,):
         for name, state, count in conn.execute(queries["queue"]).fetchall():
             status.queue.setdefault(name, {})[state] = count
-    for feed in status.feeds:
-        if feed.kind == "mailbox":
-            feed.statistics = admin.statistics(conn, now, feed.name)
-            feed.unhealthy |= feed.statistics.refused > 0
+    refused = 0
+    mailboxes = [feed for feed in status.feeds if feed.kind == "mailbox"]
+    for feed in mailboxes:
+        feed.statistics = admin.statistics(conn, now, feed.name)
+        refused += feed.statistics.refused
+    if refused:
+        status.refusals = admin.refusals(conn, [feed.name for feed in mailboxes], MOST_REFUSALS)
+        status.more_refusals = refused - len(status.refusals)
 
 
 def _fill(feed: FeedStatus, row: dict[str, Any], now: datetime) -> None:
     feed.host = row["host"]
     feed.state = "running" if row["running"] else row["status"] or "new"
-    feed.error = mask(row["error"] or "")
+    feed.ended, feed.failures = row["status"] or "", row["failures"]
+    feed.run_error = mask(row["error"] or "")
     feed.runner = row["runner"] or ""
     feed.last_run, feed.last_good, feed.next_run = row["started_at"], row["last_good_at"], row["next_run_at"]
     feed.gaps, feed.late = row["gaps"], row["late"]
@@ -155,11 +184,7 @@ def _fill(feed: FeedStatus, row: dict[str, Any], now: datetime) -> None:
     feed.watch = row["watch_state"] or ""
     feed.last_answer = max(filter(None, (row["watch_good_at"], row["last_good_at"])), default=None)
     feed.watch_error = mask(row["watch_error"] or "")
-    neglected = row["overdue"] > OVERDUE
-    if neglected and not feed.error:
-        where = f" of host {feed.host}" if feed.host else ""
-        feed.error = f"due since {row['next_run_at'].astimezone():%Y-%m-%d %H:%M}: no worker{where} runs it"
-    feed.unhealthy = neglected or row["status"] in ("failed", "blocked", "cut off")
+    feed.overdue = row["overdue"] > OVERDUE
 
 
 def _position(feed: FeedStatus, seconds: int, now: datetime) -> None:
@@ -167,11 +192,15 @@ def _position(feed: FeedStatus, seconds: int, now: datetime) -> None:
     feed.lag_seconds = max(0, round(now.timestamp() - seconds))
 
 
-def _reached(feed: FeedStatus, progress: Progress, configured: EventFeed, now: datetime) -> None:
-    """How far a feed got by its destination's own word, run by the service or by cron."""
+def _reached(
+    feed: FeedStatus, progress: Progress, configured: EventFeed, now: datetime, at: datetime | None
+) -> None:
+    """How far a feed got by its destination's own word, run by the service or by cron; `at`: when it last got on."""
     _position(feed, progress.position, now)
-    feed.gaps, feed.late, feed.open_gaps = progress.gap_count, progress.late, len(progress.open_gaps)
-    feed.counts = progress.counts
+    feed.events, feed.late, feed.counts = progress.events, progress.late, progress.counts
+    feed.gaps, feed.gap_list = progress.gap_count, progress.open_gaps
+    feed.open_gaps = len(feed.gap_list)
+    feed.last_good = max(filter(None, (feed.last_good, at)), default=None)
     coverage = progress.coverage
     feed.missing = coverage.missing
     if coverage.spans:
@@ -179,13 +208,6 @@ def _reached(feed: FeedStatus, progress: Progress, configured: EventFeed, now: d
     audited_to = coverage.audited_to(configured.audit_delays[-1]) if configured.audit_delays else None
     if audited_to is not None:
         feed.audited_to = datetime.fromtimestamp(audited_to, UTC)
-    troubles = [feed.error]
-    if feed.open_gaps:
-        troubles.append(f"{feed.open_gaps:,} open gaps: mailferry gaps list {feed.name}")
-    if feed.missing:
-        troubles.append(f"{feed.missing:,} events written are no longer there: mailferry verify {feed.name}")
-    feed.unhealthy = feed.unhealthy or len(troubles) > 1
-    feed.error = "; ".join(filter(None, troubles))
     if feed.state in ("new", "unknown"):
         feed.state = "completed"
 
@@ -196,21 +218,14 @@ def _read_checkpoint(feed: EventFeed, status: FeedStatus, now: datetime) -> None
 
     try:
         found = checkpoint.load(feed.position_file)
+        if found:
+            at = datetime.fromtimestamp(feed.position_file.stat().st_mtime, UTC)
+            _reached(status, found.progress, feed, now, at)
+            status.local = True
     except MailferryError as error:
-        status.error, status.unhealthy = mask(str(error)), True
-        return
-    if found:
-        _reached(status, found.progress, feed, now)
-
-
-def _warn(feed: EventFeed, status: FeedStatus, now: datetime) -> None:
-    """Time that the provider may soon have lost."""
-    from mailferry.events.progress import falls_behind
-
-    if status.position:
-        warning = falls_behind(status.position.timestamp(), now.timestamp(), feed.keeps)
-        if warning:
-            status.error, status.unhealthy = "; ".join(filter(None, (status.error, warning))), True
+        status.checkpoint_error = mask(str(error))
+    except FileNotFoundError:
+        pass  # taken away this moment
 
 
 # For people and for programs
@@ -224,8 +239,9 @@ def as_plain(status: Status) -> dict[str, Any]:
 
 
 def as_text(status: Status) -> str:
-    """A block a feed, then the workers and the queue."""
-    lines = [line for feed in status.feeds for line in _feed_lines(feed)]
+    """What needs a person, a block a feed, then the workers and the queue."""
+    lines = [line for need in status.needs for line in _need_lines(need)]
+    lines += [line for feed in status.feeds for line in _feed_lines(feed)]
     if status.database_error:
         # Of workers nothing is known then.
         lines += ["", f"database    {status.database_error}"]
@@ -245,6 +261,11 @@ def as_text(status: Status) -> str:
             f"queue       {name}: {', '.join(f'{count:,} {state}' for state, count in states.items())}"
         )
     return "\n".join(mask(line) for line in lines)
+
+
+def _need_lines(need: Need) -> Iterable[str]:
+    yield f"! {need.subject}: {need.reason}"
+    yield f"    to do     {need.advice}"
 
 
 def _feed_lines(feed: FeedStatus) -> Iterable[str]:

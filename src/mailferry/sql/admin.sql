@@ -27,6 +27,16 @@ RETURNING *
 SELECT count(*) FROM mailferry.jobs
 WHERE refused AND acknowledged_at IS NULL AND (%(feed)s::text IS NULL OR feed = %(feed)s)
 
+-- name: refusals
+-- From the index of refused jobs: those are few, whatever the ledger holds.
+SELECT id, feed, left(subject, 500) AS subject, left(sender, 500) AS sender, left(coalesce(error, ''), 4000) AS error,
+       (SELECT coalesce(sum(rejected), 0)::bigint FROM mailferry.files AS f WHERE f.job_id = j.id AND f.state = 'loaded')
+           AS rejected_rows,
+       finished_at
+FROM mailferry.jobs AS j
+WHERE refused AND acknowledged_at IS NULL AND feed = ANY(%(feeds)s)
+ORDER BY id LIMIT %(limit)s
+
 -- name: retry_files
 UPDATE mailferry.files SET state = 'pending', error = NULL, finished_at = NULL
 WHERE job_id = %(id)s AND (state IN ('rejected', 'failed') OR state = 'loaded' AND rejected > 0)

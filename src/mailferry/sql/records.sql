@@ -83,11 +83,12 @@ WHERE id = %(file_id)s AND state = 'pending' AND job_id = (
 UPDATE mailferry.jobs AS j
 SET state = CASE WHEN c.files > 0 AND c.good = 0 THEN 'failed' ELSE 'completed' END,
     error_kind = CASE WHEN c.errors IS NOT NULL THEN 'reject' END, error = c.errors,
-    refused = c.errors IS NOT NULL, warnings = c.warnings, lease_until = NULL, finished_at = clock_timestamp(), marked_at = NULL
+    refused = c.errors IS NOT NULL OR c.rejected > 0, warnings = c.warnings, lease_until = NULL, finished_at = clock_timestamp(), marked_at = NULL
 FROM (
     SELECT count(*) AS files, count(*) FILTER (WHERE state = 'pending') AS pending,
            count(*) FILTER (WHERE state IN ('loaded', 'duplicate')) AS good,
            coalesce(sum(cardinality(warnings)), 0) AS warnings,
+           coalesce(sum(rejected) FILTER (WHERE state = 'loaded'), 0) AS rejected,
            string_agg(name || ': ' || error, E'\n' ORDER BY id) FILTER (WHERE state IN ('rejected', 'failed')) AS errors
     FROM mailferry.files WHERE job_id = %(id)s
 ) AS c

@@ -2,14 +2,14 @@
 
 -- name: feeds
 SELECT name, host, schedule, status, error, runner, started_at, ended_at, last_good_at, next_run_at, position, gaps, late,
-       started_at IS NOT NULL AND ended_at IS NULL AS running,
+       failures, started_at IS NOT NULL AND ended_at IS NULL AS running,
        extract(epoch FROM now() - next_run_at)::float8 AS overdue,
        CASE WHEN watch_until > now() THEN watch_state END AS watch_state, watch_good_at, watch_error
 FROM mailferry.feeds WHERE name = ANY(%(names)s)
 
 -- name: progress
 -- Of feeds that write into a table, run by the service or by cron.
-SELECT feed, position, floor, events, late, counts, details_missing, gap_count, gaps, coverage
+SELECT feed, position, floor, events, late, counts, details_missing, gap_count, gaps, coverage, committed_at
 FROM mailferry.event_progress WHERE feed = ANY(%(names)s) AND position IS NOT NULL
 
 -- name: workers

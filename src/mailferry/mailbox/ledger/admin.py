@@ -8,16 +8,17 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from psycopg.rows import dict_row
+from psycopg.rows import class_row, dict_row
 
 from mailferry.database import queries
 from mailferry.errors import Reject
 from mailferry.mailbox.ledger import leases
-from mailferry.mailbox.ledger.jobs import Details, Job, JobState, Statistics, Tally
+from mailferry.mailbox.ledger.jobs import Details, Job, JobState, Refusal, Statistics, Tally
 from mailferry.mailbox.ledger.rows import files_of, job_of, many, one, storable
 from mailferry.mailbox.source.message import PartOutcome, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from mailferry.database import Connection
@@ -83,6 +84,12 @@ def jobs(
         "text": text and storable(text),
     }
     return many(conn, _sql("jobs"), {**filters, "limit": limit})
+
+
+def refusals(conn: Connection, feeds: Sequence[str], limit: int) -> list[Refusal]:
+    """Jobs of these feeds that need a person, the oldest first."""
+    with conn.cursor(row_factory=class_row(Refusal)) as cursor:
+        return cursor.execute(_sql("refusals"), {"feeds": list(feeds), "limit": limit}).fetchall()
 
 
 def show(conn: Connection, job_id: int) -> Details | None:

@@ -69,7 +69,7 @@ class Job:
     #: "retry", "reject" or "stop", with the text of the last error.
     error_kind: str | None
     error: str | None
-    #: It has ended, and a file of it, or all of it, was refused.
+    #: It has ended, and rows of it, a file, or all of it, were refused.
     refused: bool
     #: When a person took note of that, so that it is no longer shown.
     acknowledged_at: datetime | None
@@ -87,6 +87,21 @@ class Job:
     def ended(self) -> bool:
         """Whether it was done, well or not, so that its message is to be marked."""
         return self.state in (JobState.COMPLETED, JobState.FAILED)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """A job that needs a person, in short."""
+
+    id: int
+    feed: str
+    subject: str
+    sender: str
+    #: Of files that were refused; "" where only rows were.
+    error: str
+    #: Rows of its loaded files.
+    rejected_rows: int
+    finished_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
