@@ -32,6 +32,7 @@ def as_json(results: Sequence[Result], exit_status: int) -> str:
             "section": result.section,
             "status": result.status,
             "error": mask(result.error) or None,
+            "warnings": [mask(warning) for warning in result.warnings],
             "position": result.position,
             "lag_seconds": result.lag_seconds,
             "new_gaps": result.new_gaps,
@@ -55,7 +56,10 @@ def as_json(results: Sequence[Result], exit_status: int) -> str:
 
 def as_text(results: Sequence[Result]) -> str:
     """The summary: a block a section, and one in total where there are several."""
-    blocks = [_block(result.section, result.status, result.metrics, mask(result.error)) for result in results]
+    blocks = [
+        _block(result.section, result.status, result.metrics, mask(result.error), result.warnings)
+        for result in results
+    ]
     if len(results) > 1:
         failed = sum(result.status == "error" for result in results)
         skipped = sum(result.status == "skipped" for result in results)
@@ -64,11 +68,12 @@ def as_text(results: Sequence[Result]) -> str:
     return "\n".join(blocks)
 
 
-def _block(name: str, status: str, metrics: Metrics, error: str) -> str:
+def _block(name: str, status: str, metrics: Metrics, error: str, warnings: Sequence[str] = ()) -> str:
     m = metrics.to_json()
     lines = [f"{name}: {status}"]
     if error:
         lines.append(f"  error          {error}")
+    lines += [f"  warning        {mask(warning)}" for warning in warnings]
     extra = [
         f"{m[key]:,} {words}"
         for key, words in (

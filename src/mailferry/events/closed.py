@@ -6,6 +6,7 @@ the disk and read back; a file is sealed by one line that is appended to the man
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import time
@@ -15,7 +16,7 @@ from mailferry import disk
 from mailferry.errors import Retry
 from mailferry.events import stored
 from mailferry.events.folder import ENDINGS, files_of, is_late, late_name, plain
-from mailferry.events.seal import LATE_QUIET, Manifest, contents_of
+from mailferry.events.seal import LATE_QUIET, Manifest, contents_of, sealed_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -38,15 +39,17 @@ class ClosedFiles:
         self._feed = feed
         self._format = feed.fill(feed.log_file_name_format)
         self._clock = clock
-        self._manifest: Manifest | None = None
         self._places: dict[str, str] = {}
 
-    @property
+    @functools.cached_property
     def manifest(self) -> Manifest:
-        """What is sealed; read at its first use in a run."""
-        if self._manifest is None:
-            self._manifest = Manifest.open(self._feed.manifest_file)
-        return self._manifest
+        """For putting on record what is sealed or deleted. Raises Stop where it was changed."""
+        return Manifest.open(self._feed.manifest_file)
+
+    @functools.cached_property
+    def _sealed(self) -> set[str]:
+        """Files that no line may be appended to."""
+        return sealed_names(self._feed.manifest_file) if self._feed.seal else set()
 
     def place(self, name: str, *, late: bool) -> str:
         """The file for an event of the hour file `name`: another one where that is closed, or for late events of their own."""
@@ -63,16 +66,19 @@ class ClosedFiles:
         folder = self._feed.folder
         if any((folder / f"{name}{ending}").exists() for ending in ENDINGS.values()):
             return True
-        return self._feed.seal and (folder / name).exists() and name in self.manifest.sealed
+        return name in self._sealed and (folder / name).exists()
 
     def close(self, open_names: Collection[str], coverage: Coverage) -> Iterator[str]:
         """Compress and seal the files that are closed: not of the hours `open_names`, and unchanged for long. Yields what was done.
 
         Raises:
             Retry: the disk is full or refuses; the next run goes on.
+            Stop: the manifest was changed; files stay as they are until that is explained.
         """
         if self._feed.compress == "none" and not self._feed.seal:
             return
+        if self._feed.seal:
+            _ = self.manifest  # a file that cannot be sealed is not compressed either
         until = time.monotonic() + BUDGET
         self._places.clear()
         for modified, path in files_of(self._feed.folder, self._format):
@@ -85,7 +91,7 @@ class ClosedFiles:
             yield from self._close(path, coverage)
 
     def _close(self, path: Path, coverage: Coverage) -> Iterator[str]:
-        if self._feed.seal and path.name in self.manifest.sealed:
+        if path.name in self._sealed:
             return
         ending = ENDINGS.get(self._feed.compress)
         if ending and path.name == plain(path.name):
@@ -97,11 +103,12 @@ class ClosedFiles:
         if self._feed.seal:
             contents = contents_of(path, coverage)
             entry = self.manifest.add(contents, int(self._clock()))
+            self._sealed.add(path.name)
             yield f"sealed {path.name}: entry {entry.number}, sha256 {entry.sha256}, head {self.manifest.head}"
 
     def deleted(self, path: Path, reason: str) -> None:
-        """Before a file is deleted by `log_retention_days`: the manifest says so, or it would look removed."""
-        if self._feed.seal and path.name in self.manifest.sealed:
+        """Before a file is deleted by `log_retention_days`: the manifest says so, or it would look removed. Raises as `close`."""
+        if path.name in self._sealed:
             self.manifest.remove(path.name, reason, int(self._clock()))
 
 

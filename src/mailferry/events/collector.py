@@ -67,6 +67,8 @@ class Result:
     position: int | None = None
     #: How far that is behind the clock.
     lag_seconds: int | None = None
+    #: What a person has to see to while events go on being collected: what could not be deleted or sealed.
+    warnings: list[str] = field(default_factory=list)
     new_gaps: int = 0
     #: Gaps and late events since the feed began.
     gap_count: int = 0
@@ -156,9 +158,7 @@ class Collector:
         try:
             await self._collect()
             self._result.status = "stopped" if self._stop.is_set() else "completed"
-            for what in await in_thread(self._destination.expire):
-                self._journal.step(f"deleted {what}")
-            await self._close()
+            await self._tidy()
         except MailferryError as error:
             self._fail(str(error), blocked=isinstance(error, Stop))
             self._result.unreachable = isinstance(error, Unreachable) and not self._metrics.succeeded
@@ -166,12 +166,21 @@ class Collector:
             self._fail(f"unexpected {type(error).__name__}: {error}; please report it with the error log")
             self._journal.error("".join(traceback.format_exception(error)))
 
-    async def _close(self) -> None:
-        """Compress and seal; what fails there is for the next run, as the events are written."""
+    async def _tidy(self) -> None:
+        """Delete, compress and seal. What fails there waits, and the run says so; the events are written."""
+        try:
+            for what in await in_thread(self._destination.expire):
+                self._journal.step(f"deleted {what}")
+        except MailferryError as error:
+            self._warn(f"retention: {error}")
         try:
             await in_thread(self._destination.close)
         except MailferryError as error:
-            self._journal.message(f"closing of files: {error}", logging.WARNING)
+            self._warn(f"closing of files: {error}")
+
+    def _warn(self, warning: str) -> None:
+        self._journal.error(warning, level=logging.WARNING)
+        self._result.warnings.append(warning)
 
     def _fail(self, error: str, *, blocked: bool = False) -> None:
         self._result.status, self._result.error, self._result.blocked = "error", error, blocked
@@ -207,7 +216,7 @@ class Collector:
         if committed:
             state += f"; up to {_utc(committed.position)}"
         self._journal.message(state)
-        self._destination.beat(result.status, result.error)
+        self._destination.beat(result.status, result.error, result.warnings)
 
     # --- reading
 

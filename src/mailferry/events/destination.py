@@ -128,7 +128,7 @@ class Destination(Protocol):
     def close(self) -> None:
         """Compress and seal what is complete, as far as this destination does so."""
 
-    def beat(self, status: str, error: str = "") -> None:
+    def beat(self, status: str, error: str = "", warnings: Sequence[str] = ()) -> None:
         """Give a sign of life: at the start, every few seconds, and at the end. `status` as in `Heartbeat.write`."""
 
     def release(self) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 from mailferry import disk
-from mailferry.errors import Retry
+from mailferry.errors import Retry, Stop
 from mailferry.events import checkpoint, order, stored, timestamps
 from mailferry.events import record as records
 from mailferry.events.audit import REACH
@@ -105,9 +105,9 @@ class HourlyFiles:
         found = checkpoint.load(self._feed.position_file)
         return found.progress if found else None
 
-    def beat(self, status: str, error: str = "") -> None:
+    def beat(self, status: str, error: str = "", warnings: Sequence[str] = ()) -> None:
         """Replace the heartbeat file."""
-        self._heartbeat.write(status, self.committed, error)
+        self._heartbeat.write(status, self.committed, error, warnings)
 
     def open(self) -> tuple[Progress | None, Recovered]:
         """Where to go on (None: this feed has never run), after repairing what a crash has left."""
@@ -210,17 +210,29 @@ class HourlyFiles:
         )
 
     def expire(self) -> list[str]:
-        """Delete data files not written to for `log_retention_days`; none where that is 0."""
+        """Delete data files not written to for `log_retention_days`; none where that is 0.
+
+        Raises:
+            Retry, Stop: some of them could not be deleted; the others are.
+        """
         days = self._feed.log_retention_days
         if not days:
             return []
         oldest = self._clock() - days * 86_400
-        old = [found.path for found in files_of(self.folder, self._format) if found.modified < oldest]
-        for path in old:
-            self._closed.deleted(path, f"log_retention_days = {days}")
-            with disk.explained("delete", path):
-                path.unlink(missing_ok=True)
-        return [f"{path.name}, older than {days} days" for path in old]
+        deleted, failures = [], []
+        for path in (found.path for found in files_of(self.folder, self._format) if found.modified < oldest):
+            try:
+                self._closed.deleted(path, f"log_retention_days = {days}")
+                with disk.explained("delete", path):
+                    path.unlink(missing_ok=True)
+            except (Retry, Stop) as error:
+                failures.append(error)
+            else:
+                deleted.append(f"{path.name}, older than {days} days")
+        if failures:
+            counts = f"{len(deleted)} files older than {days} days deleted, {len(failures)} kept"
+            raise type(failures[0])(f"{counts}: {failures[0]}")
+        return deleted
 
     def close(self) -> None:
         """Compress and seal the hours that are over and audited; see `ClosedFiles`."""
@@ -236,7 +248,10 @@ class HourlyFiles:
         for what in self._closed.close(self._names(first - 3600, now + 3600), self.committed.coverage):
             self.journal.message(what)
         if self._feed.seal and self._feed.timestamp_url:
-            timestamps.stamp(self._feed)
+            try:
+                timestamps.stamp(self._feed)
+            except Retry as error:
+                self.journal.message(f"{error}", logging.WARNING)  # the next run asks again
 
     def _audited_to(self, progress: Progress, now: int) -> int | None:
         """Before which Unix time no audit is to come; None where every time may still be audited."""

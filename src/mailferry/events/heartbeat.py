@@ -15,7 +15,7 @@ from mailferry.events.progress import falls_behind
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mailferry.config.event_feed import EventFeed
     from mailferry.events.journal import Journal
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two writes while a section runs.
 INTERVAL = 5.0
+#: Open gaps shown.
+SHOWN = 10
 
 
 class Heartbeat:
@@ -38,10 +40,13 @@ class Heartbeat:
         self._clock = clock
         self._started = clock()
 
-    def write(self, status: str, progress: Progress | None, error: str = "") -> None:
-        """`status`: running, completed, stopped (by a signal) or error."""
+    def write(
+        self, status: str, progress: Progress | None, error: str = "", warnings: Sequence[str] = ()
+    ) -> None:
+        """`status`: running, completed, stopped (by a signal) or error; `warnings`: what a person has to see to."""
         now = self._clock()
         feed = self._feed
+        behind = falls_behind(progress.position, now, feed.keeps) if progress else ""
         beat: dict[str, Any] = {
             "section": feed.section,
             "status": status,
@@ -59,13 +64,14 @@ class Heartbeat:
             "late_events": progress.late if progress else 0,
             "counts": progress.counts if progress else {},
             "gaps": progress.gap_count if progress else 0,
+            "open_gaps": len(progress.open_gaps) if progress else 0,
             "last_gaps": [
                 {"kind": gap.kind, "start": _iso(gap.start), "end": _iso(gap.end)}
-                for gap in progress.gaps[-10:]
+                for gap in progress.open_gaps[-SHOWN:]
             ]
             if progress
             else [],
-            "warning": falls_behind(progress.position, now, feed.keeps) or None if progress else None,
+            "warning": mask("; ".join(filter(None, [behind, *warnings]))) or None,
             "error": mask(error) or None,
             "metrics": self._metrics.to_json(),
         }

@@ -157,7 +157,7 @@ def exit_status(results: Sequence[Result]) -> int:
         tried = [result for result in results if result.status != "skipped"]
         unreachable = all(result.unreachable for result in failed) and len(failed) == len(tried)
         return Exit.UNREACHABLE if unreachable else Exit.FAILED
-    return Exit.GAP if any(result.new_gaps for result in results) else Exit.DONE
+    return Exit.GAP if any(result.new_gaps or result.warnings for result in results) else Exit.DONE
 
 
 def on_signals(react: Callable[[int], None]) -> Callable[[], None]:

@@ -7,6 +7,7 @@ folder can make a new chain, which only a time stamp, or a `head` noted elsewher
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,7 @@ class Entry:
     #: As of `Contents`.
     bytes: int = 0
     first: int | None = None
+    deleted: bool = False
 
 
 @dataclass(kw_only=True)
@@ -115,24 +117,44 @@ class Manifest:
 
     def take(self, line: bytes) -> Entry:
         """Go on by one line, which is known to follow the last one."""
-        values = orjson.loads(line)
-        deleted = "deleted_at" in values
-        entry = Entry(
-            number=values["number"],
-            file=values["file"],
-            sha256=values["sha256"],
-            at=values["deleted_at" if deleted else "sealed_at"],
-            reason=values.get("reason", ""),
-            bytes=values.get("bytes", 0),
-            first=values.get("first"),
-        )
-        if deleted:
+        entry = _entry(orjson.loads(line))
+        if entry.deleted:
             self.sealed.pop(entry.file, None)
         else:
             self.sealed[entry.file] = entry
         self.count = entry.number
         self.head = hashlib.sha256(line).hexdigest()
         return entry
+
+
+def _entry(values: dict[str, Any]) -> Entry:
+    """Raises KeyError, TypeError: it is no entry."""
+    deleted = "deleted_at" in values
+    return Entry(
+        number=values["number"],
+        file=values["file"],
+        sha256=values["sha256"],
+        at=values["deleted_at" if deleted else "sealed_at"],
+        reason=values.get("reason", ""),
+        bytes=values.get("bytes", 0),
+        first=values.get("first"),
+        deleted=deleted,
+    )
+
+
+def sealed_names(path: Path) -> set[str]:
+    """The files that are sealed by any line of a manifest that can be read, even where its chain is broken.
+
+    Whoever edited the manifest, a sealed file is not appended to. Raises Retry.
+    """
+    names: set[str] = set()
+    with disk.explained("read", path):
+        data = path.read_bytes() if path.exists() else b""
+    for line in data.split(b"\n"):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            entry = _entry(orjson.loads(line))
+            (names.discard if entry.deleted else names.add)(entry.file)
+    return names
 
 
 def walk(data: bytes, manifest: Manifest) -> Iterator[tuple[int, str]]:

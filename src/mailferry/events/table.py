@@ -236,7 +236,7 @@ class EventTable:
         with _translated():
             return partitions.expire(self._conn, self._table, self._feed.section, self._days, self._clock())
 
-    def beat(self, status: str, error: str = "") -> None:
+    def beat(self, status: str, error: str = "", warnings: Sequence[str] = ()) -> None:
         """Nothing: the lock and the progress row say that a worker is alive, and how far it got."""
 
     def release(self) -> None:

@@ -106,6 +106,9 @@ def _of_workers(status: Status) -> Iterator[Need]:
 def _of_feed(feed: FeedStatus) -> Iterator[Need]:
     if found := _run(feed):
         yield found
+    if feed.ended == "completed" and feed.run_error:
+        advice = "correct that; events go on being collected"
+        yield _need(feed, "files", "blocked", "cannot delete, compress or seal files", feed.run_error, advice)
     if feed.checkpoint_error:
         yield _need(
             feed,

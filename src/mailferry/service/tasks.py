@@ -286,7 +286,7 @@ class Tasks:
             status = "blocked" if result.blocked else "failed"
         return Ended(
             status=status,
-            error=mask(result.error),
+            error=mask("; ".join(filter(None, [result.error, *result.warnings]))),
             position=result.position,
             gaps=result.gap_count,
             late=result.late,
