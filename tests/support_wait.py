@@ -25,13 +25,14 @@ def wait_for(
 ) -> _Found:
     """The first true value of `found`, or a failure that says what was waited for.
 
-    Looks often at first, and every `every` seconds in the end.
+    Looks often at first, then every `every` seconds, and after a long wait twice a second: a look may cost a connection.
     """
-    until = time.monotonic() + patience
+    begun = time.monotonic()
     pause = 0.001
     while not (value := found()):
-        if time.monotonic() > until:
+        waited = time.monotonic() - begun
+        if waited > patience:
             pytest.fail(f"not in {patience:g} s: {what if isinstance(what, str) else what()}")
         time.sleep(pause)
-        pause = min(2 * pause, every)
+        pause = min(2 * pause, max(every, min(waited / 20, 0.5)))
     return value

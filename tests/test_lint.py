@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_format_lint_imports_and_types_are_as_agreed() -> None:
     done = subprocess.run(

@@ -85,6 +85,7 @@ def test_kill_before_and_after_each_statement(site: Site, part: str) -> None:
 CALLS = {"fsync": 11, "rename": 9, "unlink": 3, "rmdir": 2, "mkdir": 6}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_kill_at_each_call_that_changes_files(site: Site) -> None:
     hit: set[str] = set()

@@ -82,6 +82,7 @@ def wait_for_runs(settings: DatabaseSettings, name: str) -> None:
 # --- the start
 
 
+@pytest.mark.slow
 def test_it_is_ready_only_when_database_and_mailbox_have_answered(
     tmp_path: Path, empty: DatabaseSettings, account: Account
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_database_of_a_newer_program_is_left_alone(
         assert host.manager.ready == 0
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_private_database_that_comes_back_when_it_is_killed(
     server_folder: Path, empty: DatabaseSettings, provider: Provider
 ) -> None:
@@ -273,6 +275,7 @@ def test_a_service_that_is_ended_while_it_collects_leaves_the_rest_to_another_at
 # --- a new configuration
 
 
+@pytest.mark.slow
 def test_a_new_configuration_is_taken_and_a_broken_one_refused(
     tmp_path: Path, empty: DatabaseSettings, provider: Provider
 ) -> None:
