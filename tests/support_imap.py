@@ -22,6 +22,8 @@ HELLO = b"Subject: Track and Trace\r\nFrom: Depot <depot@example.com>\r\n\r\nhel
 OAUTH = {"client_id": "c", "client_secret": "s", "token_endpoint": "https://id.example.com/"}
 #: A command's end, as an answer of `ScriptedImap`.
 DONE = b"{tag} OK done\r\n"
+#: At the end of an answer of `ScriptedImap`: the connection is dropped.
+DROP = b"{drop}"
 
 
 @dataclass(kw_only=True)
@@ -34,6 +36,9 @@ class Served:
     seen: bool = False
     #: Commands for this message that hold one of these are refused.
     refused: tuple[bytes, ...] = ()
+    #: At commands for this message that hold one of these the connection is dropped, so many times.
+    dropped: tuple[bytes, ...] = ()
+    drops: int = 1_000_000
     #: Its BODYSTRUCTURE, where it is not the true one.
     structure: bytes | None = None
     #: The size that its parts are said to have.
@@ -75,6 +80,9 @@ class FaultyFolder:
         answers, fault = b"", b""
         for uid in uids:
             one = self.messages[uid - 1]
+            if one.drops and any(part in line for part in one.dropped):
+                one.drops -= 1
+                return answers + DROP
             if any(part in line for part in one.refused):
                 fault = b"{tag} " + self.refusal + b"\r\n"
             else:
@@ -188,4 +196,6 @@ class ScriptedImap:
                         self.said.append(name)
                         answer = self._answers.get(name, DONE)
                         whole = answer(line) if callable(answer) else answer
-                        opened.sendall(whole.replace(b"{tag}", tag))
+                        opened.sendall(whole.removesuffix(DROP).replace(b"{tag}", tag))
+                        if whole.endswith(DROP):
+                            break

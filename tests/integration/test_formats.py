@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from msoffcrypto.method.rc4 import DocumentRC4
+from msoffcrypto.method.rc4_cryptoapi import DocumentRC4CryptoAPI
+from msoffcrypto.method.xor_obfuscation import DocumentXOR
 
 from mailferry.config.spreadsheet import ErrorCells
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.contract import RowContract
 from mailferry.mailbox.workbook.formats import PlainZip, files_in_zip, kind_of
+from mailferry.mailbox.workbook.passwords import DEFAULT
 from mailferry.mailbox.workbook.reader import Reader
 from mailferry.mailbox.workbook.values import Column, Kind
-from mailferry.testing.workbooks import Tab, ods, protected, recoded, sheet_xml, xls, xlsx
+from mailferry.testing.workbooks import Error, Tab, ods, protected, recoded, sheet_xml, xls, xlsb, xlsx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mailferry.mailbox.workbook.reader import Report, Sheet
     from mailferry.mailbox.workbook.values import RejectedRow
@@ -201,6 +207,25 @@ def test_rows_behind_a_filter_are_loaded_and_said(reader: Reader, tmp_path: Path
     )
 
 
+@pytest.mark.parametrize("write", [ods, xls, xlsb])
+def test_hidden_rows_of_other_formats_are_loaded_and_said(
+    reader: Reader, tmp_path: Path, write: Callable[[Path, Tab], Path]
+) -> None:
+    path = write(tmp_path / "a", Tab(rows=[["HAWB"], ["K1"], ["K2"], ["K3"]], hidden=frozenset({2, 4})))
+    rows, _, report, _ = read(reader, path)
+    assert rows == [["K1"], ["K2"], ["K3"]]
+    assert [said for said in report.warnings if "2 rows are hidden" in said]
+
+
+def test_an_error_in_an_xlsb_rejects_its_row_with_that_reason(reader: Reader, tmp_path: Path) -> None:
+    path = xlsb(tmp_path / "a", Tab(rows=[["HAWB", "Pieces"], ["K1", 2.5], ["K2", Error()], ["K3", 4]]))
+    rows, _, _, rejects = read(reader, path)
+    assert rows == [["K1", "2.5"], ["K3", "4"]]
+    assert [(one.row, one.column, one.value, one.reason) for one in rejects] == [
+        (3, "pieces", "#N/A", "an error (#N/A), not a value")
+    ]
+
+
 # --- packages that are odd
 
 
@@ -270,6 +295,79 @@ def test_the_encryption_of_an_xls_is_refused_by_name(
     path = xls(tmp_path / "a.xls", Tab(rows=[["HAWB"], ["K1"]]), protection=header)
     with pytest.raises(Reject, match=f"protected by a password.*{method}.*have it sent without"):
         read(reader, path)
+
+
+def _xor(stream: bytes) -> bytes:
+    """As [MS-OFFCRYPTO] 2.3.7.3 says it, byte by byte, of all but BOF, FilePass and a sheet's place."""
+    masks = DocumentXOR.create_xor_array_method1(DEFAULT)
+    hidden = bytearray(stream)
+    for at, number, size in _records_of(stream):
+        kept = size if number in (0x809, 0x2F) else 4 if number == 0x85 else 0
+        for place in range(at + 4 + kept, min(at + 4 + size, len(stream))):
+            byte = hidden[place]
+            hidden[place] = ((byte << 5 | byte >> 3) & 0xFF) ^ masks[(place + size) % 16]
+    return bytes(hidden)
+
+
+def _rc4(decrypt: Callable[[io.BytesIO], io.BytesIO]) -> Callable[[bytes], bytes]:
+    """The stream under a cipher that hides as it shows, but for what stays in the clear."""
+
+    def hide(stream: bytes) -> bytes:
+        hidden = bytearray(decrypt(io.BytesIO(stream)).getvalue())
+        for at, number, size in _records_of(stream):
+            kept = 4 + (size if number in (0x809, 0x2F) else 4 if number == 0x85 else 0)
+            hidden[at : at + kept] = stream[at : at + kept]
+        return bytes(hidden)
+
+    return hide
+
+
+def _records_of(stream: bytes) -> Iterator[tuple[int, int, int]]:
+    at = 0
+    while at + 4 <= len(stream):
+        number, size = struct.unpack_from("<HH", stream, at)
+        yield at, number, size
+        at += 4 + size
+
+
+_SALT, _VERIFIER = bytes(range(16)), bytes(range(16, 32))
+
+
+def _verified(decrypt: Callable[[io.BytesIO], io.BytesIO], digest: Callable[[bytes], hashlib._Hash]) -> bytes:
+    return decrypt(io.BytesIO(_VERIFIER + digest(_VERIFIER).digest())).getvalue()
+
+
+def _plain_rc4(content: io.BytesIO) -> io.BytesIO:
+    return DocumentRC4.decrypt(DEFAULT, _SALT, content, blocksize=1024)
+
+
+def _crypto_api(content: io.BytesIO) -> io.BytesIO:
+    return DocumentRC4CryptoAPI.decrypt(DEFAULT, _SALT, 128, content, blocksize=1024)
+
+
+_API_HEADER = struct.pack("<8I", 4, 0, 0x6801, 0x8004, 128, 1, 0, 0) + "x\0".encode("utf-16-le")
+
+
+@pytest.mark.parametrize(
+    ("protection", "hide"),
+    [
+        (b"\0\0" + struct.pack("<HH", DocumentXOR.create_xor_key_method1(DEFAULT), 0x9A0A), _xor),
+        (b"\1\0\1\0\1\0" + _SALT + _verified(_plain_rc4, hashlib.md5), _rc4(_plain_rc4)),
+        (
+            b"\1\0\2\0\2\0" + struct.pack("<II", 4, len(_API_HEADER)) + _API_HEADER + struct.pack("<I", 16)
+            + _SALT + _verified(_crypto_api, hashlib.sha1)[:16] + struct.pack("<I", 20)
+            + _verified(_crypto_api, hashlib.sha1)[16:],
+            _rc4(_crypto_api),
+        ),
+    ],
+    ids=["XOR", "RC4", "CryptoAPI"],
+)  # fmt: skip
+def test_an_xls_under_the_programs_own_password_is_read(
+    reader: Reader, tmp_path: Path, protection: bytes, hide: Callable[[bytes], bytes]
+) -> None:
+    table = Tab(rows=[["HAWB", "Müşteri"], *([f"K{n}", f"İŞÇİ {n}"] for n in range(500))])
+    path = xls(tmp_path / "a.xls", table, protection=protection, encrypted=hide)
+    assert read(reader, path)[0] == [list(row) for row in table.rows][1:]
 
 
 # --- passwords

@@ -93,6 +93,21 @@ def test_a_header_that_cannot_be_read_leaves_the_others_and_is_undecided(opened:
     assert len(folder.lines) < 30
 
 
+def test_a_header_at_which_the_server_always_hangs_up_leaves_the_others_and_is_undecided(opened: Any) -> None:
+    bad = Served(raw=PLAIN, dropped=(b"HEADER",))
+    folder = FaultyFolder(*[Served(raw=PLAIN)] * 300, bad, *[Served(raw=PLAIN)] * 300)
+    mailbox = opened(folder)
+    look = Matcher(subject="", sender="").sort(mailbox.heads(mailbox.unmarked()))
+    assert len(look.wanted) == 600
+    assert [(head.ref.uid, "connection was lost" in head.problem) for head in look.unreadable] == [
+        ("301", True)
+    ]
+    bad.drops = 1
+    folder.lines.clear()
+    assert len(mailbox.find()) == 601
+    assert len(folder.lines) < 10
+
+
 def test_a_server_that_fails_for_a_while_is_a_passing_fault_and_names_the_message(opened: Any) -> None:
     folder = FaultyFolder(
         Served(raw=PLAIN, refused=(b"PEEK[2]",)), refusal=b"NO [UNAVAILABLE] try again later"

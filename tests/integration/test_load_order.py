@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
+from support_mail import HEADER, mail, workbook
 from support_run import Setting, one
 
-from mailferry.mailbox.ledger.jobs import FileState
+from mailferry import database
+from mailferry.mailbox.ledger import admin
+from mailferry.mailbox.ledger.jobs import FileState, JobState
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,3 +97,31 @@ def test_rows_that_were_deleted_come_back_when_the_same_file_is_sent_again(here:
     assert (file.state, file.counts.inserted, file.counts.unchanged) == (FileState.LOADED, 1, 1)
     assert "1 were deleted or changed since; they are back" in file.counts.warnings[0]
     assert here.rows() == [("1", "out", 1), ("2", "out", 2)]
+
+
+@pytest.mark.parametrize("message_ids", ["12", "11"], ids=["sent again", "a copy of the message"])
+def test_a_duplicate_whose_rows_are_gone_is_loaded_by_a_retry(here: Setting, message_ids: str) -> None:
+    book = workbook(HEADER, ("1", "out", 1), ("2", "out", 2))
+    for message_id in message_ids:
+        here.maildir.deliver(
+            mail("Track and Trace", ("a.xlsx", book), message_id=f"<{message_id}@example.com>")
+        )
+    here.load()
+    assert _duplicates(here) == [2]
+    _retry(here, 2)
+    here.load()
+    assert _duplicates(here) == [2]
+    here.query("DELETE FROM tracking_data WHERE hawb = '1'")
+    _retry(here, 2)
+    (file,) = one(here.load()).files
+    assert (file.state, file.counts.inserted) == (FileState.LOADED, 1)
+    assert here.rows() == [("1", "out", 1), ("2", "out", 2)]
+
+
+def _retry(here: Setting, job: int) -> None:
+    with psycopg.connect(**database.parameters(here.settings)) as conn:
+        assert admin.retry(conn, job).state is JobState.PENDING
+
+
+def _duplicates(here: Setting) -> list[int]:
+    return [job for (job,) in here.query("SELECT job_id FROM mailferry.files WHERE state = 'duplicate'")]

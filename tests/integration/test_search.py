@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support_database import Queried
 from support_imap import FaultyFolder, Served, through
-from support_mail import HEADER, feed_of, mail, workbook
+from support_mail import HEADER, Maildir, feed_of, mail, workbook
 
 from mailferry.config.mailbox import MailboxSettings
 from mailferry.mailbox import health, run_once
 from mailferry.mailbox.explain import explain
 from mailferry.mailbox.ledger import strangers
+from mailferry.mailbox.source.imap import ImapMailbox
+from mailferry.mailbox.source.maildir import MaildirMailbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from fixtures_dovecot import Account
 
     from mailferry.config.database import DatabaseSettings
     from mailferry.config.mailbox_feed import MailboxFeed
@@ -140,3 +144,25 @@ def test_explain_check_and_load_agree(site: Site) -> None:
         "3": ("skipped", "the sender's address does not match 'sender@example.com'"),
     }
     assert site.run(**filters).arrived == 1
+
+
+@pytest.mark.parametrize("subject", [b"\xdeube Sevkiyat", b"=?windows-1254?Q?=DEube?= Sevkiyat"])
+def test_a_turkish_filter_matches_raw_bytes_of_windows_1254(
+    tmp_path: Path, account: Account, subject: bytes
+) -> None:
+    head = b"From: Depo <depo@example.com>\r\nSubject: " + subject
+    wanted = head + b"\r\nContent-Type: text/plain; charset=us-ascii\r\n\r\nx\r\n"
+    other = wanted.replace(b"ube", b"irket")
+    maildir = Maildir(tmp_path / "Maildir")
+    for message in (wanted, other):
+        account.deliver(message)
+        maildir.deliver(message)
+    filters = {"subject_filter": "Şube sevkİyat", "sender_filter": ""}
+    remote = ImapMailbox(account.settings(**filters))
+    local = MaildirMailbox(MailboxSettings(kind="maildir", path=maildir.root, **filters))
+    for mailbox in (remote, local):
+        (ref,) = mailbox.find()
+        summary = mailbox.summary(ref)
+        assert summary
+        assert summary.subject == "Şube Sevkiyat"
+        mailbox.close()

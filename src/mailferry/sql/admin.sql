@@ -14,7 +14,7 @@ WHERE j.id = %(id)s
   AND (j.state IN ('failed', 'cancelled', 'pending')
        OR j.state = 'completed' AND EXISTS (
            SELECT 1 FROM mailferry.files
-           WHERE job_id = j.id AND (state IN ('rejected', 'failed') OR state = 'loaded' AND rejected > 0)))
+           WHERE job_id = j.id AND (state IN ('rejected', 'failed', 'duplicate') OR state = 'loaded' AND rejected > 0)))
 RETURNING *
 
 -- name: acknowledge
@@ -39,7 +39,7 @@ ORDER BY id LIMIT %(limit)s
 
 -- name: retry_files
 UPDATE mailferry.files SET state = 'pending', error = NULL, finished_at = NULL
-WHERE job_id = %(id)s AND (state IN ('rejected', 'failed') OR state = 'loaded' AND rejected > 0)
+WHERE job_id = %(id)s AND (state IN ('rejected', 'failed', 'duplicate') OR state = 'loaded' AND rejected > 0)
 
 -- name: forget_rejected_of_job
 DELETE FROM mailferry.rejected_rows AS r USING mailferry.files AS f

@@ -52,10 +52,11 @@ WHERE f.state = 'loaded' AND f.target = %(target)s AND f.generation = %(generati
 ORDER BY f.load_no DESC LIMIT 1
 
 -- name: copy
--- Any load of the same bytes from a copy of the message, as that would bring back what is older.
+-- Any load of the same bytes from a copy of the message, as that would bring back what is older; unless a person asked.
 SELECT f.id FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
 WHERE f.state = 'loaded' AND f.target = %(target)s AND f.generation = %(generation)s
   AND f.sha256 = %(sha256)s AND j.header_sha256 = %(header_sha256)s
+  AND NOT (SELECT own.retried FROM mailferry.jobs AS own WHERE own.id = %(id)s)
 ORDER BY f.load_no DESC LIMIT 1
 
 -- name: newer

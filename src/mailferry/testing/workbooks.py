@@ -56,6 +56,8 @@ class Tab:
     xml: str | None = None
     #: A chart sheet has no cells.
     chart: bool = False
+    #: Numbers of rows that are hidden, in .ods, .xls and .xlsb.
+    hidden: frozenset[int] = frozenset()
 
 
 def xlsx(
@@ -220,7 +222,7 @@ def ods(path: Path, *tabs: Tab, encrypted: bool = False) -> Path:
     )
     tables = "".join(
         f"<table:table table:name={quoteattr(tab.name)}>"
-        + "".join(f"<table:table-row>{''.join(map(_ods_cell, row))}</table:table-row>" for row in tab.rows)
+        + "".join(_ods_row(row, hidden=number in tab.hidden) for number, row in enumerate(tab.rows, 1))
         + "</table:table>"
         for tab in tabs
     )
@@ -240,6 +242,11 @@ def ods(path: Path, *tabs: Tab, encrypted: bool = False) -> Path:
         archive.writestr("META-INF/manifest.xml", manifest)
         archive.writestr("content.xml", content)
     return path
+
+
+def _ods_row(row: Iterable[object], *, hidden: bool) -> str:
+    shown = ' table:visibility="filter"' if hidden else ""
+    return f"<table:table-row{shown}>{''.join(map(_ods_cell, row))}</table:table-row>"
 
 
 def _ods_cell(value: object) -> str:
@@ -267,11 +274,12 @@ def xls(
     formulas: bool = False,
     macro_sheet: bool = False,
     protection: bytes = b"",
+    encrypted: Callable[[bytes], bytes] = bytes,
 ) -> Path:
     """Write an .xls (BIFF8) of one sheet of text and numbers.
 
     With `formulas` every text is a formula's; with `macro_sheet` an Excel 4 macro sheet comes first; `protection` is the
-    content of a FilePass record, behind which nothing is really encrypted.
+    content of a FilePass record, behind which the workbook is as `encrypted` makes it: as it was.
     """
     sheets = [(tab.name, 0, _biff_sheet(tab, formulas=formulas))]
     if macro_sheet:
@@ -294,12 +302,14 @@ def xls(
         book += _record(0x85, struct.pack("<IBB", at, 0, kind) + bound)
         at += len(content)
     book += _record(0x0A, b"") + b"".join(content for _, _, content in sheets)
-    return compound(path, {"Workbook": book})
+    return compound(path, {"Workbook": encrypted(book)})
 
 
 def _biff_sheet(tab: Tab, *, formulas: bool) -> bytes:
     sheet = _record(0x809, struct.pack("<HHHHII", 0x600, 0x10, 0, 0, 0, 0))
     for number, row in enumerate(tab.rows):
+        if number + 1 in tab.hidden:
+            sheet += _record(0x208, struct.pack("<HHHHHHI", number, 0, len(row), 0, 0, 0, 0x20))
         for column, value in enumerate(row):
             place = struct.pack("<HHH", number, column, 0)
             if isinstance(value, int | float):
@@ -326,6 +336,79 @@ def _biff_text(number: int, text: str) -> bytes:
 
 def _record(number: int, content: bytes) -> bytes:
     return struct.pack("<HH", number, len(content)) + content
+
+
+# --- xlsb --------------------------------------------------------------------------------------------------------
+
+
+def xlsb(path: Path, tab: Tab) -> Path:
+    """Write an .xlsb of one sheet of text, numbers and the error #N/A ([MS-XLSB] 2.1.7)."""
+    base = "application/vnd.ms-excel"
+    types = (
+        f'{_DECLARATION}<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">'
+        '<Default Extension="rels" ContentType="application/vnd.openxmlformats-package.relationships+xml"/>'
+        f'<Override PartName="/xl/workbook.bin" ContentType="{base}.sheet.binary.macroEnabled.main"/>'
+        f'<Override PartName="/xl/worksheets/sheet1.bin" ContentType="{base}.worksheet"/></Types>'
+    )
+    bundle = struct.pack("<II", 0, 1) + _wide("rId1") + _wide(tab.name)
+    rows = list(tab.rows)
+    extent = struct.pack("<IIII", 0, len(rows) - 1, 0, max(map(len, rows)) - 1)
+    cells = [_binary(0x81, b""), _binary(0x94, extent), _binary(0x91, b"")]
+    for number, row in enumerate(rows):
+        flags = 0x10 if number + 1 in tab.hidden else 0
+        cells.append(_binary(0, struct.pack("<IIHBBB", number, 0, 300, 0, flags, 0) + bytes(4)))
+        cells += [_binary_cell(column, value) for column, value in enumerate(row) if value is not None]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("[Content_Types].xml", types)
+        archive.writestr(
+            "_rels/.rels", _relations([("rId1", f"{_DOCUMENT}/officeDocument", "xl/workbook.bin")])
+        )
+        archive.writestr(
+            "xl/_rels/workbook.bin.rels",
+            _relations([("rId1", f"{_DOCUMENT}/worksheet", "worksheets/sheet1.bin")]),
+        )
+        archive.writestr(
+            "xl/workbook.bin",
+            b"".join(
+                (
+                    _binary(131, b""),
+                    _binary(143, b""),
+                    _binary(156, bundle),
+                    _binary(144, b""),
+                    _binary(132, b""),
+                )
+            ),
+        )
+        archive.writestr(
+            "xl/worksheets/sheet1.bin", b"".join([*cells, _binary(0x92, b""), _binary(0x82, b"")])
+        )
+    return path
+
+
+def _binary_cell(column: int, value: object) -> bytes:
+    place = struct.pack("<II", column, 0)
+    if isinstance(value, Error):
+        return _binary(3, place + b"\x2a")
+    if isinstance(value, int | float):
+        return _binary(5, place + struct.pack("<d", value))
+    return _binary(6, place + _wide(str(value)))
+
+
+def _wide(text: str) -> bytes:
+    return struct.pack("<I", len(text)) + text.encode("utf-16-le")
+
+
+def _binary(number: int, content: bytes) -> bytes:
+    """A record: number and length in groups of seven bits."""
+    head = bytes([number & 0x7F | 0x80, number >> 7]) if number > 127 else bytes([number])
+    size = len(content)
+    while size > 127:
+        head += bytes([size & 0x7F | 0x80])
+        size >>= 7
+    return head + bytes([size]) + content
+
+
+# --- compound files ----------------------------------------------------------------------------------------------
 
 
 def compound(path: Path, streams: dict[str, bytes]) -> Path:

@@ -36,7 +36,7 @@ def cancel(conn: Connection, job_id: int) -> Job:
 def retry(conn: Connection, job_id: int) -> Job:
     """To be done again, at once and with all its attempts: the files that were not loaded, or not all of whose rows.
 
-    Their rows replace those of the same keys, whatever was loaded since. Raises Reject.
+    A duplicate is loaded where the table no longer holds its rows. Their rows replace those of the same keys, whatever was loaded since. Raises Reject.
     """
     job = one(conn, _sql("retry"), {"id": job_id})
     if job is None:

@@ -156,9 +156,10 @@ def _one_place(part: PartOutcome) -> Reject:
 def copy_of(conn: Connection, held: Claim, target: Target, sha256: str) -> int | None:
     """The id of a loaded file of the same bytes from a message with the same header, which was merely moved or copied.
 
-    It is as old as it was, and brings nothing. None where the table was made again or emptied since.
+    It is as old as it was, and brings nothing. None where the table was made again or emptied since, and for a job that
+    a person has asked for again.
     """
-    values = {"sha256": sha256, "header_sha256": held.job.header_sha256}
+    values = {"id": held.job.id, "sha256": sha256, "header_sha256": held.job.header_sha256}
     return _id(conn, "copy", {**values, "target": target.title, "generation": target.generation})
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mailferry.errors import Reject, Retry
 from mailferry.mailbox.source.bodystructure import from_bodystructure
 from mailferry.mailbox.source.headers import MAX_HEADER, is_raw, parse_headers
-from mailferry.mailbox.source.imap_connection import is_passing
+from mailferry.mailbox.source.imap_connection import Dropped, is_passing
 from mailferry.mailbox.source.imap_session import UNREADABLE, content
 from mailferry.mailbox.source.message import Head, unreadable
 
@@ -101,7 +101,13 @@ class _Asking:
                 self._session.hang_up()
                 return {}, f"the server's answer cannot be read ({error})"[:300]
 
-        return self._session.run("reading headers", fetch)
+        doing = "reading headers"
+        try:
+            return self._session.once(doing, fetch)
+        except Dropped as error:
+            # A server that takes new connections drops them at one of these headers.
+            self._session.run(doing, lambda client: client.noop())
+            return {}, str(error)
 
 
 def _header(fetched: dict[bytes, Any]) -> bytes | None:

@@ -44,16 +44,7 @@ class BiffBook:
     overlong: Fault | None = None
 
     def __init__(self, file: IO[bytes]) -> None:
-        content = _without_names(_stream(file))
-        try:
-            self._book = _open(content)
-        except xlrd.XLRDError as error:
-            if "encrypted" not in str(error):
-                raise
-            raise Reject(
-                f"protected by {_encryption(content)} of the old .xls format, which is not undone here;"
-                " have it sent without, or as .xlsx"
-            ) from None
+        self._book = _open(_without_names(_unprotected(_stream(file))))
         shown = self._book._sheet_visibility  # noqa: SLF001 - the public property wants the whole sheet read
         self.sheets = tuple(
             SheetInfo(name=name, visible=shown[at] == 0) for at, name in enumerate(self._book.sheet_names())
@@ -141,23 +132,42 @@ def _without_names(stream: bytes) -> bytes:
     return bytes(changed)
 
 
-def _encryption(stream: bytes) -> str:
-    """What the FilePass record of an encrypted workbook says ([MS-XLS] 2.4.117)."""
+def _unprotected(stream: bytes) -> bytes:
+    """Without the protection that programs undo unasked. Raises Reject for any other ([MS-XLS] 2.4.117)."""
     for at, number, size in _globals(stream):
-        record = stream[at + 4 : at + 4 + size]
-        if number == _FILE_PASS:
-            if record[:2] == b"\0\0":
-                return "a password (XOR obfuscation)"
-            return "a password (RC4)" if record[2:4] == b"\1\0" else "a password (RC4 CryptoAPI)"
-    return "a password"
+        if number != _FILE_PASS:
+            continue
+        from mailferry.mailbox.workbook.old_protection import opened
+
+        protection = stream[at + 4 : at + 4 + size]
+        clear = opened(stream, protection, _records(stream))
+        if clear is None:
+            raise Reject(
+                f"protected by {_encryption(protection)} of the old .xls format, which is not undone here;"
+                " have it sent without, or as .xlsx"
+            )
+        return clear[:at] + struct.pack("<H", _UNKNOWN) + clear[at + 2 :]
+    return stream
+
+
+def _encryption(protection: bytes) -> str:
+    if protection[:2] == b"\0\0":
+        return "a password (XOR obfuscation)"
+    return "a password (RC4)" if protection[2:4] == b"\1\0" else "a password (RC4 CryptoAPI)"
 
 
 def _globals(stream: bytes) -> Iterator[tuple[int, int, int]]:
     """Place, number and size of the records before the first sheet."""
+    for record in _records(stream):
+        yield record
+        if record[1] == _EOF:
+            return
+
+
+def _records(stream: bytes) -> Iterator[tuple[int, int, int]]:
+    """Place, number and size of all records."""
     at = 0
     while at + 4 <= len(stream):
         number, size = struct.unpack_from("<HH", stream, at)
         yield at, number, size
-        if number == _EOF:
-            return
         at += 4 + size

@@ -177,6 +177,7 @@ def column_of(reference: str) -> int:
 
 def faults_xlsb(part: IO[bytes], look: Look) -> Iterator[tuple[int, dict[int, Fault]]]:
     """Rows with errors in a worksheet of binary records; counts hidden rows into `look` on the way."""
+    look.hidden = 0
     row, hidden = 0, False
     found: dict[int, Fault] = {}
     for number, content in records(part):
