@@ -151,6 +151,10 @@ def examine(reader: Reader, path: Path) -> tuple[str, list[str]]:
     except Reject as reject:
         reason = str(reject)
         faults = [f"rejected: {reason}"] if "brought the reading process down" in reason or not reason else []
+        if "row component" in reason:
+            EXPLAINED["openpyxl reads cells of a row 0, which no spreadsheet has"] += 1
+        elif "damaged" in reason and (name := read_elsewhere(path)):
+            faults.append(f"rejected: {reason}, where {name} finds cells")
         return f"rejected: {reason.partition('(')[0].partition(';')[0].partition('found:')[0][:70]}", faults
     except MailferryError as error:
         return "error", [f"{type(error).__name__}: {error}"]
@@ -206,6 +210,31 @@ def compare(path: Path, kind: Kind, head: Sheet, rows: list[list[str]]) -> tuple
     CELLS[kind] += compared
     agrees = "as" if not faults else "not as"
     return f"loaded, {kind}, {agrees} {name} reads it", faults[:5]
+
+
+def read_elsewhere(path: Path) -> str:
+    """The name of the other reader where it finds cells in a file; "" where it finds none, or it is known why."""
+    try:
+        name, read = READERS[kind_of(path)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = any(filled(row) for sheet in sheets_of(path) for row in read(path, sheet).values())
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        return ""
+    return name if found else ""
+
+
+def sheets_of(path: Path) -> list[str]:
+    """Names of the worksheets, by calamine."""
+    with path.open("rb") as file:
+        return python_calamine.CalamineWorkbook.from_filelike(io.BytesIO(file.read())).sheet_names
+
+
+def filled(row: list[object]) -> bool:
+    """Whether a cell shows anything."""
+    return any(value not in (None, "") for value in row)
 
 
 def explained(kind: Kind, value: object, text: str) -> str:

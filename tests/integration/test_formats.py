@@ -338,11 +338,11 @@ def _verified(decrypt: Callable[[io.BytesIO], io.BytesIO], digest: Callable[[byt
 
 
 def _plain_rc4(content: io.BytesIO) -> io.BytesIO:
-    return DocumentRC4.decrypt(DEFAULT, _SALT, content, blocksize=1024)
+    return io.BytesIO(DocumentRC4.decrypt(DEFAULT, _SALT, content, blocksize=1024).getvalue())
 
 
 def _crypto_api(content: io.BytesIO) -> io.BytesIO:
-    return DocumentRC4CryptoAPI.decrypt(DEFAULT, _SALT, 128, content, blocksize=1024)
+    return io.BytesIO(DocumentRC4CryptoAPI.decrypt(DEFAULT, _SALT, 128, content, blocksize=1024).getvalue())
 
 
 _API_HEADER = struct.pack("<8I", 4, 0, 0x6801, 0x8004, 128, 1, 0, 0) + "x\0".encode("utf-16-le")

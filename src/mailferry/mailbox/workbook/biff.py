@@ -20,14 +20,14 @@ from mailferry.mailbox.workbook.cells import Fault, error_cell, is_blank
 from mailferry.mailbox.workbook.xml2003 import hidden_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from mailferry.mailbox.workbook.cells import Cell
 
 #: 31 December 9999, the last day that a cell can show, in days.
 _LAST_DAY = 2_958_466
 #: Numbers of records; the last is one that no program knows.
-_EOF, _NAME, _FILE_PASS, _UNKNOWN = 0x0A, 0x18, 0x2F, 0x08FE
+_EOF, _NAME, _NOTE, _FILE_PASS, _UNKNOWN = 0x0A, 0x18, 0x1C, 0x2F, 0x08FE
 
 
 class _Silent(io.TextIOBase):
@@ -44,7 +44,9 @@ class BiffBook:
     overlong: Fault | None = None
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._book = _open(_without_names(_unprotected(_stream(file))))
+        stream = _unprotected(_stream(file))
+        self._stream = _without(_NAME, _globals(stream), stream)
+        self._book = _open(self._stream)
         shown = self._book._sheet_visibility  # noqa: SLF001 - the public property wants the whole sheet read
         self.sheets = tuple(
             SheetInfo(name=name, visible=shown[at] == 0) for at, name in enumerate(self._book.sheet_names())
@@ -54,7 +56,7 @@ class BiffBook:
 
     def rows(self, sheet: str) -> Iterator[list[Cell]]:
         """The rows of the sheet of this name."""
-        held = self._book.sheet_by_name(sheet)
+        held = self._sheet(sheet)
         self._hidden = 0
         convert = self._cell
         for at in range(held.nrows):
@@ -69,6 +71,14 @@ class BiffBook:
                 self._hidden += 1
             yield row
         self._book.unload_sheet(sheet)
+
+    def _sheet(self, name: str) -> Any:
+        try:
+            return self._book.sheet_by_name(name)
+        except AssertionError:
+            # xlrd gives up at odd comments on cells.
+            self._book = _open(_without(_NOTE, _records(self._stream), self._stream))
+            return self._book.sheet_by_name(name)
 
     def warnings(self, sheet: str) -> list[str]:
         """Of rows that are hidden."""
@@ -123,11 +133,11 @@ def _stream(file: IO[bytes]) -> bytes:
     raise Reject("an OLE file without a workbook in it")
 
 
-def _without_names(stream: bytes) -> bytes:
-    """The workbook with its named formulas made into records that no reader knows: xlrd fails at odd ones."""
+def _without(unwanted: int, records: Iterable[tuple[int, int, int]], stream: bytes) -> bytes:
+    """The workbook with the records of a number made into such as no reader knows: xlrd gives up at odd names and comments."""
     changed = bytearray(stream)
-    for at, number, _ in _globals(stream):
-        if number == _NAME:
+    for at, number, _ in records:
+        if number == unwanted:
             struct.pack_into("<H", changed, at, _UNKNOWN)
     return bytes(changed)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from msoffcrypto.format.xls97 import _parse_header_RC4, _parse_header_RC4CryptoAPI
 from msoffcrypto.method.rc4 import DocumentRC4
@@ -41,6 +41,8 @@ def opened(stream: bytes, protection: bytes, records: Iterable[tuple[int, int, i
 
 
 def _deciphered(stream: bytes, protection: bytes, records: Iterable[tuple[int, int, int]]) -> bytes | None:
+    cipher: Any
+    arguments: tuple[Any, ...]
     if protection[2:4] == b"\1\0":
         info = _parse_header_RC4(io.BytesIO(protection[6:]))
         cipher, arguments = DocumentRC4, (DEFAULT, info["salt"])
