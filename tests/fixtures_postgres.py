@@ -47,17 +47,18 @@ def postgres(server_folder: Path) -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def new_database(postgres: dict[str, str]) -> Iterator[Callable[..., DatabaseSettings]]:
-    """Makes databases, dropped after the test. `template=False`: an empty one."""
+    """Makes databases, dropped after the test. `template=False`: an empty one. `encoding`: an empty one in that encoding."""
     made: list[str] = []
 
-    def make(*, template: bool = True) -> DatabaseSettings:
+    def make(*, template: bool = True, encoding: str = "") -> DatabaseSettings:
         name = f"t{uuid.uuid4().hex}"
         with psycopg.connect(make_conninfo(**postgres), autocommit=True) as conn:
             # Copying files beats PostgreSQL 15's default several times over; before 15 it was the only way.
             how = " STRATEGY file_copy" if conn.info.server_version >= 150_000 else ""
-            conn.execute(
-                f"CREATE DATABASE {name} TEMPLATE {'template' if template else 'template0'}{how}".encode()
-            )
+            if encoding:
+                how += f" ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+            source = "template" if template and not encoding else "template0"
+            conn.execute(f"CREATE DATABASE {name} TEMPLATE {source}{how}".encode())
         made.append(name)
         return DatabaseSettings(
             host=postgres["host"],

@@ -66,6 +66,8 @@ _NEEDS_A_PERSON = [
     ),
 ]
 
+#: Parts of ISO 8859 by PostgreSQL's numbers, where they differ.
+_LATIN = {5: 9, 6: 10, 7: 13, 8: 14, 9: 15, 10: 16}
 #: SQLSTATE classes and codes, https://www.postgresql.org/docs/current/errcodes-appendix.html
 _PASSING = ("08", "40", "53", "55P03", "57", "58", "25006", "25P03", "XX", "72")
 _DATA = ("21", "22", "23", "44", "P0", "54")
@@ -98,6 +100,8 @@ def parameters(settings: DatabaseSettings) -> dict[str, Any]:
     defaults = {
         "connect_timeout": _CONNECT,
         "application_name": "mailferry",
+        # Else a database in another encoding has us write in that, and fail over what it does not have.
+        "client_encoding": "UTF8",
         "keepalives_idle": 20,
         "keepalives_interval": 5,
         "keepalives_count": 3,
@@ -224,6 +228,8 @@ def translated(error: psycopg.Error) -> MailferryError:
             return Stop(f"The database refuses the connection: {text}")
         if code.startswith(_PASSING):
             return Retry(f"The database: {text}")
+        if code == "22P05":
+            text += "; a database in UTF8 holds every character"
         if code.startswith(_DATA):
             return Reject(f"The database does not take the data: {text}")
         if code == "42501":
@@ -255,6 +261,23 @@ def _configure(settings: DatabaseSettings, conn: Connection) -> None:
     for name, value in values.items():
         conn.execute("SELECT set_config(%s, %s, false)", (name, str(value)))
     conn.commit()
+
+
+def server_codec(conn: Connection) -> str:
+    """Python's name for the database's encoding; "ascii" for one that is not known here, whose other letters we do not know."""
+    name = conn.info.parameter_status("server_encoding") or ""
+    if latin := re.fullmatch(r"LATIN(\d+)", name):
+        return f"iso8859-{_LATIN.get(int(latin[1]), latin[1])}"
+    if windows := re.fullmatch(r"WIN(\d+)", name):
+        return f"cp{windows[1]}"
+    # A database without encoding keeps the bytes that it gets.
+    return {"UTF8": "utf-8", "SQL_ASCII": "utf-8"}.get(name, "ascii")
+
+
+def storable(conn: Connection, text: str) -> str:
+    """Text for people as the database can hold it: no NUL, and `?` for what its encoding does not have."""
+    codec = server_codec(conn)
+    return text.replace("\0", "").encode(codec, "replace").decode(codec)
 
 
 def advisory_key(*names: str) -> int:

@@ -334,6 +334,71 @@ def test_a_row_that_the_server_refuses_is_rejected_by_itself_with_its_reason(db:
     assert done.rejected[4].column == "must"
 
 
+#: Where one row of two is refused: the table, its header and value, and what the rejected row says.
+ROWS: dict[str, tuple[str, tuple[str, ...], tuple[Any, ...], tuple[str, str, str]]] = {
+    "check": ("kg int CHECK (kg > 0)", ("kg",), (-5,), ("kg", "-5", "check constraint")),
+    "check of two": (
+        "a int, b int, CHECK (a < b)",
+        ("a", "b"),
+        (2, 1),
+        ("a, b", "a = 2, b = 1", "check constraint"),
+    ),
+    "unique": (
+        "one int, two int, UNIQUE (one, two)",
+        ("one", "two"),
+        (7, 7),
+        ("one, two", "one = 7, two = 7", "(7, 7)"),
+    ),
+    "type": ("ip inet", ("ip",), ("no ip",), ("ip", "no ip", "inet")),
+    "enum": ("mood mood", ("mood",), ("angry",), ("mood", "angry", "mood")),
+    "domain": ("plz plz", ("plz",), ("340001",), ("plz", "340001", "too long")),
+    "domain check": ("even even", ("even",), (3,), ("even", "3", "check constraint")),
+    "not null": ("must text NOT NULL", ("must",), (None,), ("must", "", "must not be empty")),
+    "deferred": (
+        "other text REFERENCES other DEFERRABLE INITIALLY DEFERRED",
+        ("other",),
+        ("XX",),
+        ("other", "XX", "foreign key"),
+    ),
+    "a trigger's own code": ("n int", ("n",), (13,), ("", "", "not thirteen")),
+    "a policy of rows": ("p int", ("p",), (666,), ("", "", "row-level security")),
+}
+_MORE = """
+CREATE TYPE mood AS ENUM ('sad', 'happy');
+CREATE DOMAIN plz AS varchar(5);
+CREATE DOMAIN even AS int CHECK (VALUE % 2 = 0);
+CREATE TABLE other (code text PRIMARY KEY);
+"""
+_AFTER = {
+    "unique": "INSERT INTO t VALUES ('0', 7, 7)",
+    "a trigger's own code": """
+        CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS
+        $$BEGIN IF NEW.n = 13 THEN RAISE 'not thirteen' USING ERRCODE = 'XY013'; END IF; RETURN NEW; END$$;
+        CREATE TRIGGER no BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION no()""",
+    "a policy of rows": """
+        ALTER TABLE t ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY p ON t USING (true) WITH CHECK (p IS NULL OR p <> 666)""",
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_a_row_that_the_database_refuses_names_its_columns_and_value(db: Connection, case: str) -> None:
+    columns, header, values, expected = ROWS[case]
+    db.execute(f"{_MORE}; CREATE TABLE t (k text PRIMARY KEY, {columns}); {_AFTER.get(case, '')}")
+    target = Target.inspect(db, "t", "k")
+    assert target is not None
+    empty = [None if case != "not null" else "x"] * len(values)
+    if case == "a policy of rows":
+        db.execute(
+            "CREATE ROLE plain; GRANT ALL ON t TO plain; GRANT ALL ON SCHEMA temp_processing TO plain; SET ROLE plain"
+        )
+    done = load(db, target, ["k", *header], ("1", *empty), ("2", *values), ("3", *empty))
+    assert (done.counts.inserted, [row.row for row in done.rejected]) == (2, [2])
+    (row,) = done.rejected
+    assert (row.column, row.value) == expected[:2]
+    assert expected[2] in row.reason
+
+
 def test_a_trigger_that_refuses_a_row_rejects_that_row(db: Connection, target: Target) -> None:
     db.execute(
         """

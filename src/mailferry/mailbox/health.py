@@ -113,10 +113,7 @@ def _target(feed: MailboxFeed, conn: database.Connection) -> str:
         key = clean_name(feed.unique_key)
         made = table.create(conn, feed.target_table, key, [Column(name=key, type="text")])
         return f"table {made.title} will be made with the first file"
-    # Privileges are checked before a row is looked for.
-    name, key_name = target.identifier, sql.Identifier(target.key)
-    conn.execute(sql.SQL("INSERT INTO {0} ({1}) SELECT {1} FROM {0} WHERE false").format(name, key_name))
-    conn.execute(sql.SQL("UPDATE {0} SET {1} = {1} WHERE false").format(name, key_name))
+    target.probe(conn)
     return f"table {target.title} has {len(target.all_columns)} columns, key {target.key}"
 
 

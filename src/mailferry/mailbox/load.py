@@ -15,6 +15,7 @@ import psycopg
 
 from mailferry import logs
 from mailferry.config.mailbox_feed import Order
+from mailferry.database import server_codec
 from mailferry.errors import MailferryError, Reject, Retry, Stop
 from mailferry.mailbox.attachments import WHOLE
 from mailferry.mailbox.intake import fetch_again, take_again
@@ -199,21 +200,24 @@ def _loaded(
     if target and (same := records.copy_of(conn, held, target, file.sha256)):
         yield _duplicate(target, same, file.content_sha256)
         return
-    with read(Path(file.path), file.kind, _contract(feed, target, file.kind)) as sheet:
+    contract = _contract(feed, target, file.kind, server_codec(conn))
+    with read(Path(file.path), file.kind, contract) as sheet:
         yield _upserted(conn, feed, held, file, target, sheet)
 
 
-def _contract(feed: MailboxFeed, target: Target | None, kind: Kind) -> RowContract:
+def _contract(feed: MailboxFeed, target: Target | None, kind: Kind, codec: str) -> RowContract:
     wanted = feed.passwords_file if kind is Kind.PROTECTED else None
     return RowContract(
         key=target.key if target else feed.unique_key,
         columns=target.columns if target else (),
         sheet=feed.sheet,
         unknown_columns=feed.unknown_columns,
-        reserved=OURS,
+        reserved=target.filled if target else OURS,
         key_width=feed.key_width,
         charset=feed.mailbox.charset,
         passwords=read_passwords(wanted) if wanted else (),
+        # Of an encoding that is not known here, the database itself says what it does not have.
+        encoding="" if codec in {"utf-8", "ascii"} else codec,
     )
 
 

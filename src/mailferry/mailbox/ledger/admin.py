@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from psycopg.rows import class_row, dict_row
 
-from mailferry.database import queries
+from mailferry.database import queries, storable
 from mailferry.errors import Reject
 from mailferry.mailbox.ledger import leases
 from mailferry.mailbox.ledger.jobs import Details, Job, JobState, Refusal, Statistics, Tally
-from mailferry.mailbox.ledger.rows import files_of, job_of, many, one, storable
+from mailferry.mailbox.ledger.rows import files_of, job_of, many, one
 from mailferry.mailbox.source.message import PartOutcome, Verdict
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def acknowledge(conn: Connection, job_id: int) -> Job:
 
 def acknowledge_all(conn: Connection, feed: str | None = None) -> list[Job]:
     """As `acknowledge`, all of one feed, or of all."""
-    return many(conn, _sql("acknowledge"), {"id": None, "feed": feed and storable(feed)})
+    return many(conn, _sql("acknowledge"), {"id": None, "feed": feed and storable(conn, feed)})
 
 
 def jobs(
@@ -77,11 +77,11 @@ def jobs(
 ) -> list[Job]:
     """Jobs, latest arrival first. `refused`: only those that need a person. `since`: recorded then or later. `text`: in subject, sender or Message-ID, any case."""
     filters = {
-        "feed": feed and storable(feed),
+        "feed": feed and storable(conn, feed),
         "state": state and str(state),
         "refused": refused,
         "since": since,
-        "text": text and storable(text),
+        "text": text and storable(conn, text),
     }
     return many(conn, _sql("jobs"), {**filters, "limit": limit})
 

@@ -20,11 +20,11 @@ from itertools import chain
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from mailferry.database import queries
+from mailferry.database import queries, storable
 from mailferry.errors import Reject, Stop
 from mailferry.mailbox.ledger import leases
 from mailferry.mailbox.ledger.jobs import FileState, JobState
-from mailferry.mailbox.ledger.rows import many, one, storable
+from mailferry.mailbox.ledger.rows import many, one, path_of, path_texts
 from mailferry.mailbox.source.message import Unavailable, Verdict
 from mailferry.mailbox.workbook.values import Kind
 from mailferry.retry import pause
@@ -92,9 +92,9 @@ def record(
         "feed": feed,
         **asdict(summary.ref),
         "header_sha256": header_sha256,
-        "message_id": storable(summary.message_id),
-        "subject": storable(summary.subject),
-        "sender": storable(summary.sender),
+        "message_id": storable(conn, summary.message_id),
+        "subject": storable(conn, summary.subject),
+        "sender": storable(conn, summary.sender),
         "received": summary.received,
         "target": target,
     }
@@ -111,17 +111,21 @@ def take_in(conn: Connection, job_id: int, parts: Iterable[PartOutcome]) -> None
     """What became of each part of a job's message. Raises Reject where two files would stand in one place."""
     skipped = 0
     for part in parts:
-        texts = {"section": part.section, "name": storable(part.name), "reason": storable(part.reason)}
+        texts = {
+            "section": part.section,
+            "name": storable(conn, part.name),
+            "reason": storable(conn, part.reason),
+        }
         if part.verdict in (Verdict.TAKEN, Verdict.REJECTED):
             statement = "insert_file" if part.verdict is Verdict.TAKEN else "reject_file"
             kind = part.kind or _CLAIMED.get(PurePath(part.name).suffix.lower(), Kind.XLSX)
             facts = {
-                "path": str(part.path or ""),
+                "path": path_texts(conn, [part.path])[0] if part.path else "",
                 "kind": str(kind),
                 "size": part.size,
                 "sha256": part.sha256,
             }
-            values = {"job_id": job_id, "member": storable(part.member), **texts, **facts}
+            values = {"job_id": job_id, "member": storable(conn, part.member), **texts, **facts}
             if not conn.execute(_sql(statement), values).rowcount:
                 raise _one_place(part)
         else:
@@ -140,7 +144,9 @@ def replace_whole(conn: Connection, job_id: int, parts: Iterable[PartOutcome]) -
 
 def refetched(conn: Connection, file_id: int, part: PartOutcome) -> None:
     """A pending file was fetched again."""
-    values = {"path": str(part.path), "kind": str(part.kind), "size": part.size, "sha256": part.sha256}
+    assert part.path is not None
+    (path,) = path_texts(conn, [part.path])
+    values = {"path": path, "kind": str(part.kind), "size": part.size, "sha256": part.sha256}
     conn.execute(_sql("refetched"), {"id": file_id, **values})
 
 
@@ -205,7 +211,7 @@ def _id(conn: Connection, name: str, values: dict[str, Any]) -> int | None:
 def finish_file(conn: Connection, held: Claim, file_id: int, outcome: FileOutcome) -> None:
     """What became of a file, in the transaction that holds its rows. Raises ClaimLost; ValueError unless it is pending."""
     counted = asdict(outcome.counts)
-    counted["warnings"] = [storable(warning) for warning in counted["warnings"]]
+    counted["warnings"] = [storable(conn, warning) for warning in counted["warnings"]]
     target = outcome.target
     values = {
         **held.fencing,
@@ -216,7 +222,7 @@ def finish_file(conn: Connection, held: Claim, file_id: int, outcome: FileOutcom
         "generation": target.generation if target else None,
         "duplicate_of": outcome.duplicate_of,
         "content_sha256": outcome.content_sha256,
-        "error": storable(outcome.error) if outcome.error else None,
+        "error": storable(conn, outcome.error) if outcome.error else None,
     }
     if not conn.execute(_sql("finish_file"), values).rowcount:
         leases.hold_to_the_end(conn, held)
@@ -228,8 +234,8 @@ def finish_file(conn: Connection, held: Claim, file_id: int, outcome: FileOutcom
     statement = 'COPY mailferry.rejected_rows (file_id, sheet, "row", "column", value, reason) FROM STDIN'
     with conn.cursor() as cursor, cursor.copy(statement) as copy:
         for row in chain([first], rows):
-            texts = [storable(text) for text in (row.column, row.value, row.reason)]
-            copy.write_row([file_id, storable(row.sheet), row.row, *texts])
+            texts = [storable(conn, text) for text in (row.column, row.value, row.reason)]
+            copy.write_row([file_id, storable(conn, row.sheet), row.row, *texts])
 
 
 def finish_job(conn: Connection, held: Claim) -> Job:
@@ -250,7 +256,7 @@ def fail(conn: Connection, held: Claim, error: MailferryError) -> Job:
     leases.hold_to_the_end(conn, held)
     kind = "stop" if isinstance(error, Stop) else "reject" if isinstance(error, Reject) else "retry"
     attempts = held.job.attempts
-    values: dict[str, Any] = {"id": held.job.id, "error_kind": kind, "error": storable(str(error))}
+    values: dict[str, Any] = {"id": held.job.id, "error_kind": kind, "error": storable(conn, str(error))}
     uncounted = AFTER_STOP if kind == "stop" else _AFTER_UNAVAILABLE
     if kind == "stop" or isinstance(error, Unavailable):
         return _changed(conn, "again_later", {**values, "attempts": attempts - 1, "delay": uncounted})
@@ -268,8 +274,8 @@ def retry_delay(attempt: int) -> timedelta:
 
 def moved(conn: Connection, places: Mapping[int, Path]) -> None:
     """Files, by id, have gone to another folder after the commit."""
-    for file_id, path in places.items():
-        conn.execute("UPDATE mailferry.files SET path = %s WHERE id = %s", (str(path), file_id))
+    for file_id, path in zip(places, path_texts(conn, places.values()), strict=True):
+        conn.execute("UPDATE mailferry.files SET path = %s WHERE id = %s", (path, file_id))
 
 
 def marked(conn: Connection, job: Job, outcome: Outcome) -> None:
@@ -284,14 +290,14 @@ def unmarked(conn: Connection, feed: str, ago: timedelta = timedelta(0)) -> list
 
 def left_behind(conn: Connection, paths: Iterable[Path]) -> list[int]:
     """Jobs that are settled, but for files of these paths: another host did that, and could not move them here."""
-    rows = conn.execute(_sql("left_behind"), {"paths": [str(path) for path in paths]})
+    rows = conn.execute(_sql("left_behind"), {"paths": path_texts(conn, paths)})
     return [job_id for (job_id,) in rows]
 
 
 def recorded(conn: Connection, paths: Iterable[Path]) -> set[str]:
     """Those of the paths that the ledger knows."""
-    rows = conn.execute(_sql("recorded_paths"), {"paths": [str(path) for path in paths]})
-    return {path for (path,) in rows}
+    rows = conn.execute(_sql("recorded_paths"), {"paths": path_texts(conn, paths)})
+    return {path_of(path) for (path,) in rows}
 
 
 def forget(conn: Connection, feed: str, before: datetime) -> int:

@@ -1,17 +1,24 @@
-"""Rows of the ledger as values, and texts as PostgreSQL takes them."""
+"""Rows of the ledger as values."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import dict_row
 
-from mailferry.database import queries
+from mailferry.database import queries, server_codec
 from mailferry.mailbox.ledger.jobs import File, FileState, Job
 from mailferry.mailbox.workbook.values import Counts, Kind, RejectedRow
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
     from mailferry.database import Connection
+
+#: A control character, which no name of a file has: what follows, up to the semicolon, is the number of a character.
+_ESCAPE = "\x1a"
 
 
 def one(conn: Connection, statement: bytes, values: dict[str, Any]) -> Job | None:
@@ -47,9 +54,25 @@ def rejected_rows(conn: Connection, file_id: int, limit: int = 1000) -> list[Rej
 
 def _file(row: dict[str, Any]) -> File:
     counts = Counts(**{key: row.pop(key) for key in Counts.__dataclass_fields__})
+    row["path"] = path_of(row["path"])
     return File(**{**row, "state": FileState(row["state"]), "kind": Kind(row["kind"])}, counts=counts)
 
 
-def storable(text: str) -> str:
-    """What PostgreSQL takes as text: no NUL, and nothing that UTF-8 cannot say."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode()
+def path_texts(conn: Connection, paths: Iterable[Path]) -> list[str]:
+    """Paths as the ledger keeps them: unlike other texts they come back as they were, in a database of any encoding."""
+    codec = server_codec(conn)
+    return [_escaped(str(path), codec) for path in paths]
+
+
+def path_of(text: str) -> str:
+    """A path that `path_texts` wrote."""
+    return re.sub(f"{_ESCAPE}([0-9a-f]+);", lambda found: chr(int(found[1], 16)), text)
+
+
+def _escaped(text: str, codec: str) -> str:
+    try:
+        text.encode(codec)
+    except UnicodeEncodeError as error:
+        hard = "".join(f"{_ESCAPE}{ord(letter):x};" for letter in text[error.start : error.end])
+        return text[: error.start] + hard + _escaped(text[error.end :], codec)
+    return text

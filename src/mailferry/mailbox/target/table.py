@@ -6,16 +6,18 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psycopg
 from psycopg import sql
 
-from mailferry.database import SCHEMA, advisory_key, translated
+from mailferry.database import SCHEMA, advisory_key
 from mailferry.errors import Reject, Stop
+from mailferry.mailbox.target.blame import blamed
 from mailferry.mailbox.workbook.header import clean_name
 from mailferry.mailbox.workbook.values import Column
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    import psycopg
 
     from mailferry.database import Connection
 
@@ -25,6 +27,8 @@ SOURCE, PROCESSED = "file_source", "processed_at"
 #: When the mailbox received the message that a row is from: an older message leaves such a row as it is.
 RECEIVED = "mail_received_at"
 OURS = (SOURCE, PROCESSED, RECEIVED)
+#: What every table has already, https://www.postgresql.org/docs/current/ddl-system-columns.html
+SYSTEM = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 #: Types whose values the reader has checked, and for which `=` means the same value: staged as they are.
 #: Anything else (domains, enums, inet, json, arrays ...) is staged as text, so that a bad value can be reported with its row.
 _PLAIN = frozenset(
@@ -71,6 +75,11 @@ class Target:
             for one in self.all_columns
             if one.writable and one.name not in OURS
         )
+
+    @property
+    def filled(self) -> tuple[str, ...]:
+        """The columns that no sheet can fill: we do, or the database itself (generated, identity GENERATED ALWAYS)."""
+        return (*OURS, *(one.name for one in self.all_columns if not one.writable and one.name not in OURS))
 
     @property
     def title(self) -> str:
@@ -127,6 +136,11 @@ class Target:
             generation=generation,
             partitioned=kind == "p",
         )
+        if key not in {column.name for column in columns if column.writable}:
+            raise Stop(
+                f"The unique key {key} of {title} is filled by the database itself (a generated or identity column), so no"
+                " row of a file can be found by it. Choose another column as the unique key."
+            )
         if key not in unique:
             index = sql.SQL("CREATE UNIQUE INDEX ON {} ({})").format(target.identifier, sql.Identifier(key))
             raise Stop(
@@ -139,13 +153,26 @@ class Target:
         """As `lock`."""
         _lock(conn, self.schema, self.name)
 
+    def probe(self, conn: Connection) -> None:
+        """Raises psycopg.Error where the table takes no row at all, for want of a right. Nothing is written."""
+        # Privileges are checked before a row is looked for.
+        name, key = self.identifier, sql.Identifier(self.key)
+        conn.execute(sql.SQL("INSERT INTO {0} ({1}) SELECT {1} FROM {0} WHERE false").format(name, key))
+        conn.execute(sql.SQL("UPDATE {0} SET {1} = {1} WHERE false").format(name, key))
+
     def add_columns(self, conn: Connection, columns: Sequence[Column]) -> Target:
-        """The table with these columns as well; those that it has meanwhile are left alone. Raises Stop without the right."""
+        """The table with these columns as well; those that it has meanwhile are left alone.
+
+        Raises Reject where the table cannot have them, or the database user may not add them: other files have no
+        need of them.
+        """
+        _refuse_system_names(columns)
         for column in columns:
             statement = sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}").format(
                 self.identifier, sql.Identifier(column.name), _type(column)
             )
-            _execute_or_name(conn, statement)
+            with blamed(conn, lambda: None, _or_run(conn, statement)):
+                conn.execute(statement)
         again = type(self).inspect(conn, quoted_name(self.schema, self.name), self.key)
         assert again is not None
         return again
@@ -168,8 +195,8 @@ def _lock(conn: Connection, schema: str, table: str) -> None:
 def create(conn: Connection, name: str, key: str, columns: Sequence[Column]) -> Target:
     """Make the table: the columns, a primary key on `key`, and those of `OURS`.
 
-    One that exists by now is returned as it is. Raises Stop without the right to make it, Reject for a sheet whose
-    columns no table can have.
+    One that exists by now is returned as it is. Raises Stop where none can be made, as without the right, Reject for a
+    sheet whose columns no table can have.
     """
     lock(conn, name)
     there = Target.inspect(conn, name, key)
@@ -179,13 +206,17 @@ def create(conn: Connection, name: str, key: str, columns: Sequence[Column]) -> 
     own = [column for column in columns if column.name not in OURS]
     if key not in {column.name for column in own}:
         raise Reject(f"No column {key}, the unique key; columns found: {', '.join(c.name for c in own)}.")
+    _refuse_system_names(own)
+    plain = sql.SQL("CREATE TABLE {} ({} text)").format(sql.Identifier(schema, table), sql.Identifier(key))
     definitions = [sql.SQL("{} {}").format(sql.Identifier(column.name), _type(column)) for column in own]
     definitions.append(sql.SQL("PRIMARY KEY ({})").format(sql.Identifier(key)))
     definitions.append(sql.SQL("{} text").format(sql.Identifier(SOURCE)))
     definitions.append(sql.SQL("{} timestamptz NOT NULL DEFAULT now()").format(sql.Identifier(PROCESSED)))
     definitions.append(sql.SQL("{} timestamptz").format(sql.Identifier(RECEIVED)))
     body = sql.SQL(", ").join(definitions)
-    _execute_or_name(conn, sql.SQL("CREATE TABLE {} ({})").format(sql.Identifier(schema, table), body))
+    statement = sql.SQL("CREATE TABLE {} ({})").format(sql.Identifier(schema, table), body)
+    with blamed(conn, lambda: conn.execute(plain), _or_run(conn, statement)):
+        conn.execute(statement)
     made = Target.inspect(conn, quoted_name(schema, table), key)
     assert made is not None
     return made
@@ -297,13 +328,16 @@ def _type(column: Column) -> sql.SQL:
     return type_sql(column.type)
 
 
-def _execute_or_name(conn: Connection, statement: sql.Composed) -> None:
-    """Run a change of the schema; where the right is missing, say what another role has to run."""
-    try:
-        with conn.transaction():
-            conn.execute(statement)
-    except psycopg.errors.InsufficientPrivilege as error:
-        remedy = statement.as_string(conn)
-        raise Stop(f"{translated(error)} Or let a role that may run: {remedy};") from error
-    except psycopg.Error as error:
-        raise translated(error) from error
+def _refuse_system_names(columns: Sequence[Column]) -> None:
+    if taken := [column.name for column in columns if column.name in SYSTEM]:
+        raise Reject(
+            f"a column is named {', '.join(taken)}: PostgreSQL has a column of that name in every table, so none can be made."
+            " Have it renamed in the sheet; a table that is there already is loaded without it by unknown_columns"
+            " (DB_UNKNOWN_COLUMNS) = ignore"
+        )
+
+
+def _or_run(conn: Connection, statement: sql.Composed) -> Callable[[psycopg.Error], str]:
+    """Where the right is missing, what a user who has it has to run."""
+    remedy = statement.as_string(conn)
+    return lambda error: f" Or let the owner run: {remedy};" if error.sqlstate == "42501" else ""

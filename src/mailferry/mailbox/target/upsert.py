@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from mailferry.database import translated
-from mailferry.errors import Reject
+from mailferry.database import storable, translated
+from mailferry.errors import Reject, Retry
+from mailferry.mailbox.target.blame import blamed, columns_of
 from mailferry.mailbox.target.table import PROCESSED, RECEIVED, SOURCE, type_sql
 from mailferry.mailbox.workbook.values import Counts, RejectedRow
 
@@ -32,8 +33,12 @@ if TYPE_CHECKING:
 #: Rows that one file's load may lose to the server's refusals before the file as a whole is given up.
 MOST_PINNED = 100
 #: SQLSTATE classes that speak of a row: data exception, integrity, check option, a trigger's RAISE, a key too long
-#: for its index.
+#: for its index. Of any other, the same statement on no row says whether it does: a trigger may raise what it likes.
 _OF_A_ROW = ("22", "23", "44", "P0", "54")
+#: program_limit_exceeded, string_data_right_truncation
+_TOO_BIG, _TOO_LONG = "54000", "22001"
+#: Characters of a refused value that are kept.
+_SHOWN = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +73,8 @@ def load(
     later time stay as they are, and count as superseded.
 
     A row that a constraint, a trigger or a type refuses is rejected by itself, up to MOST_PINNED. Raises Reject
-    when that does not help, and whatever `chunks` raises; the load is then undone, and the transaction goes on.
+    when that does not help, Stop where no file can be loaded, and whatever `chunks` raises; the load is then undone,
+    and the transaction goes on.
     """
     unknown = [name for name in columns if (c := target.column(name)) is None or not c.writable]
     assert not unknown, unknown
@@ -76,12 +82,13 @@ def load(
     target.lock(conn)
     newer = received if keep_newer and target.has_received else None
     stage = _Stage(conn, target, columns, file_source, temp_schema, received, newer)
-    try:
-        with conn.transaction():
-            return stage.load(chunks)
-    except psycopg.Error as error:
-        known = translated(error)
-        raise type(known)(f"{known}{stage.place(error)}") from error
+
+    def load_nothing() -> None:
+        _Stage(conn, target, [target.key], file_source, temp_schema, None, None).load(())
+        target.probe(conn)
+
+    with blamed(conn, load_nothing, stage.note):
+        return stage.load(chunks)
 
 
 class _Stage:
@@ -100,7 +107,7 @@ class _Stage:
         self._conn = conn
         self._target = target
         self._columns = [column for name in columns if (column := target.column(name)) is not None]
-        self._file_source = file_source.replace("\0", "")
+        self._file_source = storable(conn, file_source)
         self._received = received if target.has_received else None
         #: Rows of the target that were received after this stay.
         self._newer = newer
@@ -110,6 +117,7 @@ class _Stage:
         self._counts = Counts()
         self._rejected: list[RejectedRow] = []
         self._older = 0
+        self._copying = False
 
     def load(self, chunks: Iterable[bytes]) -> Loaded:
         self._create()
@@ -134,8 +142,13 @@ class _Stage:
         block = sql.SQL("BEGIN DROP TABLE {}; END").format(self._table).as_string(self._conn)
         self._conn.execute(sql.SQL("DO {}").format(sql.Literal(block)))
 
-    def place(self, error: psycopg.Error) -> str:
-        """Where in the CSV a COPY failed, from its context `COPY name, line 5, column c3: ...` in any language."""
+    def note(self, error: psycopg.Error) -> str:
+        """Where in the CSV a COPY failed, from its context `COPY name, line 5, column c3: ...` in any language; what to do."""
+        if self._copying and error.sqlstate == _TOO_BIG:
+            return (
+                f". A row of {len(self._columns)} columns is larger than a page of the database; load fewer, above all of text:"
+                " make the table with the columns that are needed, and set unknown_columns (DB_UNKNOWN_COLUMNS) = ignore"
+            )
         found = re.search(rf"{self._name}\D+(\d+)(?:\D+ c(\d+)\b)?", error.diag.context or "")
         if not found:
             return ""
@@ -160,6 +173,7 @@ class _Stage:
         )
 
     def _copy(self, chunks: Iterable[bytes]) -> None:
+        self._copying = True
         with self._conn.cursor() as cursor:
             with cursor.copy(
                 sql.SQL("COPY {} FROM STDIN (FORMAT csv, ENCODING 'UTF8')").format(self._table)
@@ -167,6 +181,7 @@ class _Stage:
                 for chunk in chunks:
                     copy.write(chunk)
             self._counts.read = cursor.rowcount
+        self._copying = False
 
     def _reject_missing(self) -> None:
         for n, column in enumerate(self._columns):
@@ -220,7 +235,7 @@ class _Stage:
                 with self._conn.transaction():
                     row = self._conn.execute(self._statement(low, high)).fetchone()
             except psycopg.Error as error:
-                if not (error.sqlstate or "").startswith(_OF_A_ROW):
+                if not self._is_of_a_row(error):
                     raise
                 if low == high:
                     self._pin(low, error)
@@ -233,6 +248,18 @@ class _Stage:
             self._counts.inserted += row[0]
             self._counts.updated += row[1]
 
+    def _is_of_a_row(self, error: psycopg.Error) -> bool:
+        if (error.sqlstate or "").startswith(_OF_A_ROW):
+            return True
+        if isinstance(translated(error), Retry):
+            return False
+        try:
+            with self._conn.transaction():
+                self._conn.execute(self._statement(1, 0))
+        except psycopg.Error:
+            return False
+        return True
+
     def _pin(self, row: int, error: psycopg.Error) -> None:
         reason = error.diag.message_primary or str(error)
         if error.diag.message_detail and error.sqlstate in {"23503", "23505"}:
@@ -241,17 +268,43 @@ class _Stage:
             raise Reject(
                 f"The table {self._target.title} refuses more than {MOST_PINNED} rows, the last: {reason[:300]}"
             )
-        column = error.diag.column_name or ""
-        value = ""
-        numbers = [n for n, c in enumerate(self._columns) if c.name == column]
-        if numbers:
-            found = self._conn.execute(
-                sql.SQL("SELECT left({}::text, 200) FROM {} WHERE _row = {}").format(
-                    sql.Identifier(f"c{numbers[0]}"), self._table, sql.Literal(row)
-                )
-            ).fetchone()
-            value = (found and found[0]) or ""
-        self._rejected.append(_rejected(row, column, value, reason[:300]))
+        names = columns_of(self._conn, error) or self._misfits(row, error)
+        values = [(name, self._staged(n, row)) for n, name in self._numbered(names)]
+        shown = ", ".join(f"{name} = {value}" for name, value in values)
+        value = values[0][1] if len(names) == len(values) == 1 else shown
+        self._rejected.append(_rejected(row, ", ".join(names), value[:_SHOWN], reason[:300]))
+
+    def _numbered(self, names: Sequence[str]) -> list[tuple[int, str]]:
+        """Those that are staged, with their numbers."""
+        numbers = {column.name: n for n, column in enumerate(self._columns)}
+        return [(numbers[name], name) for name in names if name in numbers]
+
+    def _staged(self, n: int, row: int) -> str:
+        statement = sql.SQL("SELECT left({}::text, {}) FROM {} WHERE _row = {}").format(
+            sql.Identifier(f"c{n}"), sql.Literal(_SHOWN), self._table, sql.Literal(row)
+        )
+        ((value,),) = self._conn.execute(statement).fetchall()
+        return value or ""
+
+    def _misfits(self, row: int, error: psycopg.Error) -> list[str]:
+        """The column whose type refuses its text in this row: the server does not say. [] where it is none."""
+        for n, column in enumerate(self._columns):
+            if self._is_plain(column):
+                continue
+            fitted = sql.SQL("SELECT s.{0}::{1}::text <> s.{0} FROM {2} AS s WHERE s._row = {3}").format(
+                sql.Identifier(f"c{n}"), type_sql(column.type), self._table, sql.Literal(row)
+            )
+            try:
+                with self._conn.transaction():
+                    ((cut,),) = self._conn.execute(fitted).fetchall()
+            except psycopg.Error as again:
+                if again.sqlstate == error.sqlstate:
+                    return [column.name]
+            else:
+                # A cast cuts what an assignment refuses.
+                if cut and column.textual and error.sqlstate == _TOO_LONG:
+                    return [column.name]
+        return []
 
     def _statement(self, low: int, high: int) -> sql.Composed:
         """Upsert the rows from `low` to `high`, and say how many were inserted and how many updated.

@@ -38,7 +38,8 @@ class RowContract:
     #: A sheet's name, "all" for every visible one with the key, or "" for the first of those.
     sheet: str = ""
     unknown_columns: UnknownColumns = UnknownColumns.IGNORE
-    #: Columns that the loader fills itself (`processed_at`, `file_source`); such a header is ignored with a warning.
+    #: Columns that the loader fills itself (`processed_at`, `file_source`), or the database; such a header is ignored with
+    #: a warning.
     reserved: tuple[str, ...] = ()
     #: Keys of digits alone are padded with zeros to this width; 0 leaves them.
     key_width: int = 0
@@ -47,6 +48,8 @@ class RowContract:
     errors: ErrorCells = ErrorCells.REJECT
     #: Of text and web pages that are neither UTF-8 nor UTF-16 nor say theirs.
     charset: str = "cp1254"
+    #: Python's name of the database's encoding, where that does not have every character: a cell with others rejects its row.
+    encoding: str = ""
     #: Tried in order on a protected workbook, after the one that spreadsheet programs use where none was asked for.
     passwords: tuple[str, ...] = field(default=(), repr=False)
 
@@ -92,7 +95,7 @@ def lay_out(header: Header, contract: RowContract) -> Layout:
             continue
         if name in reserved:
             warnings.append(
-                f"column {header.written[place]!r} is ignored: the table's {name!r} is filled by the loader"
+                f"column {header.written[place]!r} is ignored: the table's {name!r} is filled by the loader or the database"
             )
         elif place in targets:
             placed.append((place, targets[place]))

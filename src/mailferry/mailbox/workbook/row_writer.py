@@ -15,7 +15,7 @@ from mailferry.mailbox.workbook.header import clean_name
 from mailferry.mailbox.workbook.values import Column, RejectedRow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from mailferry.mailbox.workbook.cells import Cell
     from mailferry.mailbox.workbook.contract import Layout, RowContract
@@ -42,6 +42,15 @@ def quoted(texts: Sequence[str]) -> Sequence[str]:
         return [f'"{text}"' if "," in text else text for text in texts]
     special = re.compile(f"[{re.escape(_SPECIAL)}]").search
     return ['"' + text.replace('"', '""') + '"' if special(text) else text for text in texts]
+
+
+def _fault(text: str, encoding: str) -> str | None:
+    """The first characters that the encoding does not have."""
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError as error:
+        return text[error.start : error.end][:10]
+    return None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -107,6 +116,8 @@ class RowWriter:
             self.nuls += done.nuls
             for at, reason in done.misfits.items():
                 bad.setdefault(at, (column, reason))
+            for at, reason in self._unholdable(done.texts):
+                bad.setdefault(at, (column, reason))
             if order == self._key and not self.total and not _TOTALS.isdisjoint(done.texts):
                 at = next(at for at, text in enumerate(done.texts) if text in _TOTALS)
                 self.total = (sheet, first + at, done.texts[at])
@@ -131,6 +142,18 @@ class RowWriter:
         base = self.offset + first
         text = "".join([f"{base + at},{line}\n" for at, line in zip(kept, lines, strict=True)])
         return text.encode(), self._rejects(sheet, first, rows, bad)
+
+    def _unholdable(self, texts: Sequence[str]) -> Iterator[tuple[int, str]]:
+        """Texts that the database's encoding does not have."""
+        encoding = self.contract.encoding
+        if not encoding or _fault("".join(texts), encoding) is None:
+            return
+        for at, text in enumerate(texts):
+            if found := _fault(text, encoding):
+                yield (
+                    at,
+                    f"the database's encoding, {encoding}, does not have {found!r}; one in UTF8 holds every character",
+                )
 
     def _count(self, rows: int, bad: int) -> None:
         self.rejected += bad
