@@ -120,6 +120,13 @@ def jobs_text(jobs: Sequence[Job]) -> str:
     return "\n".join(lines)
 
 
+def replayed_text(jobs: Sequence[Job], *, dry_run: bool) -> str:
+    if not jobs:
+        return "no jobs"
+    end = "would be done again" if dry_run else "the service, or the next `mailferry load`, does them"
+    return f"{jobs_text(jobs)}\n{len(jobs)} jobs, oldest first; {end}"
+
+
 def acknowledged_text(jobs: Sequence[Job]) -> str:
     return "\n".join(f"job {job.id}: acknowledged" for job in jobs) or "no refused jobs"
 

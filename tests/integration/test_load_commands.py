@@ -105,6 +105,10 @@ def test_jobs_are_listed_shown_cancelled_and_retried(here: Installed) -> None:
     status, out, _ = here.run("jobs", "show", "1")
     assert status == 0
     assert "row 3" in out
+    again = ("jobs", "retry", "--state", "failed", "--since", "2020-01-31")
+    assert [job["state"] for job in here.json(*again, "--dry-run")["jobs"]] == ["failed"]
+    assert [job["state"] for job in here.json(*again)["jobs"]] == ["pending"]
+    assert here.run("jobs", "retry")[0] == 2
     assert here.json("jobs", "retry", "2")["job"]["state"] == "pending"
     assert here.json("jobs", "cancel", "2")["job"]["state"] == "cancelled"
     status, _, error = here.run("jobs", "cancel", "2")

@@ -77,6 +77,31 @@ def test_without_the_column_an_older_message_that_would_change_rows_is_refused(h
     assert here.rows() == [("1", "newer", 1), ("3", "older", 1)]
 
 
+@pytest.mark.parametrize("order", ["received", "arrival"])
+def test_jobs_done_again_together_come_oldest_first_and_leave_newer_rows(here: Setting, order: str) -> None:
+    here.load()
+    here.query(
+        "CREATE TABLE tracking_data (hawb text PRIMARY KEY, status varchar(3), mail_received_at timestamptz)"
+    )
+    _send(here, 10, ("1", "first one", 1), ("2", "second", 1))
+    _send(here, 20, ("2", "third one", 1), ("3", "ok", 1))
+    _send(here, 30, ("1", "new", 1))
+    here.load(order=order, max_rejected=0.4)
+    assert here.query("SELECT hawb, status FROM tracking_data ORDER BY 1") == [("1", "new")]
+    here.query("ALTER TABLE tracking_data ALTER status TYPE text")
+    for path in here.base.rglob("*.xlsx"):
+        path.unlink()  # as retention does
+    with psycopg.connect(**database.parameters(here.settings)) as conn:
+        assert [job.id for job in admin.replayable(conn, state="rejected")] == [1, 2]
+        received = admin.replayable(conn)[1].received
+        assert [job.id for job in admin.replayable(conn, state="failed", since=received)] == [2]
+        assert admin.replayable(conn, feed="other") == []
+        assert [job.id for job in admin.replay(conn, admin.replayable(conn))] == [1, 2]
+    assert here.load(order=order).exit_status == 0
+    rows = here.query("SELECT hawb, status FROM tracking_data ORDER BY 1")
+    assert rows == [("1", "new"), ("2", "third one"), ("3", "ok")]
+
+
 def test_by_order_of_arrival_the_message_that_is_loaded_last_wins(here: Setting) -> None:
     _send(here, 100, ("1", "newer", 1))
     here.load(order="arrival")

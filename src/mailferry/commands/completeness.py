@@ -198,9 +198,9 @@ def _span(begin: str | None, end: str | None, last: str | None) -> tuple[int, in
     from mailferry.config.schedule import Schedule
 
     now = int(time.time())
-    stop = now if end is None else _moment(end, "--to")
+    stop = now if end is None else moment(end, "--to")
     if begin is not None:
-        start = _moment(begin, "--from")
+        start = moment(begin, "--from")
     else:
         try:
             interval = Schedule.parse(last or "1d").interval
@@ -214,7 +214,8 @@ def _span(begin: str | None, end: str | None, last: str | None) -> tuple[int, in
     return start, stop
 
 
-def _moment(text: str, option: str) -> int:
+def moment(text: str, option: str) -> int:
+    """A time as people type it, in Unix seconds. Raises BadParameter."""
     from datetime import datetime
 
     if text.isascii() and text.isdecimal() and len(text) <= 11:

@@ -42,6 +42,13 @@ _Feed = Annotated[
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
+class Replayed(StrEnum):
+    """Which jobs `jobs retry` takes."""
+
+    FAILED = "failed"
+    REJECTED = "rejected"
+
+
 class State(StrEnum):
     """States of a job, as `jobs list` filters by them."""
 
@@ -150,12 +157,53 @@ def show(
 
 @jobs.command()
 def retry(
-    number: Annotated[int, typer.Argument(help="The job's number, as `jobs list` has it.")],
+    number: Annotated[
+        int, typer.Argument(help="The job's number, as `jobs list` has it.", show_default=False)
+    ] = 0,
+    feed: Annotated[str, typer.Option(help="All of this feed.", metavar="NAME")] = "",
+    state: Annotated[
+        Replayed | None,
+        typer.Option(help="All that failed; all of which a file or row was rejected.", show_default=False),
+    ] = None,
+    since: Annotated[
+        str, typer.Option(metavar="TIME", help="All whose message was received then or later: ISO 8601.")
+    ] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List them; change nothing.")] = False,
     config: _Config = Path(CONFIG),
     as_json: _Json = False,
 ) -> None:
-    """Have the next run do a job again: its files that were not loaded."""
-    _change("retry", number, config, as_json=as_json)
+    """Have the next run do a job again: its files that were not loaded. Or all of a feed, a state, a time, oldest first.
+
+    One job by itself overwrites what was loaded since. All of them together leave rows of messages that were received later.
+    """
+    every = bool(feed or state or since)
+    if bool(number) == every or (number and dry_run):
+        raise typer.BadParameter("give either a job's number, or --feed, --state or --since (and --dry-run)")
+    if number:
+        _change("retry", number, config, as_json=as_json)
+    else:
+        _replay(feed, state, since, config, dry_run=dry_run, as_json=as_json)
+
+
+def _replay(
+    feed: str, state: Replayed | None, since: str, config: Path, *, dry_run: bool, as_json: bool
+) -> None:
+    from datetime import UTC, datetime
+
+    from mailferry import report_jobs
+    from mailferry.commands.completeness import moment
+    from mailferry.mailbox.ledger import admin
+
+    start = datetime.fromtimestamp(moment(since, "--since"), UTC) if since else None
+    with _ledger(config) as conn:
+        found = admin.replayable(conn, feed=feed or None, state=state and str(state), since=start)
+        done = found if dry_run else admin.replay(conn, found)
+    plain = [report_jobs.job_plain(job) for job in done]
+    typer.echo(
+        report_jobs.dumped(dry_run=dry_run, jobs=plain)
+        if as_json
+        else report_jobs.replayed_text(done, dry_run=dry_run)
+    )
 
 
 @jobs.command()

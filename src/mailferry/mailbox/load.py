@@ -266,9 +266,9 @@ def _upserted(
 def _newer(conn: Connection, feed: MailboxFeed, held: Claim, target: Target) -> Newer | None:
     """The message whose rows stay although this one is loaded after it."""
     # without a time of receipt (1970) nothing can be said
-    if feed.order is Order.ARRIVAL or held.job.received.year < _FIRST_YEAR:
+    if held.job.received.year < _FIRST_YEAR:
         return None
-    return records.newer(conn, held, target)
+    return records.newer(conn, held, target, arrival=feed.order is Order.ARRIVAL)
 
 
 def _overwrites(job_id: int, newer: Newer | None, target: Target, counts: Counts) -> str:

@@ -9,13 +9,23 @@ RETURNING *
 -- name: retry
 UPDATE mailferry.jobs AS j
 SET state = 'pending', attempts = 0, next_attempt_at = clock_timestamp(), finished_at = NULL, marked_at = NULL,
-    error_kind = NULL, error = NULL, refused = false, acknowledged_at = NULL, warnings = 0, retried = true
-WHERE j.id = %(id)s
+    error_kind = NULL, error = NULL, refused = false, acknowledged_at = NULL, warnings = 0,
+    retried = NOT %(replayed)s, replayed = %(replayed)s
+WHERE j.id = ANY(%(ids)s)
   AND (j.state IN ('failed', 'cancelled', 'pending')
        OR j.state = 'completed' AND EXISTS (
            SELECT 1 FROM mailferry.files
            WHERE job_id = j.id AND (state IN ('rejected', 'failed', 'duplicate') OR state = 'loaded' AND rejected > 0)))
 RETURNING *
+
+-- name: replayable
+SELECT * FROM mailferry.jobs AS j
+WHERE (%(feed)s::text IS NULL OR feed = %(feed)s) AND (%(since)s::timestamptz IS NULL OR received >= %(since)s)
+  AND (state = 'failed' AND %(state)s::text IS DISTINCT FROM 'rejected'
+       OR state IN ('completed', 'failed') AND %(state)s::text IS DISTINCT FROM 'failed' AND EXISTS (
+           SELECT 1 FROM mailferry.files
+           WHERE job_id = j.id AND (state = 'rejected' OR state = 'loaded' AND rejected > 0)))
+ORDER BY received, id
 
 -- name: acknowledge
 UPDATE mailferry.jobs SET acknowledged_at = clock_timestamp()
@@ -39,11 +49,11 @@ ORDER BY id LIMIT %(limit)s
 
 -- name: retry_files
 UPDATE mailferry.files SET state = 'pending', error = NULL, finished_at = NULL
-WHERE job_id = %(id)s AND (state IN ('rejected', 'failed', 'duplicate') OR state = 'loaded' AND rejected > 0)
+WHERE job_id = ANY(%(ids)s) AND (state IN ('rejected', 'failed', 'duplicate') OR state = 'loaded' AND rejected > 0)
 
 -- name: forget_rejected_of_job
 DELETE FROM mailferry.rejected_rows AS r USING mailferry.files AS f
-WHERE r.file_id = f.id AND f.job_id = %(id)s AND f.state = 'pending'
+WHERE r.file_id = f.id AND f.job_id = ANY(%(ids)s) AND f.state = 'pending'
 
 -- name: jobs
 SELECT * FROM mailferry.jobs

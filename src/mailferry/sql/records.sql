@@ -63,7 +63,7 @@ ORDER BY f.load_no DESC LIMIT 1
 SELECT (array_agg(j.id ORDER BY j.received DESC))[1], max(j.received), bool_or(f.unchanged > 0)
 FROM mailferry.jobs AS j JOIN mailferry.files AS f ON f.job_id = j.id
 WHERE j.received > %(received)s AND j.finished_at IS NOT NULL
-  AND NOT (SELECT own.retried FROM mailferry.jobs AS own WHERE own.id = %(id)s)
+  AND (SELECT own.replayed OR NOT own.retried AND NOT %(arrival)s FROM mailferry.jobs AS own WHERE own.id = %(id)s)
   AND f.state = 'loaded' AND f.target = %(target)s AND f.generation = %(generation)s
 HAVING count(*) > 0
 

@@ -38,8 +38,8 @@ def retry(conn: Connection, job_id: int) -> Job:
 
     A duplicate is loaded where the table no longer holds its rows. Their rows replace those of the same keys, whatever was loaded since. Raises Reject.
     """
-    job = one(conn, _sql("retry"), {"id": job_id})
-    if job is None:
+    done = _again(conn, [job_id], replayed=False)
+    if not done:
         raise _cannot(
             conn,
             job_id,
@@ -47,9 +47,35 @@ def retry(conn: Connection, job_id: int) -> Job:
             "failed, cancelled or waiting, or has files or rows that were not loaded; one in progress can be cancelled"
             " first",
         )
-    conn.execute(_sql("retry_files"), {"id": job_id})
-    conn.execute(_sql("forget_rejected_of_job"), {"id": job_id})
-    return job
+    return done[0]
+
+
+def replayable(
+    conn: Connection,
+    *,
+    feed: str | None = None,
+    state: str | None = None,
+    since: datetime | None = None,
+) -> list[Job]:
+    """Jobs that failed, or of which a file or a row was rejected, or only those that did one; oldest message first.
+
+    `state`: "failed" or "rejected". `since`: received then or later.
+    """
+    wanted = {"feed": feed and storable(conn, feed), "state": state, "since": since}
+    return many(conn, _sql("replayable"), wanted)
+
+
+def replay(conn: Connection, jobs: Sequence[Job]) -> list[Job]:
+    """To be done again, as `retry`, but rows of messages that were received later stay as they are."""
+    return _again(conn, [job.id for job in jobs], replayed=True)
+
+
+def _again(conn: Connection, job_ids: list[int], *, replayed: bool) -> list[Job]:
+    done = many(conn, _sql("retry"), {"ids": job_ids, "replayed": replayed})
+    ids = {"ids": [job.id for job in done]}
+    conn.execute(_sql("retry_files"), ids)
+    conn.execute(_sql("forget_rejected_of_job"), ids)
+    return sorted(done, key=lambda job: (job.received, job.id))
 
 
 def acknowledge(conn: Connection, job_id: int) -> Job:

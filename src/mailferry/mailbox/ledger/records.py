@@ -192,12 +192,13 @@ class Newer:
     confirmed_rows: bool
 
 
-def newer(conn: Connection, held: Claim, target: Target) -> Newer | None:
+def newer(conn: Connection, held: Claim, target: Target, *, arrival: bool = False) -> Newer | None:
     """The latest of the messages loaded into the table that were received after the claimed job's; None without one.
 
-    None, too, for a job that a person has asked for again.
+    None, too, for a job that a person has asked for again by itself, and where the order of `arrival` counts, unless the
+    job was asked for again together with others.
     """
-    job = {"id": held.job.id, "received": held.job.received}
+    job = {"id": held.job.id, "received": held.job.received, "arrival": arrival}
     values = {**job, "target": target.title, "generation": target.generation}
     row = conn.execute(_sql("newer"), values).fetchone()
     return Newer(job_id=row[0], received=row[1], confirmed_rows=row[2]) if row else None
