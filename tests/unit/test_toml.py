@@ -320,7 +320,7 @@ def test_the_schema_refuses_what_the_reader_refuses(tmp_path: Path, text: str) -
 def test_every_field_of_the_models_is_a_setting_but_for_those_that_the_builder_fills() -> None:
     models = (*{table.model for table in (tables.SERVICE, tables.DATABASE, tables.EVENTS, tables.MAILBOX)},)
     models += (tables.IMAP.model, tables.OAUTH.model)
-    filled = {"section", "mailbox", "limits", "database", "kind", "oauth", "data_dir"}
+    filled = {"section", "mailbox", "limits", "database", "kind", "oauth", "data_dir", "columns", "routes"}
     for model in models:
         assert issubclass(model, Settings)
         assert set(model.model_fields) - set(model.declared()) <= filled
@@ -334,6 +334,7 @@ def test_every_option_stands_in_the_reference() -> None:
     ini = (ROOT / "docs/reference/uzmanposta-ini.md").read_text("utf-8")
     of_feeds = {option for option in tables.EVENTS.options if f"`{option}`" not in text + ini}
     others = (tables.SERVICE, tables.DATABASE, tables.MAILBOX, tables.MESSAGES, *tables.WITHIN.values())
+    others += (tables.COLUMN, tables.ROUTE)
     assert not {option for table in others for option in table.options if f"`{option}`" not in text}
     assert not of_feeds - {"destination", "table", "schedule", "host"}
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from mailferry.config import secret, tables
+from mailferry.config import secret, tables, toml
+from mailferry.config.columns import ColumnRule, Route
 from mailferry.config.database import DatabaseSettings, is_local
 from mailferry.config.event_feed import CATEGORIES, PAGE_LIMIT, EventFeed, type_fault
 from mailferry.config.mailbox import Auth, MailboxSettings, OAuthSettings
@@ -16,7 +18,9 @@ from mailferry.config.page_settings import PageSettings
 from mailferry.config.service_settings import ServiceSettings
 from mailferry.config.source import Given, Part, Placed, Source
 from mailferry.config.spreadsheet import Limits
+from mailferry.config.text import joined, present
 from mailferry.config.values import UNSET, Values
+from mailferry.errors import ConfigError
 from mailferry.secrets import hide
 
 if TYPE_CHECKING:
@@ -223,8 +227,53 @@ class _Builder(Values):
             values["name"] = place[1]
             values.setdefault("base_dir", str(tables.base_dir(place[1], data_dir)))
         values["database"] = {"data_dir": str(data_dir)}  # the service's takes its place
+        inner |= self._declared(place, shared)
         feed = self._model(MailboxFeed, values, given, place, inner)
         return None if len(source.faults) > before else feed
+
+    def _declared(self, place: Place, shared: Place) -> dict[str, Any]:
+        """The declared columns and the routes; of variables in a file of their own."""
+        source, named = self._source, self._tables.get(place, {}).get("columns_file")
+        if named is None or not named.value:
+            return {"columns": self._columns(place, shared), "routes": self._routes(place, shared)}
+        try:
+            path = self._resolved(named.value)
+            if not present(path):
+                raise ValueError(f"there is no file {path}; make it, or name another")
+            own = toml.read_columns(path)
+        except (ConfigError, ValueError) as error:
+            source.fault(place, f"{named.label}: {error}")
+            return {}
+        builder = _Builder(own, {})
+        found = {"columns": builder._columns(place), "routes": builder._routes(place)}
+        source.faults += own.faults
+        return found
+
+    def _columns(self, *places: Place) -> tuple[ColumnRule, ...]:
+        """Of a column that stands in several places, the first counts."""
+        found: dict[str, Place] = {}
+        for place in reversed(places):
+            found |= {inner[-1]: inner for inner in self._tables if inner[:-1] == (*place, "columns")}
+        rules = []
+        for name, place in found.items():
+            values, given = self._values(tables.COLUMN, place)
+            rules.append(self._model(ColumnRule, {"name": name, **values}, given, place))
+        return tuple(rule for rule in rules if rule)
+
+    def _routes(self, *places: Place) -> tuple[Route, ...]:
+        """Those of the first place that has any."""
+        for place in places:
+            inner = [one for one in self._tables if one[:-1] == (*place, "routes")]
+            if inner:
+                return tuple(route for one in inner if (route := self._route(one)))
+        return ()
+
+    def _route(self, place: Place) -> Route | None:
+        values, given = self._values(tables.ROUTE, place)
+        if isinstance(values.get("stop_at"), list):
+            values["stop_at"] = joined(values["stop_at"])
+        route = self._model(Route, values, given, place)
+        return dataclasses.replace(route, columns=self._columns(place)) if route else None
 
     def _mail(self, place: Place, shared: Place) -> MailboxSettings | None:
         source = self._source

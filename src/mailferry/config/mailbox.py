@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from mailferry.config.settings import Settings, setting
-from mailferry.config.text import one_line
+from mailferry.config.text import joined, one_line
 
 _MIB = 1024 * 1024
 _Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -177,6 +177,7 @@ class MailboxSettings(Settings):
         "",
         "patterns, with commas, of names (`*.pdf`) or MIME types (`image/*`) of attachments that never hold data",
         variable="EMAIL_IGNORE_ATTACHMENTS",
+        plural=True,
     )
     without_attachment: WithoutAttachment = setting(
         WithoutAttachment.DONE,
@@ -197,8 +198,7 @@ class MailboxSettings(Settings):
     @field_validator("ignore_attachments", mode="before")
     @classmethod
     def _joined(cls, value: object) -> object:
-        """A list, as TOML has them, is taken as well."""
-        return ", ".join(map(str, value)) if isinstance(value, list) else value
+        return joined(value)
 
     @field_validator(
         "host",

@@ -7,14 +7,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
+from mailferry.config.columns import ColumnRule, Hidden, Route
 from mailferry.config.database import DatabaseSettings  # noqa: TC001 - pydantic reads the annotations
 from mailferry.config.mailbox import MailboxKind, MailboxSettings
 from mailferry.config.schedule import OptionalScheduleText, Schedule
 from mailferry.config.settings import Settings, setting
-from mailferry.config.spreadsheet import Limits, UnknownColumns
-from mailferry.config.text import one_line
+from mailferry.config.spreadsheet import ErrorCells, Limits, UnknownColumns
+from mailferry.config.text import joined, one_line
 
 
 class Order(StrEnum):
@@ -36,6 +37,14 @@ class MailboxFeed(Settings):
     mailbox: MailboxSettings
     database: DatabaseSettings
     limits: Limits = Limits()
+    columns: tuple[ColumnRule, ...] = ()
+    routes: tuple[Route, ...] = ()
+    columns_file: Path | None = setting(
+        None,
+        "file of TOML with `[columns]` and `[[routes]]`; in `mailferry.toml` they stand in the feed's own table",
+        variable="APP_COLUMNS_FILE",
+        option="",
+    )
     base_dir: Path = setting(
         Path("/var/lib/trackandtrace"),
         "its folders `pending`, `processed` and `failed`",
@@ -48,6 +57,31 @@ class MailboxFeed(Settings):
     )
     unknown_columns: UnknownColumns = setting(
         UnknownColumns.IGNORE, "columns that the table does not have", variable="DB_UNKNOWN_COLUMNS"
+    )
+    header_row: int = setting(
+        0,
+        "number of the row with the columns' names, of two the upper; 0: the first that has the key's",
+        variable="FILE_HEADER_ROW",
+        ge=0,
+        le=1_048_576,
+    )
+    header_rows: int = setting(
+        1, "rows that the header has; the names of two are joined", variable="FILE_HEADER_ROWS", ge=1, le=2
+    )
+    skip_after: int = setting(
+        0, "rows below the header that hold no data", variable="FILE_SKIP_AFTER", ge=0, le=1_000
+    )
+    stop_at: str = setting(
+        "",
+        "patterns (`*`), with commas, of what a row begins with that ends the data, such as a total",
+        variable="FILE_STOP_AT",
+        plural=True,
+    )
+    hidden: Hidden = setting(Hidden.LOAD, "what becomes of hidden rows and columns", variable="FILE_HIDDEN")
+    errors: ErrorCells = setting(
+        ErrorCells.REJECT,
+        "what becomes of a row with an error cell (`#N/A`) or a formula that was never calculated",
+        variable="FILE_ERRORS",
     )
     passwords_file: Path | None = setting(
         None,
@@ -85,6 +119,11 @@ class MailboxFeed(Settings):
         ge=0,
         le=36_500,
     )
+
+    @field_validator("stop_at", mode="before")
+    @classmethod
+    def _joined(cls, value: object) -> object:
+        return joined(value)
 
     @property
     def due(self) -> Schedule:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from mailferry.config.tables import (
+    COLUMN,
     DATABASE,
     EVENTS,
     IMAP,
@@ -15,6 +16,7 @@ from mailferry.config.tables import (
     MESSAGES,
     OAUTH,
     PAGE,
+    ROUTE,
     SERVICE,
     Table,
 )
@@ -33,7 +35,17 @@ def schema() -> dict[str, Any]:
         return {"type": "object", "properties": properties | more, "additionalProperties": False}
 
     events = table(EVENTS)
-    mailbox = table(MAILBOX, MESSAGES, imap=table(IMAP), oauth=table(OAUTH), limits=table(LIMITS))
+    columns = {"type": "object", "additionalProperties": {"$ref": "#/$defs/column"}}
+    mailbox = table(
+        MAILBOX,
+        MESSAGES,
+        imap=table(IMAP),
+        oauth=table(OAUTH),
+        limits=table(LIMITS),
+        columns=columns,
+        routes={"type": "array", "items": {"$ref": "#/$defs/route"}},
+    )
+    inner = {"column": table(COLUMN), "route": table(ROUTE, columns=columns)}
     defaults = {"events": {"$ref": "#/$defs/events"}, "mailbox": {"$ref": "#/$defs/mailbox"}}
     properties = {
         "service": table(SERVICE),
@@ -49,7 +61,7 @@ def schema() -> dict[str, Any]:
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
-        "$defs": {**definitions, "events": events, "mailbox": mailbox},
+        "$defs": {**definitions, "events": events, "mailbox": mailbox, **inner},
     }
 
 
@@ -66,6 +78,9 @@ def _properties(table: Table, definitions: dict[str, Any]) -> dict[str, Any]:
             one |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
         if one.get("default", "") in (None, "**********") or setting.path:
             one.pop("default", None)
+        if setting.plural and one.get("type") in ("string", "array"):
+            one = {name: rest for name, rest in one.items() if name not in ("type", "items")}
+            one["type"], one["items"] = ["string", "array"], _TEXT
         if option == "schedule":
             one["type"] = ["string", "integer"]
         if table is LIMITS and not setting.choices:

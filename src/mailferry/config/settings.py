@@ -39,6 +39,8 @@ class Setting:
     secret: bool = False
     path: bool = False
     boolean: bool = False
+    #: It takes a list of texts, or a table of them, besides one text.
+    plural: bool = False
     #: Texts that are taken; () for any.
     choices: tuple[str, ...] = ()
 
@@ -53,6 +55,7 @@ def setting(
     personal: bool = False,
     everywhere: bool = False,
     may_be_empty: bool = False,
+    plural: bool = False,
     **constraints: Any,
 ) -> Any:
     """Declare a setting: its default (`...` where it must be set), one line for people, what `Setting` says of it.
@@ -68,6 +71,7 @@ def setting(
             personal=personal,
             everywhere=everywhere,
             may_be_empty=may_be_empty,
+            plural=plural,
         )
     )
     return field

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from mailferry.config.columns import ColumnRule, Route
 from mailferry.config.database import DatabaseSettings
 from mailferry.config.event_feed import EventFeed
 from mailferry.config.mailbox import MailboxSettings, OAuthSettings
@@ -28,7 +29,7 @@ Place = tuple[str, ...]
 class Table:
     """Options of one table that fill fields of one model."""
 
-    model: type[Settings | Limits]
+    model: type[Settings | Limits | ColumnRule | Route]
     #: By option, in the order in which they are written.
     options: dict[str, Setting]
 
@@ -57,22 +58,30 @@ MAILBOX = _table(MailboxFeed)
 MESSAGES = _table(MailboxSettings)
 IMAP = _table(MailboxSettings, "imap")
 OAUTH = _table(OAuthSettings)
-LIMITS = Table(
-    model=Limits,
-    options={
-        field.name: Setting(field=field.name, option=field.name, default=field.default)
-        for field in dataclasses.fields(Limits)
-    }
-    | {
-        "sandbox": Setting(
-            field="sandbox",
-            option="sandbox",
-            variable="FILE_SANDBOX",
-            default=Sandbox.BEST,
-            choices=tuple(Sandbox),
-        )
-    },
+
+
+def _plain_table(model: type[Limits | ColumnRule | Route], *, without: tuple[str, ...] = ()) -> Table:
+    """The options of a model without pydantic; `without` those that the builder fills."""
+    options = {}
+    for field in dataclasses.fields(model):
+        if field.name not in without:
+            plural = str(field.type).startswith(("tuple", "dict")) or field.name == "stop_at"
+            default = {} if field.default is dataclasses.MISSING else field.default
+            options[field.name] = Setting(field=field.name, option=field.name, default=default, plural=plural)
+    return Table(model=model, options=options)
+
+
+LIMITS = _plain_table(Limits)
+LIMITS.options["sandbox"] = Setting(
+    field="sandbox",
+    option="sandbox",
+    variable="FILE_SANDBOX",
+    default=Sandbox.BEST,
+    choices=tuple(Sandbox),
 )
+#: Of one column in `columns`, and of one of the `routes`.
+COLUMN = _plain_table(ColumnRule, without=("name",))
+ROUTE = _plain_table(Route, without=("columns",))
 #: Tables within a mailbox feed's.
 WITHIN = {"imap": IMAP, "oauth": OAUTH, "limits": LIMITS}
 
@@ -102,10 +111,11 @@ def options_of(place: Place) -> dict[str, bool]:
         place = (place[1], "of all", *place[2:])
     parts: tuple[Table, ...] = _OF_TABLE.get(place[0], (MAILBOX, MESSAGES))
     if len(place) > 2:
-        parts = (WITHIN[place[2]],)
+        columns = "columns" in (place[2], *place[4:5])
+        parts = (COLUMN if columns else ROUTE if place[2] == "routes" else WITHIN[place[2]],)
     secrets = {one.option for part in parts for one in part.secrets}
-    # The one feed of a file of variables has its name in one of them.
-    named = {"name": False} if place == ("mailbox", "") else {}
+    # The one feed of a file of variables has its name in one of them, and its columns in a file that one names.
+    named = {"name": False, "columns_file": False} if place == ("mailbox", "") else {}
     return {key: key in secrets for part in parts for key in part.keys} | named
 
 

@@ -76,6 +76,11 @@ def one_line(value: str) -> str:
     return value
 
 
+def joined(value: object) -> object:
+    """A list of texts, as TOML has them, with commas; anything else as it is."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
 def is_placeholder(value: str) -> bool:
     """Whether a value was taken over from an example and never filled in."""
     return _PLACEHOLDER.fullmatch(value) is not None

@@ -39,13 +39,16 @@ _SYNTAX = {
 def read(path: Path) -> Source:
     """The options of a file. Raises ConfigError: it cannot be read, or is no TOML."""
     path = path.absolute()
+    return source_of(_document(path), path)
+
+
+def _document(path: Path) -> dict[str, Any]:
     try:
-        document = tomllib.loads(read_text(path))
+        return tomllib.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        text = str(error)
-        hint = next((f"; {hint}" for begin, hint in _SYNTAX.items() if text.startswith(begin)), "")
-        raise ConfigError([f"{path}: is not TOML: {text[:1].lower()}{text[1:]}{hint}"]) from None
-    return source_of(document, path)
+        fault = str(error)
+        hint = next((f"; {hint}" for begin, hint in _SYNTAX.items() if fault.startswith(begin)), "")
+        raise ConfigError([f"{path}: is not TOML: {fault[:1].lower()}{fault[1:]}{hint}"]) from None
 
 
 def source_of(document: dict[str, Any], path: Path) -> Source:
@@ -98,10 +101,46 @@ def _table(value: Any, place: Place, source: Source) -> Iterator[Given]:
     """That the table is there, and its options."""
     yield Given(place=place, option="", value=None, label="")
     for option, one in _checked(value, place, source).items():
-        if option in WITHIN and (
-            place == ("defaults", "mailbox") or (place[0] == "mailbox" and len(place) == 2)
-        ):
+        of_mailbox = place == ("defaults", "mailbox") or (place[0] == "mailbox" and len(place) == 2)
+        if option in WITHIN and of_mailbox:
             yield from _table(one, (*place, option), source)
+        elif option == "columns" and (of_mailbox or place[-2:-1] == ("routes",)):
+            yield from _columns(one, (*place, option), source)
+        elif option == "routes" and of_mailbox:
+            yield from _routes(one, (*place, option), source)
         else:
             shown = f" = {json.dumps(one, ensure_ascii=False, default=str)}"
             yield Given(place=place, option=option, value=one, label=source.label(place, option), shown=shown)
+
+
+def _columns(value: Any, place: Place, source: Source) -> Iterator[Given]:
+    """The rules of declared columns, each a table of its own."""
+    for name, rule in _checked(value, place, source).items():
+        if isinstance(rule, dict):
+            yield from _table(rule, (*place, name), source)
+        else:
+            what = f'is a table: write {key(name)} = {{ headers = ["..."] }}'
+            source.fault(place, f"{source.label(place, name)}: {what}")
+
+
+def _routes(value: Any, place: Place, source: Source) -> Iterator[Given]:
+    """The routes, called by their numbers from 1."""
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        source.fault(
+            place[:-1], f"{source.label(place[:-1], 'routes')}: write [[{source.section(place)}]] before each"
+        )
+        return
+    for number, route in enumerate(value, 1):
+        yield from _table(route, (*place, str(number)), source)
+
+
+def read_columns(path: Path) -> Source:
+    """`[columns]` and `[[routes]]` in a file of their own: those of the one feed of variables. Raises ConfigError."""
+    source = Source(
+        path=path, section=lambda place: ".".join(map(key, place[2:])), typed=True, data_dir=path.parent
+    )
+    document = _document(path)
+    for name, value in _known(document, (), ("columns", "routes"), source):
+        read_them = _columns if name == "columns" else _routes
+        source.given += read_them(value, ("mailbox", "", name), source)
+    return source

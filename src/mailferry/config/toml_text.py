@@ -15,7 +15,11 @@ def key(name: str) -> str:
 
 
 def value(given: Any) -> str:
-    """Text, number, true or false. JSON's escapes are TOML's, but for the delete character."""
+    """Text, number, true or false, a list, a table in one line. JSON's escapes are TOML's, but for the delete character."""
+    if isinstance(given, dict):
+        return f"{{ {', '.join(option(name, one) for name, one in given.items())} }}" if given else "{}"
+    if isinstance(given, list | tuple):
+        return f"[{', '.join(map(value, given))}]"
     if isinstance(given, Enum):
         given = given.value
     if isinstance(given, Path):

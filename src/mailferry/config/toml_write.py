@@ -14,6 +14,7 @@ from mailferry.config import secret
 from mailferry.config.event_feed import CATEGORIES, EventFeed
 from mailferry.config.mailbox import Auth, MailboxKind
 from mailferry.config.tables import (
+    COLUMN,
     DATABASE,
     EVENTS,
     IMAP,
@@ -22,6 +23,7 @@ from mailferry.config.tables import (
     MESSAGES,
     OAUTH,
     PAGE,
+    ROUTE,
     SERVICE,
     Table,
     base_dir,
@@ -32,6 +34,7 @@ from mailferry.config.toml_text import key, option
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from mailferry.config.columns import ColumnRule
     from mailferry.config.mailbox_feed import MailboxFeed
     from mailferry.config.service import Configuration
 
@@ -61,6 +64,8 @@ class _Section:
     values: dict[str, Any] = field(default_factory=dict)
     #: Written even where nothing is in it.
     needed: bool = False
+    #: It is one of several of that name.
+    repeated: bool = False
 
 
 def as_toml(configuration: Configuration, style: Style) -> str:
@@ -195,7 +200,20 @@ def _mailbox(feed: MailboxFeed, data_dir: Path, style: Style) -> list[_Section]:
         sections.append(_Section(name=f"{place}.oauth", parts=(*parts, "oauth"), values=chosen, needed=True))
     limits = _chosen(LIMITS, feed.limits, style)
     sections.append(_Section(name=f"{place}.limits", parts=parts, values=limits))
+    sections.append(_columns(feed.columns, place, parts))
+    for route in feed.routes:
+        chosen = _chosen(ROUTE, route, Style.WITH_SECRETS)
+        sections.append(
+            _Section(name=f"{place}.routes", parts=parts, values=chosen, needed=True, repeated=True)
+        )
+        sections.append(_columns(route.columns, f"{place}.routes", parts))
     return sections
+
+
+def _columns(rules: Iterable[ColumnRule], place: str, parts: tuple[str, ...]) -> _Section:
+    """The declared columns, a line each; only what they declare."""
+    values = {rule.name: _chosen(COLUMN, rule, Style.WITH_SECRETS) for rule in rules}
+    return _Section(name=f"{place}.columns", parts=parts, values=values)
 
 
 def _chosen(table: Table, model: Any, style: Style, usual: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -215,7 +233,8 @@ def _chosen(table: Table, model: Any, style: Style, usual: Mapping[str, Any] | N
 
 
 def _text(section: _Section, style: Style) -> str:
-    return "\n".join([f"[{section.name}]", *_lines(section, style)])
+    title = f"[[{section.name}]]" if section.repeated else f"[{section.name}]"
+    return "\n".join([title, *_lines(section, style)])
 
 
 def _lines(section: _Section, style: Style) -> Iterable[str]:

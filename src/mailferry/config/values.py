@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from mailferry.config import secret, tables
+from mailferry.config.columns import ColumnRule, Route
 from mailferry.config.faults import message_of, no_plain_value
 from mailferry.config.settings import Setting, Settings
 from mailferry.config.source import Given, Source, unknown
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from mailferry.config.tables import Place, Table
 
-_Model = TypeVar("_Model", bound=Settings | Limits)
+_Model = TypeVar("_Model", bound=Settings | Limits | ColumnRule | Route)
 
 #: Other programs' names of levels.
 _LEVELS = {"WARN": "WARNING", "FATAL": "CRITICAL"}
@@ -77,8 +78,12 @@ class Values:
         """What is to be validated; None where a fault has been found."""
         value = given.value
         if self._source.typed:
+            if setting.plural and isinstance(value, list | dict):
+                return value
             if kind := no_plain_value(value):
                 return self._faulty(given, f"takes no {kind}", shown=False)
+            if setting.plural:
+                return [value]
             if setting.field == "schedule" and type(value) is int:
                 return str(value)  # seconds
         elif setting.boolean:
