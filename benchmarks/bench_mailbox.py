@@ -93,7 +93,8 @@ class Server:
 
     def pandas(self, path: Path) -> Loading:
         """Load a workbook the reference's way."""
-        url = f"postgresql+psycopg2://{self.where['user']}@/{self.where['dbname']}?host={self.where['host']}"
+        user = f"{self.where['user']}:{self.where['password']}"
+        url = f"postgresql+psycopg2://{user}@/{self.where['dbname']}?host={self.where['host']}"
         return self.measure([sys.executable, "-W", "ignore", HERE / "reference_pandas.py", url, TABLE, path])
 
     def copy(self, csv: Path) -> Loading:

@@ -29,7 +29,8 @@ ROWS = 100
 def database(folder: Path) -> Iterator[str]:
     """A server of the benchmark's own, as [database] of a configuration."""
     with postgres(folder) as where:
-        yield f'[database]\nhost = "{where["host"]}"\nname = "{where["dbname"]}"\nuser = "{where["user"]}"\n'
+        named = {"host": "host", "name": "dbname", "user": "user", "password": "password"}
+        yield "[database]\n" + "".join(f'{name} = "{where[key]}"\n' for name, key in named.items())
 
 
 @contextlib.contextmanager

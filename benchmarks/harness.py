@@ -147,12 +147,12 @@ def collect(config: Path, *options: str) -> tuple[Cost, dict[str, Any]]:
 
 @contextlib.contextmanager
 def postgres(folder: Path) -> Iterator[dict[str, str]]:
-    """A new private server with its defaults, on the disk that temporary files are on. Yields libpq's parameters."""
+    """A new private server with its defaults, on the disk that temporary files are on. Yields libpq's parameters for its superuser."""
     from mailferry import private_postgres  # noqa: PLC0415 - the parent of what is measured stays small
 
     folder.chmod(0o711)  # where root starts it, it runs as another user
     with private_postgres.running(folder / "postgres") as where:
-        yield where
+        yield from_tests("fixtures_postgres").administrator(folder / "postgres", where)
 
 
 def from_tests(module: str) -> Any:

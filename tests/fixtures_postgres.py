@@ -17,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 
 from mailferry import database, private_postgres
 from mailferry.config.database import DatabaseSettings
+from mailferry.postgres_roles import ADMINISTRATOR, Passwords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,10 +36,30 @@ def server_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+def administrator(folder: Path, where: dict[str, str]) -> dict[str, str]:
+    """libpq's parameters for the superuser of a private server."""
+    passwords = Passwords.parse((folder / private_postgres.PGPASS).read_text())
+    assert passwords is not None
+    return {**where, "user": ADMINISTRATOR, "password": passwords.administrator}
+
+
+def open_to_all(folder: Path, where: dict[str, str]) -> dict[str, str]:
+    """Have a private server take every user by name; libpq's parameters for its superuser."""
+    with psycopg.connect(make_conninfo(**administrator(folder, where)), autocommit=True) as conn:
+        (folder / "data" / "pg_hba.conf").write_text("local all all trust\n")
+        conn.execute("SELECT pg_reload_conf()")
+    return {"host": where["host"], "port": where["port"], "user": ADMINISTRATOR, "dbname": where["dbname"]}
+
+
 @pytest.fixture(scope="session")
 def postgres(server_folder: Path) -> Iterator[dict[str, str]]:
-    """libpq's parameters of a running server, whose database `template` has our schema."""
-    with private_postgres.running(server_folder / "postgres", settings=FAST) as where:
+    """libpq's parameters of a running server, whose database `template` has our schema.
+
+    Tests make databases and roles of their own.
+    """
+    folder = server_folder / "postgres"
+    with private_postgres.running(folder, settings=FAST) as started:
+        where = open_to_all(folder, started)
         with psycopg.connect(make_conninfo(**where), autocommit=True) as conn:
             conn.execute("CREATE DATABASE template")
         database.prepare({**where, "dbname": "template"}, "temp_processing")

@@ -30,6 +30,8 @@ MAILFERRY = [sys.executable, "-m", "mailferry"]
 SPAN, AGO = 2400, 3600
 MESSAGES, ROWS = 60, 200
 TABLES = ("shipments", "returns")
+#: Options of [database], and what libpq calls them.
+_DATABASE = {"host": "host", "name": "dbname", "user": "user", "password": "password"}
 #: A frozen or killed worker counts as gone after 30 seconds.
 PATIENCE = 180
 
@@ -86,9 +88,7 @@ def _provider() -> Iterator[dict[str, Any]]:
 def _configure(folder: Path, where: dict[str, str], announced: dict[str, Any]) -> Path:
     """A mailferry.toml with the provider's feeds into a table, and a Maildir with two feeds."""
     lines = ["[service]", 'data_dir = "data"', "", "[database]"]
-    lines += [
-        f'{name} = "{where[key]}"' for name, key in (("host", "host"), ("name", "dbname"), ("user", "user"))
-    ]
+    lines += [f'{name} = "{where[key]}"' for name, key in _DATABASE.items()]
     lines += [
         "",
         "[defaults.events]",

@@ -1,7 +1,9 @@
 """A PostgreSQL of our own in a folder: started when it is needed, shared, stopped by the last who used it.
 
-The folder holds `data` (the cluster), `run` (the socket), `server.log` and two lock files. Only the owner of
-`run` and root gets at the socket, and there is no TCP: the folder's permissions are the password.
+The folder holds `data` (the cluster), `run` (the socket), `pgpass` (its passwords), `server.log` and two lock files. Only
+the owner of `run` and root gets at the socket, and there is no TCP. Not every process of that user is to be trusted with
+the data: who connects needs a password from `pgpass`, and work is done by a role that is no superuser. A cluster that
+an older version made without passwords gets them when its server is started.
 
 Root may not run PostgreSQL, so for root the programs run as the user whose folder it is in, or `postgres`, or `nobody`.
 That user could put a link in root's way, so below the folder root does nothing by a path: it asks a program of that user.
@@ -24,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from mailferry.errors import Retry, Stop
 from mailferry.postgres_programs import OLDEST, Binaries, copy_for_all, installed
+from mailferry.postgres_roles import ADMINISTRATOR, WORKER, Passwords, hand_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,8 +34,7 @@ if TYPE_CHECKING:
     import psycopg
 
 DATABASE = "mailferry"
-#: Not called like our schema, or its search path would begin there ("$user").
-ROLE = "postgres"
+PGPASS = "pgpass"
 #: Seconds for a start, recovery after a crash included, and for a stop.
 PATIENCE = 60
 #: sun_path holds 108 bytes with the final NUL; the socket's own name is `/.s.PGSQL.5432`.
@@ -65,7 +67,7 @@ class _Account:
 def running(
     folder: Path, *, settings: Mapping[str, str] | None = None, binaries: Sequence[Binaries] | None = None
 ) -> Iterator[dict[str, str]]:
-    """The server of `folder`, made and started where needed, as libpq's parameters `host`, `port`, `user`, `dbname`.
+    """The server of `folder`, made and started where needed, as libpq's parameters: `host`, `port`, `user`, `password`, `dbname`.
 
     `settings` are configuration parameters, heeded by the process that starts the server. `binaries` are the installations to
     choose from; every one of the machine by default. Any number of threads and processes may be inside at once.
@@ -80,7 +82,7 @@ def running(
     server = _Server(folder.absolute(), settings or {}, installed() if binaries is None else binaries)
     users = server.enter()
     try:
-        yield {"host": str(server.socket_folder), "port": "5432", "user": ROLE, "dbname": DATABASE}
+        yield server.parameters
     finally:
         server.leave(users)
 
@@ -96,6 +98,19 @@ class _Server:
         self._make_folders()
         self._binaries = self._choose(binaries)
         self.socket_folder = self._socket_folder()
+        #: None as long as the cluster has none.
+        self._passwords: Passwords | None = None
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """For work in the database: of libpq."""
+        passwords = self._passwords
+        if passwords is None:  # started by an older version, which may still use it
+            return self._where(ADMINISTRATOR)
+        return self._where(WORKER) | {"password": passwords.worker}
+
+    def _where(self, user: str) -> dict[str, str]:
+        return {"host": str(self.socket_folder), "port": "5432", "user": user, "dbname": DATABASE}
 
     def enter(self) -> int:
         """Starts the server if it is not up; the file descriptor returned holds the shared lock of its users."""
@@ -239,11 +254,11 @@ class _Server:
         shutil.rmtree(new, ignore_errors=True)
         options = [
             "-U",
-            ROLE,
+            ADMINISTRATOR,
             "-E",
             "UTF8",
             "--locale=C",
-            "--auth-local=trust",
+            "--auth-local=trust",  # until it is started, see `_secure`
             "--auth-host=reject",
             "--no-instructions",
         ]
@@ -255,6 +270,7 @@ class _Server:
         new.rename(self.data)
 
     def _start(self) -> None:
+        self._passwords = self._read_passwords()
         if not self._answers():
             self._launch()
         self._create_database()
@@ -263,34 +279,94 @@ class _Server:
         self._remove_foreign_pid_file()
         self._configure()
         deadline = time.monotonic() + PATIENCE
-        while self._pg_ctl("start", "-l", "server.log").returncode and not self._answers():
+        while trouble := self._trouble_starting():
             # A server killed a moment ago still has children; one that was being started may still be recovering.
-            passing = any(sign in self._log_tail() for sign in ("shared memory block", "postmaster.pid"))
+            passing = any(sign in trouble for sign in ("shared memory block", "postmaster.pid"))
             if not passing or time.monotonic() > deadline:
-                raise Retry(f"The private PostgreSQL in {self.folder} did not start: {self._log_tail()}")
+                raise Retry(f"The private PostgreSQL in {self.folder} did not start: {trouble}")
             time.sleep(0.1)
+
+    def _trouble_starting(self) -> str:
+        """Try to start it; what went wrong, or nothing."""
+        if self._passwords is None:
+            passwords = Passwords.new()
+            if trouble := self._secure(passwords):
+                return trouble
+            self._passwords = passwords
+        if self._pg_ctl("start", "-l", "server.log").returncode and not self._answers():
+            return self._log_tail() or "pg_ctl start failed"
+        return ""
+
+    def _secure(self, passwords: Passwords) -> str:
+        """Give the roles of a cluster whose server does not run these passwords, and ask for them; what went wrong, or nothing.
+
+        The password file comes last: without it all of this is done again.
+        """
+        single = ["--single", "-D", "data", "-c", "exit_on_error=true", "postgres"]
+        done = self._run([str(self._binaries.folder / "postgres"), *single], passwords.statements())
+        if done.returncode:
+            return " / ".join(done.stderr.strip()[-2000:].splitlines())
+        # What an administrator wrote about other hosts and users stays.
+        demand = r"s/^(local[[:space:]].*[[:space:]])trust([[:space:]]|$)/\1scram-sha-256\2/"
+        self._check(self._run(["sed", "-i", "-E", demand, "data/pg_hba.conf"]), "secure")
+        self._check(self._run(["tee", "pgpass.new"], passwords.text()), "secure")
+        self._check(self._run(["mv", "-f", "pgpass.new", PGPASS]), "secure")
+        return ""
+
+    def _read_passwords(self) -> Passwords | None:
+        """None where there are none yet, or the file was lost or cut short."""
+        try:
+            with self._opened() as folder:
+                handle = os.open(PGPASS, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder)
+            with os.fdopen(handle, encoding="ascii", errors="replace") as file:
+                found = os.fstat(handle)
+                if found.st_uid != self._account.uid or found.st_mode & 0o077:
+                    raise PermissionError(
+                        0, f"it must be of user {self._account.name} and closed to all others (0600)"
+                    )
+                return Passwords.parse(file.read(10_000))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise Stop(
+                f"Cannot use the passwords of the private PostgreSQL in {self.folder / PGPASS}: {error.strerror}"
+            ) from error
 
     def _answers(self) -> bool:
         import psycopg
 
         try:
-            self._connect().close()
-        except psycopg.OperationalError:
+            self._connect("postgres").close()
+        except psycopg.OperationalError as error:
+            if "password" in str(error):
+                raise Stop(
+                    f"The private PostgreSQL runs, but its passwords are not in {self.folder / PGPASS}. Stop all that "
+                    "uses it (services, commands): the next start sets new ones. Or restore that file."
+                ) from error
             return False
         return True
 
-    def _connect(self) -> psycopg.Connection:
+    def _connect(self, database: str) -> psycopg.Connection:
+        """As the administrator."""
         import psycopg
 
-        host = str(self.socket_folder)
-        return psycopg.connect(
-            host=host, port=5432, user=ROLE, dbname="postgres", connect_timeout=5, autocommit=True
-        )
+        password = self._passwords and self._passwords.administrator
+        where = self._where(ADMINISTRATOR) | {"dbname": database}
+        return psycopg.connect(**where, password=password, connect_timeout=5, autocommit=True)  # type: ignore[arg-type] # a mapping of texts
 
     def _create_database(self) -> None:
-        with self._connect() as conn:
-            if not conn.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone():
-                conn.execute(b"CREATE DATABASE " + DATABASE.encode())
+        """The worker's own. One that an older version made is handed over."""
+        owner = WORKER if self._passwords else ADMINISTRATOR
+        with self._connect("postgres") as conn:
+            query = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s"
+            found = conn.execute(query, (DATABASE,)).fetchone()
+            if found is None:
+                conn.execute(f"CREATE DATABASE {DATABASE} OWNER {owner}".encode())
+            elif self._passwords and found[0] == ADMINISTRATOR:
+                with self._connect(DATABASE) as own:
+                    own.execute(hand_over())
+                # Last: it says that all of that is done.
+                conn.execute(f"ALTER DATABASE {DATABASE} OWNER TO {WORKER}".encode())
 
     def _remove_foreign_pid_file(self) -> None:
         """After a reboot the process id of a killed server may belong to another program, and PostgreSQL would refuse to start.

@@ -11,7 +11,7 @@ import psutil
 import psycopg
 import pytest
 from fixtures_dovecot import PASSWORD, without_starttls
-from fixtures_postgres import FAST
+from fixtures_postgres import FAST, open_to_all
 from support_link import Link
 from support_load import Site, ended
 from support_mail import feed_of
@@ -129,7 +129,7 @@ def test_postgresql_that_dies_and_comes_back_in_the_middle_of_a_load(
 ) -> None:
     folder = server_folder / "dies"
     with contextlib.ExitStack() as stack:
-        where = stack.enter_context(private_postgres.running(folder, settings=FAST))
+        where = open_to_all(folder, stack.enter_context(private_postgres.running(folder, settings=FAST)))
         settings = DatabaseSettings(
             host=where["host"], port=int(where["port"]), user=where["user"], name=where["dbname"]
         )

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from fixtures_postgres import FAST
+from fixtures_postgres import FAST, administrator
 from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
 from mailferry import database, postgres_programs, private_postgres
 from mailferry.config.database import DatabaseSettings
 from mailferry.errors import Retry, Stop
+from mailferry.secrets import mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -181,7 +182,7 @@ def test_what_root_makes_in_somebodys_folder_is_theirs(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
-@pytest.mark.parametrize("name", ["", "run", "start.lock", "data/postgresql.conf"])
+@pytest.mark.parametrize("name", ["", "run", "start.lock", "pgpass", "data/postgresql.conf"])
 def test_a_link_that_the_servers_user_has_planted_leads_root_nowhere(folder: Path, name: str) -> None:
     """A command that root types must not give the service's user what is root's."""
     user = pwd.getpwnam("daemon")
@@ -265,6 +266,115 @@ def test_a_copy_that_was_cut_short_or_planted_is_not_run(
         pass
 
 
+def refused(where: dict[str, Any], user: str) -> bool:
+    """Whether the server wants more than a user's name."""
+    bare = {"host": where["host"], "port": where["port"], "dbname": where["dbname"], "user": user}
+    with pytest.raises(psycopg.OperationalError, match="no password supplied"):
+        psycopg.connect(make_conninfo(**bare, passfile="none")).close()
+    return True
+
+
+def test_work_needs_a_password_and_is_done_by_a_role_that_owns_the_database_and_is_no_superuser(
+    folder: Path,
+) -> None:
+    with private_postgres.running(folder, settings=FAST) as where:
+        assert (folder / "pgpass").stat().st_mode & 0o777 == 0o600
+        assert refused(where, "postgres")
+        assert refused(where, "loader")
+        rights = "rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls"
+        assert query(where, f"SELECT {rights} FROM pg_roles WHERE rolname = current_user") == (False,) * 5
+        assert query(
+            where, "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'mailferry'"
+        ) == ("loader",)
+        for attempt in (
+            "COPY pg_class TO PROGRAM 'true'",
+            "SELECT pg_read_file('PG_VERSION')",
+            "CREATE ROLE x",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                query(where, attempt)
+        assert where["password"] not in mask(f"it was {where['password']}")
+        # As people use it.
+        for user in ("postgres", "loader"):
+            of_file = make_conninfo(
+                host=where["host"], user=user, dbname="mailferry", passfile=str(folder / "pgpass")
+            )
+            psycopg.connect(of_file).close()
+
+
+#: What people and programs make in a database, in the administrator's name.
+OBJECTS = """
+CREATE SCHEMA theirs;
+CREATE TYPE theirs.kind AS ENUM ('a', 'b');
+CREATE TYPE theirs.pair AS (a int, b int);
+CREATE DOMAIN theirs.positive AS int CHECK (value > 0);
+CREATE TABLE theirs."odd Name" (id bigint GENERATED ALWAYS AS IDENTITY, n serial, kind theirs.kind) PARTITION BY RANGE (id);
+CREATE TABLE theirs.part PARTITION OF theirs."odd Name" FOR VALUES FROM (0) TO (1000);
+INSERT INTO theirs."odd Name" (kind) VALUES ('a'), ('b');
+CREATE VIEW theirs.seen AS SELECT count(*) AS n FROM theirs."odd Name";
+CREATE MATERIALIZED VIEW theirs.kept AS SELECT 1 AS n;
+CREATE SEQUENCE theirs.alone;
+CREATE FUNCTION theirs.twice(n int) RETURNS int LANGUAGE sql AS 'SELECT 2 * n';
+CREATE TABLE tracking_data (hawb text PRIMARY KEY)
+"""
+
+
+def test_a_cluster_without_passwords_gets_them_at_its_next_start_and_keeps_its_data(folder: Path) -> None:
+    """As older versions made it, and an older version that still runs goes on using it."""
+    old = private_postgres._Server(folder, FAST, postgres_programs.installed())
+    old._create()
+    old._configure()
+    with (folder / "data/pg_hba.conf").open("a") as rules:
+        rules.write("host all all 192.0.2.1/32 md5\n")
+    assert old._pg_ctl("start", "-l", "server.log").returncode == 0
+    psycopg.connect(make_conninfo(**old.parameters | {"dbname": "postgres"}), autocommit=True).execute(
+        "CREATE DATABASE mailferry"
+    ).connection.close()
+    with private_postgres.running(folder, settings=FAST) as where:
+        assert "password" not in where
+        assert where["user"] == "postgres"
+        with psycopg.connect(make_conninfo(**where)) as conn:
+            conn.execute(OBJECTS.encode())
+        database.prepare(where, "temp_processing")
+    with private_postgres.running(folder, settings=FAST) as where:
+        assert where["user"] == "loader"
+        assert refused(where, "postgres")
+        assert refused(where, "loader")
+        assert query(where, "SELECT n, theirs.twice(2) FROM theirs.seen") == (2, 4)
+        database.prepare(where, "temp_processing")
+        assert query(
+            where,
+            "DROP SCHEMA theirs CASCADE; DROP TABLE tracking_data; CREATE TABLE public.t (n int); SELECT 1",
+        )
+        left = query(
+            where,
+            "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relowner = 'postgres'::regrole"
+            " AND nspname !~ '^(pg_|information_schema)'",
+        )
+        assert left == (0,)
+    assert "192.0.2.1/32 md5" in (folder / "data/pg_hba.conf").read_text()
+
+
+def test_passwords_that_were_lost_are_made_again_at_the_next_start(folder: Path) -> None:
+    with private_postgres.running(folder, settings=FAST) as first:
+        query(first, "CREATE TABLE kept AS SELECT 1 AS n; SELECT 1")
+        (folder / "pgpass").unlink()
+        with pytest.raises(Stop, match="the next start sets new ones"), private_postgres.running(folder):
+            pass
+        assert query(first, "SELECT n FROM kept") == (1,)
+    with private_postgres.running(folder, settings=FAST) as again:
+        assert again["password"] != first["password"]
+        assert query(again, "SELECT n FROM kept") == (1,)
+
+
+def test_a_password_file_that_others_may_read_is_refused(folder: Path) -> None:
+    with private_postgres.running(folder, settings=FAST):
+        pass
+    (folder / "pgpass").chmod(0o640)
+    with pytest.raises(Stop, match="0600"), private_postgres.running(folder):
+        pass
+
+
 def test_a_pool_on_the_private_server_has_our_schema(folder: Path) -> None:
     settings = DatabaseSettings(data_dir=folder.parent)
     with database.connect(settings) as pool, database.transaction(pool) as conn:
@@ -280,7 +390,8 @@ def test_a_wrong_password_is_a_stop_that_does_not_tell_it(folder: Path) -> None:
     rules.chmod(0o644)
     with private_postgres.running(folder, settings={**FAST, "hba_file": str(rules)}) as where:
         query(
-            where, "CREATE ROLE u LOGIN PASSWORD 'right'; GRANT CREATE ON DATABASE mailferry TO u; SELECT 1"
+            administrator(folder, where),
+            "CREATE ROLE u LOGIN PASSWORD 'right'; GRANT CREATE ON DATABASE mailferry TO u; SELECT 1",
         )
         settings = DatabaseSettings.model_validate(
             {"host": where["host"], "name": "mailferry", "user": "u", "password": "right"}

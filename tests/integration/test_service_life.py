@@ -183,7 +183,9 @@ def test_two_processes_share_a_private_database_that_comes_back_when_it_is_kille
         second.start()
         assert first.end() == 0
         server = first.folder / "data" / "postgres"
-        asked = make_conninfo(host=str(server / "run"), user="postgres", dbname="mailferry")
+        asked = make_conninfo(
+            host=str(server / "run"), user="loader", dbname="mailferry", passfile=str(server / "pgpass")
+        )
 
         def good_runs() -> int:
             with contextlib.suppress(psycopg.Error), psycopg.connect(asked) as conn:
