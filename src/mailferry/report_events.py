@@ -77,11 +77,13 @@ def verified_text(done: dict[str, Verified | str]) -> str:
 
 
 def _hour_lines(hour: Hour) -> list[str]:
-    if hour.clean:
-        return []
     found = [
-        f"{getattr(hour, fault):,} {fault.replace('_', ' ')}" for fault in FAULTS if getattr(hour, fault)
+        f"{getattr(hour, what):,} {what.replace('_', ' ')}"
+        for what in (*FAULTS, "without_detail")
+        if getattr(hour, what)
     ]
+    if not found:
+        return []
     head = f"  {_shown(hour.start)} to {_shown(hour.start + HOUR)}: {', '.join(found)}"
     return [head, *(f"    {example}" for example in hour.examples)]
 

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from support_events import OUTGOING, QUARANTINE, SIGN_INS, START, a_site
+from support_events import (
+    OUTGOING,
+    QUARANTINE,
+    RECENT,
+    SIGN_INS,
+    START,
+    a_site,
+    command,
+    finished,
+    suffix,
+)
 from support_table import a_table_site
 
 from mailferry.events import order
 from mailferry.testing.population import Feed, Traits
 from mailferry.testing.provider import Settings
+from mailferry.testing.troubles import Troubles
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from support_events import Site
 
     from mailferry.config.database import DatabaseSettings
 
@@ -75,6 +89,128 @@ def test_a_change_updates_the_row_of_a_table(tmp_path: Path, database_settings: 
         site.assert_exactly_once(OUTGOING)
         assert site.progress(OUTGOING)["counts"] == {"changed": pending}
         assert site.collect().of(OUTGOING).metrics.changed == 0
+
+
+#: Changed half an hour after they were collected: the audit of that hour is the first to list them again.
+SLOW = Traits(
+    rate=0.05, start=RECENT, end=RECENT + 600, changing=0.5, changing_for=1800, detail_bytes=50, twins=0.1
+)
+
+
+def collected_and_audited(site: Site, feed: Feed, **options: object) -> int:
+    """Collect before records change, then run after each of two audits is due; how many there are that change."""
+    site.configure(audit="1h, 2h", **options)
+    site.clock.now = RECENT + 700
+    assert site.collect().status == 0
+    pending = states(site.lines(feed)).count("pending")
+    assert pending > 3
+    found = []
+    for hours in (3, 6):
+        site.clock.now = RECENT + hours * 3600
+        ended = site.collect().of(feed)
+        assert ended.metrics.audited_seconds > 0
+        found.append(ended.metrics.changed)
+    assert found == [pending, 0], "counted once"
+    return pending
+
+
+def verify(site: Site, feed: Feed, *more: str) -> tuple[int, dict[str, Any]]:
+    asked = [
+        "verify",
+        suffix(feed),
+        "--from",
+        RECENT,
+        "--to",
+        RECENT + 3600,
+        "--config",
+        site.config,
+        "--json",
+        *more,
+    ]
+    done = finished(command(*asked))
+    return done.returncode, json.loads(done.stdout)["feeds"][0]
+
+
+@pytest.mark.parametrize("feed", [OUTGOING, QUARANTINE], ids=["mail", "by its fields"])
+def test_an_audit_finds_what_has_changed_long_after_the_look_back(tmp_path: Path, feed: Feed) -> None:
+    identity = "" if feed == OUTGOING else "id"
+    with a_site(tmp_path, {feed: SLOW}, now=RECENT) as site:
+        pending = collected_and_audited(site, feed, identity=identity)
+        assert site.heartbeat(feed)["counts"] == {"changed": pending}
+        assert states(site.lines(feed)).count("pending") == pending, "files stay as they are"
+        code, answer = verify(site, feed)
+        assert (code, answer["total"]["differing"]) == (4, pending)
+        assert max(site.provider.stats.details.values(), default=1) == 1
+
+
+@pytest.mark.parametrize("feed", [OUTGOING, QUARANTINE], ids=["mail", "by its fields"])
+def test_an_audit_appends_what_has_changed_and_verify_takes_the_lines_for_one_event(
+    tmp_path: Path, feed: Feed
+) -> None:
+    identity = "" if feed == OUTGOING else "id"
+    with a_site(tmp_path, {feed: SLOW}, now=RECENT) as site:
+        pending = collected_and_audited(site, feed, identity=identity, changes="append")
+        assert states(site.lines(feed)[-pending:]) == ["done"] * pending
+        for more in ([], ["--offline"]):
+            code, answer = verify(site, feed, *more)
+            assert code == 0, answer
+        # A line that someone adds, or takes away, is found all the same.
+        path = site.data_files(feed)[0]
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join([*lines, lines[-1]]))
+        assert verify(site, feed)[1]["total"]["twice"] == 1
+        path.write_bytes(b"".join(lines[:-1]))
+        assert verify(site, feed)[1]["total"]["differing"] == 1
+        assert verify(site, feed, "--offline")[1]["total"]["missing"] == 1
+
+
+def test_an_audit_updates_the_row_of_what_has_changed(
+    tmp_path: Path, database_settings: DatabaseSettings
+) -> None:
+    with a_table_site(tmp_path, {OUTGOING: SLOW}, database_settings, now=RECENT) as site:
+        pending = collected_and_audited(site, OUTGOING)
+        assert "pending" not in states(site.lines(OUTGOING))
+        assert site.progress(OUTGOING)["counts"] == {"changed": pending}
+        site.assert_exactly_once(OUTGOING)
+        asked = Counter(site.provider.stats.details.values())
+        assert (asked[2], max(asked)) == (pending, 2), (
+            "only of what has changed the detail is asked for again"
+        )
+        assert verify(site, OUTGOING)[0] == 0
+
+
+def test_a_list_that_never_shows_what_the_detail_does_is_no_change(tmp_path: Path) -> None:
+    def other(path: str, body: bytes) -> bytes:
+        return body.replace(b'"subject":"', b'"subject":"[listed] ') if "starttime" in path else body
+
+    steady = Traits(rate=0.05, start=RECENT, end=RECENT + 600, detail_bytes=50)
+    with a_site(tmp_path, {OUTGOING: steady}, Settings(rewrite=other), now=RECENT + 700) as site:
+        site.configure(audit="1h, 2h", changes="append")
+        assert site.collect().status == 0
+        before = site.lines(OUTGOING)
+        site.clock.now = RECENT + 3 * 3600
+        metrics = site.collect().of(OUTGOING).metrics
+        assert metrics.audited_seconds > 0
+        assert (metrics.changed, site.lines(OUTGOING)) == (0, before)
+
+
+@pytest.mark.parametrize("changes", ["count", "append"])
+def test_events_without_their_detail_are_shown_by_verify_and_completed_where_lines_may_be_added(
+    tmp_path: Path, changes: str
+) -> None:
+    some = Traits(rate=0.05, start=RECENT, end=RECENT + 600, detail_bytes=50)
+    settings = Settings(detail_troubles=Troubles(error_500=1.0), max_failures_per_url=1)
+    with a_site(tmp_path, {OUTGOING: some}, settings, now=RECENT + 1000) as site:
+        site.configure(audit="off", detail_retries=0, changes=changes)
+        missing = site.collect().of(OUTGOING).metrics.stand_ins
+        assert missing > 3
+        code, answer = verify(site, OUTGOING)
+        assert (code, answer["total"]["without_detail"]) == (0, missing)
+        code, answer = verify(site, OUTGOING, "--repair")
+        completed = missing if changes == "append" else 0
+        assert (code, answer["repaired"]) == (0, completed), answer
+        assert answer["total"]["without_detail"] == missing - completed
+        assert sum(b'"logs"' in line for line in site.lines(OUTGOING)) == completed
 
 
 def test_two_mails_of_one_queue_id_and_time_are_both_written(tmp_path: Path) -> None:

@@ -49,6 +49,27 @@ def test_what_was_collected_is_complete_with_and_without_the_provider(tmp_path: 
         assert max(site.provider.stats.details.values(), default=1) == 1
 
 
+def test_an_event_without_a_time_counts_in_the_same_hour_for_both_sides(tmp_path: Path) -> None:
+    """Even the first one of all, which no older event says the time of."""
+    times: set[int] = set()
+
+    def timeless(_: str, body: bytes) -> bytes:
+        records = json.loads(body)
+        times.update(record["time"] for record in records if "time" in record)
+        for record in records:
+            if "time" in record and record["time"] in (min(times), *sorted(times)[9:12]):
+                del record["time"]
+        return json.dumps(records).encode()
+
+    with a_site(tmp_path, {SIGN_INS: TRAITS}, Settings(rewrite=timeless)) as site:
+        site.configure(audit="off", look_back=0)
+        assert site.collect().of(SIGN_INS).metrics.without_time > 3
+        code, answer = verified(site, SIGN_INS)
+        assert code == 0, answer
+        assert answer["total"]["held"] == answer["total"]["listed"] == len(site.lines(SIGN_INS))
+        assert all(hour["held"] == hour["listed"] for hour in answer["hours"])
+
+
 def remove(lines: list[bytes]) -> None:
     del lines[5]
 

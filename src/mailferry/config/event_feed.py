@@ -317,6 +317,16 @@ class EventFeed(Settings):
         return self.category == "mail"
 
     @property
+    def appends_changes(self) -> bool:
+        """Whether an event that has changed is written as one more line."""
+        return self.destination == "files" and self.changes == "append"
+
+    @property
+    def writes_changes(self) -> bool:
+        """Whether what has changed of an event, or its detail that was missing, is written at all."""
+        return self.destination == "table" or self.appends_changes
+
+    @property
     def masked_key(self) -> str:
         """The API key as messages may show it."""
         key = self.api_key.get_secret_value()

@@ -156,7 +156,7 @@ class Backfill(Collector):
     async def _filled(self, piece: Range, filled: Filled) -> None:
         async with self._locked() as progress:
             now, events = int(self._clock()), progress.events
-            held = await in_thread(self._destination.held, *piece)
+            held = await self._holds(piece)
             source = Source(self._feed, self._connections, self._metrics, self._journal)
             feed = self._feed
             writer = Writer(self._destination, progress, feed.look_back, self._metrics, feed.audit_delays)
@@ -175,7 +175,7 @@ class Backfill(Collector):
                 filled.reached = piece.end
 
     async def _tried(self, piece: Range, progress: Progress, filled: Filled) -> None:
-        held = await in_thread(self._destination.held, *piece)
+        held = await self._holds(piece)
         source = Source(self._feed, self._connections, self._metrics, self._journal)
         reader = Reader(self._feed, source, self._metrics, self._journal, self._clock)
         keys = set()
@@ -191,7 +191,7 @@ class Backfill(Collector):
             for span in progress.coverage.within(filled.start, filled.end):
                 times: Counter[int] = Counter()
                 for start, end in _pieces(span.start, span.end):
-                    held = await in_thread(self._destination.held, start, end)
+                    held = await self._holds(Range(start, end))
                     if held.untimed:
                         return  # which second those belong to is unknown
                     times.update({t: n for t, n in held.times.items() if start <= t < end})

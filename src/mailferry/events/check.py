@@ -14,10 +14,11 @@ import orjson
 
 from mailferry.events import record as records
 from mailferry.events import stored
+from mailferry.events.held import differing
 from mailferry.events.hours import HOUR
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
     from mailferry.events.coverage import Coverage, Span
@@ -44,6 +45,9 @@ class Lines:
         self._behind = [0] * len(self._spans)
         self._doubles = [0] * len(self._spans)
         self._newest = -1
+        #: The time of the line before, of whatever file; and lines without a time that come before any with one.
+        self._last: int | None = None
+        self._leading = 0
 
     def file(self, path: Path, belongs: Callable[[int], bool], *, keyed: bool) -> None:
         """Check one file; the next one is that of a later hour.
@@ -54,7 +58,7 @@ class Lines:
         start, end = hours.start, hours.end
         hour: Hour | None = None
         hour_start = hour_end = span_start = span_end = at = -1
-        newest, last = self._newest, max(self._newest, start)
+        newest, last = self._newest, self._last
         in_place = True
         once = keyed and self._alone
         digests = array("q")
@@ -68,7 +72,12 @@ class Lines:
                 record = _decoded(line)
             time = timed(record)
             if time is None:
-                time = last
+                if last is None and record is not _TORN:
+                    self._leading += 1
+                    continue
+                time = start if last is None else last
+            elif last is None:
+                self._count_leading(time)
             last = time
             if not start <= time < end:
                 continue
@@ -93,8 +102,16 @@ class Lines:
                 newest = time
             elif self._late(at):
                 hour.note("out_of_order", _example(path, number, line))
-        self._newest = newest
+        self._newest, self._last = newest, last
         self._twice(path, digests)
+
+    def _count_leading(self, time: int) -> None:
+        """Lines before the first one with a time are filed with that one."""
+        if self._leading and (hour := self._hours.of(time)):
+            hour.held += self._leading
+            if (at := self._span(time)[0]) >= 0:
+                self._counts[at] += self._leading
+        self._leading = 0
 
     def row(self, time: int, example: str) -> None:
         """Check one row of a table, in the order of arrival."""
@@ -116,11 +133,12 @@ class Lines:
             hour = self._hours.of(span.start)
             if hour is None or span.end > self._hours.end:
                 continue
-            left = found - twice - span.held
+            written = span.held + span.again
+            left = found - twice - written
             if left:
                 fault = "missing" if left < 0 else "unexpected"
                 setattr(hour, fault, getattr(hour, fault) + abs(left))
-                hour.examples.append(f"{fault}: {span.held:,} were written, {found - twice:,} are there")
+                hour.examples.append(f"{fault}: {written:,} were written, {found - twice:,} are there")
 
     def _span(self, time: int) -> tuple[int, int, int]:
         """The place of the span that covers a moment, its start and its end; -1 where none does."""
@@ -131,7 +149,7 @@ class Lines:
 
     def _late(self, at: int) -> bool:
         """Whether a line behind a younger one is one more than were written late."""
-        if at < 0 or self._behind[at] >= self._spans[at].late:
+        if at < 0 or self._behind[at] >= self._spans[at].late + self._spans[at].again:
             return True
         self._behind[at] += 1
         return False
@@ -153,10 +171,20 @@ class Lines:
                 seen.add(line)
 
 
-def compare(hours: Hours, start: int, end: int, listed: Iterable[Placed], found: Iterable[Found]) -> int:
+def compare(
+    hours: Hours,
+    start: int,
+    end: int,
+    listed: Iterable[Placed],
+    found: Iterable[Found],
+    *,
+    ignored: Collection[str] = (),
+    appended: bool = False,
+) -> int:
     """Compare what the provider listed with what is there, for the time from `start` up to `end`; counts what is missing.
 
-    `listed` and `found` reach over both ends by `BLUR` or more, as an event may be filed under another second.
+    `listed` and `found` reach over both ends by `BLUR` or more, as an event may be filed under another second. `ignored`:
+    fields that say nothing about an event; `appended`: one that changes has a line for each of its states.
     """
     for asked in hours:
         if start < asked.start + HOUR and asked.start < end:
@@ -166,40 +194,33 @@ def compare(hours: Hours, start: int, end: int, listed: Iterable[Placed], found:
         if start <= event.time < end and (hour := hours.of(event.time)):
             hour.listed = (hour.listed or 0) + 1
     known = set(left)
+    groups = {event.group for event in left.values() if event.group}
     contents: set[int] = set()
+    #: Events whose line says something else, by their group: a later line may say the same.
+    other: dict[str, tuple[Placed, list[str], Any]] = {}
     for one in found:
         content = hash(records.canonical(one.record))
         key = next((key for key in (one.key, *stored.other_keys(one.record)) if key in left), None)
         if key is not None:
             event = left.pop(key)
-            names = differing(event.record, one.record)
-            if names and (hour := hours.of(event.time)):
-                hour.note("differing", f"{_shown(one.record)}: {', '.join(names)}")
+            if names := differing(event.record, one.record, ignored):
+                other[event.group or event.key] = event, names, one.record
+        elif appended and one.group in groups and content not in contents:
+            if one.group in other and not differing(other[one.group][0].record, one.record, ignored):
+                del other[one.group]
         elif one.time is not None and start <= one.time < end and (hour := hours.of(one.time)):
             twice = content in contents or one.key in known
             hour.note("twice" if twice else "unexpected", _shown(one.record))
         contents.add(content)
+    for event, names, record in other.values():
+        if start <= event.time < end and (hour := hours.of(event.time)):
+            hour.note("differing", f"{_shown(record)}: {', '.join(names)}")
     missing = 0
     for event in left.values():
         if start <= event.time < end and (hour := hours.of(event.time)):
             hour.note("missing", _shown(event.record))
             missing += 1
     return missing
-
-
-def differing(listed: Any, held: Any) -> list[str]:
-    """The fields of a list record that the held record does not have, or has with another value; it may have more."""
-    if not isinstance(listed, dict) or not isinstance(held, dict):
-        return [] if listed == held else ["the whole record"]
-    return [name for name, value in listed.items() if name not in held or not _within(value, held[name])]
-
-
-def _within(listed: Any, held: Any) -> bool:
-    if isinstance(listed, dict) and isinstance(held, dict):
-        return not differing(listed, held)
-    if isinstance(listed, list) and isinstance(held, list):
-        return len(listed) <= len(held) and all(map(_within, listed, held))
-    return bool(listed == held)
 
 
 def _shown(record: Any) -> str:

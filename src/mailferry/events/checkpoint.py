@@ -47,9 +47,9 @@ class Intent:
     files: dict[str, Announced] = field(default_factory=dict)
     #: The time (Unix seconds) of each of its events that lies in time which was covered before, by identity.
     late: dict[str, int] = field(default_factory=dict)
-    #: Digests of the records, of those that may change; and the events that were written before, and have changed.
+    #: Digests of the records, of those that may change; and the time of events that were written before, and have changed.
     states: dict[str, str] = field(default_factory=dict)
-    changed: list[str] = field(default_factory=list)
+    changed: dict[str, int] = field(default_factory=dict)
     #: Those whose list record stands in for the detail, with their time.
     stand_ins: dict[str, int] = field(default_factory=dict)
 
@@ -75,7 +75,7 @@ class Intent:
             files=files,
             late=late,
             states=dict(state.get("states", {})),
-            changed=list(state.get("changed", [])),
+            changed={str(key): int(time) for key, time in state.get("changed", {}).items()},
             stand_ins={str(key): int(time) for key, time in state.get("stand_ins", {}).items()},
         )
 

@@ -21,6 +21,7 @@ from mailferry import logs
 from mailferry.errors import MailferryError, Stop
 from mailferry.events import audit, heartbeat
 from mailferry.events.destination import Line, in_thread
+from mailferry.events.held import Held
 from mailferry.events.metrics import Metrics
 from mailferry.events.order import Seen
 from mailferry.events.progress import Progress, falls_behind
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from mailferry.config.event_feed import EventFeed
     from mailferry.database import Pool
     from mailferry.events.connections import Connections
-    from mailferry.events.destination import Destination, Held
+    from mailferry.events.destination import Destination
     from mailferry.events.places import Place
     from mailferry.events.reader import Item
     from mailferry.events.windows import Range
@@ -297,7 +298,7 @@ class Collector:
         writer: Writer,
     ) -> None:
         await writer.audit(due)
-        held = await in_thread(self._destination.held, *due)
+        held = await self._holds(due)
         written = progress.coverage.held(*due)
         there = held.untimed + sum(
             count for time, count in held.times.items() if due.start - BLUR <= time < due.end + BLUR
@@ -320,6 +321,10 @@ class Collector:
             f"audited {_utc(due.start)} to {_utc(due.end)}: {times.total():,} events, {late} of them late"
         )
 
+    async def _holds(self, some: Range) -> Held:
+        """What the destination has of that time."""
+        return await in_thread(lambda: Held(self._destination.found(*some)))
+
     async def _list_again(
         self,
         asked: Range,
@@ -337,10 +342,10 @@ class Collector:
             await self._gaps(done, writer)
 
         reader = Reader(self._feed, source, self._metrics, self._journal, self._clock)
-        seen = Seen(dict.fromkeys(held.keys, asked.end) | progress.seen.ends, dict(progress.seen.states))
+        states = progress.newer | progress.seen.states
+        seen = Seen(dict.fromkeys(held.keys, asked.end) | progress.seen.ends, states)
         again = progress.details_missing.keys()
-        step = asked.end - asked.start
-        reading = asyncio.create_task(reader.read(*asked, progress.position, seen, step=step, again=again))
+        reading = asyncio.create_task(reader.read(*asked, progress.position, seen, held=held, again=again))
         await self._write(reader, reading, stopping, writer, count)
         return times
 
@@ -379,7 +384,8 @@ class Collector:
             try:
                 for line in item.lines:
                     ready = line if isinstance(line, Line) else await self._ready(line, stopping, writer)
-                    await writer.add(ready, item.range.end)
+                    if ready:
+                        await writer.add(ready, item.range.end)
             except BaseException as error:
                 await cancel(item.lines)
                 if isinstance(error, _OutOfTime):
@@ -400,7 +406,9 @@ class Collector:
                 return None
         return reader.items.get_nowait()
 
-    async def _ready(self, line: asyncio.Task[Line], stopping: asyncio.Task[bool], writer: Writer) -> Line:
+    async def _ready(
+        self, line: asyncio.Task[Line | None], stopping: asyncio.Task[bool], writer: Writer
+    ) -> Line | None:
         """The line when its detail is there; after a stop, details in flight get `GRACE` seconds in all."""
         while not line.done():
             if self._stop.is_set():

@@ -42,6 +42,8 @@ class Span:
     late: int = 0
     #: Of what was written, so many were found to be no longer there.
     missing: int = 0
+    #: Lines beyond those of `held`, of events that were written again as they had changed.
+    again: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +98,14 @@ class Coverage:
         span = replace(span, events=span.events + count, held=span.held + count, late=late)
         return replace(self, spans=(*self.spans[:at], span, *self.spans[at + 1 :]))
 
+    def wrote_again(self, time: int) -> Coverage:
+        """Count one more line of an event that was written before; no change in time that is not covered."""
+        at = self._at(time)
+        if at is None:
+            return self
+        span = replace(self.spans[at], again=self.spans[at].again + 1)
+        return replace(self, spans=(*self.spans[:at], span, *self.spans[at + 1 :]))
+
     def audited(
         self, start: int, end: int, at: int, times: Mapping[int, int], delays: Sequence[int] = ()
     ) -> Coverage:
@@ -120,7 +130,7 @@ class Coverage:
 
         def less(span: Span) -> Span:
             found = sum(n for time, n in there.items() if span.start <= time < span.end)
-            return replace(span, missing=max(0, span.held - found))
+            return replace(span, missing=max(0, span.held + span.again - found))
 
         return self._again(start, end, at, delays, less)
 
@@ -129,7 +139,7 @@ class Coverage:
 
         def fewer(span: Span) -> Span:
             found = sum(n for time, n in there.items() if span.start <= time < span.end)
-            return replace(span, held=min(span.held, found), missing=0)
+            return replace(span, held=min(span.held, max(0, found - span.again)), missing=0)
 
         inside = (start <= span.start and span.end <= end for span in self.spans)
         return replace(
@@ -163,8 +173,8 @@ class Coverage:
         return [span for span in self.spans[first:] if span.end > start and span.start < end]
 
     def held(self, start: int, end: int) -> int:
-        """Events written of the spans that lie within [start, end)."""
-        return sum(s.held for s in self.within(start, end) if start <= s.start and s.end <= end)
+        """Lines written of the spans that lie within [start, end)."""
+        return sum(s.held + s.again for s in self.within(start, end) if start <= s.start and s.end <= end)
 
     def covers(self, time: int) -> bool:
         """Whether this second was listed."""
@@ -214,7 +224,8 @@ class Coverage:
         if state is None:
             return cls()
         names = list(Span.__dataclass_fields__)
-        spans = [Span(**dict(zip(names, map(int, values), strict=True))) for values in state["spans"]]
+        # An older version kept fewer numbers of a span.
+        spans = [Span(**dict(zip(names, map(int, values), strict=False))) for values in state["spans"]]
         if any(a.end > b.start for a, b in itertools.pairwise(spans)):
             raise ValueError("spans")
         counts = {name: int(state[name]) for name in ("lists", "audit_lists", "audit_late")}
@@ -259,4 +270,5 @@ def _merged(a: Span, b: Span) -> Span:
         held=a.held + b.held,
         late=a.late + b.late,
         missing=a.missing + b.missing,
+        again=a.again + b.again,
     )

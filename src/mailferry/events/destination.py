@@ -10,7 +10,6 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Callable, Iterator, Sequence
 
     from mailferry.events.check import Lines
@@ -57,17 +56,6 @@ class Committed(NamedTuple):
     repeated: int = 0
     #: Kept as text too, as the database's JSON cannot hold them digit by digit and character by character.
     as_text: int = 0
-
-
-class Held(NamedTuple):
-    """What a destination has of some time."""
-
-    #: Identities, and those that an event of a line may have been listed by.
-    keys: set[str]
-    #: The number of events of each second (Unix time).
-    times: Counter[int]
-    #: Events without a time of their own: they may belong to another second.
-    untimed: int = 0
 
 
 class Destination(Protocol):
@@ -118,9 +106,6 @@ class Destination(Protocol):
         `end`: Unix seconds, the end of the last range that listed the lines. A feed's first commit has no lines: it
         puts on record where the feed begins. `progress.events` is lowered by those lines that were there already.
         """
-
-    def held(self, start: int, end: int) -> Held:
-        """What there is of the events from `start` up to but not including `end`, Unix seconds. Needs no lock."""
 
     def expire(self) -> list[str]:
         """Delete what is older than `log_retention_days`; says what was deleted."""

@@ -6,7 +6,6 @@ import functools
 import logging
 import re
 import time
-from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from mailferry.events import record as records
 from mailferry.events.audit import REACH
 from mailferry.events.checkpoint import Announced, Checkpoint, Intent
 from mailferry.events.closed import ClosedFiles
-from mailferry.events.destination import BACKFILL_TURN, Committed, Held, Recovered
+from mailferry.events.destination import BACKFILL_TURN, Committed, Recovered
 from mailferry.events.folder import files_of, files_of_hour, hour_name
 from mailferry.events.heartbeat import Heartbeat
 from mailferry.events.journal import FileJournal, Journal
@@ -137,7 +136,7 @@ class HourlyFiles:
             intent = self._intent(files, end)
             intent.late = late
             intent.states = {line.key: line.state for line in lines if line.state}
-            intent.changed = [line.key for line in lines if line.changed]
+            intent.changed = {line.key: line.time for line in lines if line.changed}
             intent.stand_ins = {line.key: line.time for line in lines if line.stands_in and not line.changed}
             checkpoint.save(self._feed.position_file, self.committed, intent)
             for name, part in files.items():
@@ -146,6 +145,8 @@ class HourlyFiles:
                     disk.append(path, b"".join(line.data + b"\n" for line in part))
                 if name not in self.written:
                     self.written.append(name)
+            for time in intent.changed.values():
+                progress.coverage = progress.coverage.wrote_again(time)
         checkpoint.save(self._feed.position_file, progress)
         self.committed = _copy(progress)
         return Committed()
@@ -165,19 +166,6 @@ class HourlyFiles:
         stem, dot, ending = name.rpartition(".") if "." in name else (name, "", "")
         offset = (moment if moment.tzinfo else moment.astimezone()).strftime("%z")
         return f"{stem}_{offset}{dot}{ending}"
-
-    def held(self, start: int, end: int) -> Held:
-        """Read the files that may hold this time."""
-        keys: set[str] = set()
-        times: Counter[int] = Counter()
-        untimed = 0
-        for event in self.found(start, end):
-            keys.add(event.key)
-            keys.update(stored.other_keys(event.record))
-            if event.time is not None:
-                times[event.time] += 1
-            untimed += not event.timed
-        return Held(keys, times, untimed)
 
     def found(self, start: int, end: int) -> Iterator[Found]:
         """The lines of those files that are records."""
@@ -296,6 +284,7 @@ class HourlyFiles:
                     if key in intent.changed:
                         again += 1
                         progress.count("changed")
+                        progress.coverage = progress.coverage.wrote_again(intent.changed[key])
                     if key in intent.stand_ins:
                         progress.misses_detail(key, intent.stand_ins[key])
                     if key in intent.late:

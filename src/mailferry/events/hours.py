@@ -37,6 +37,8 @@ class Hour:
     torn: int = 0
     #: Lines whose event the provider shows with other values.
     differing: int = 0
+    #: Events that are there without their detail, which the provider did not have: no fault, their list record stands in.
+    without_detail: int = 0
     #: The first few, each with where and what.
     examples: list[str] = field(default_factory=list)
 

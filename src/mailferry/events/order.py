@@ -92,6 +92,11 @@ def _nth(base: bytes, number: int) -> str:
     return _digest(base if number == 1 else base + b"\0%d" % number)
 
 
+def group(entry: Entry) -> str:
+    """The first key of those that share what this one is made of; "" where the record cannot change while the key stays."""
+    return _nth(entry.base, 1) if entry.base else ""
+
+
 def matched(answer: Sequence[Entry], seen: Seen) -> Sequence[Entry]:
     """The same events, each under the key by which it was seen before.
 
@@ -170,7 +175,7 @@ def newest_first(answer: Sequence[Entry], start: int, end: int) -> bool:
 
 
 class Placed(NamedTuple):
-    """An event with the time it is filed under: its own, or its older neighbour's where it has none."""
+    """An event with the time it is filed under: its own, or a neighbour's where it has none."""
 
     time: int
     key: str
@@ -178,16 +183,22 @@ class Placed(NamedTuple):
     state: str = ""
     #: Whether the time is its own.
     timed: bool = True
+    #: See `group`.
+    group: str = ""
 
 
 def oldest_first(answer: Sequence[Entry], start: int) -> list[Placed]:
-    """Strict time order; within a second the provider's own order, oldest first."""
-    last = start
+    """Strict time order; within a second the provider's own order, oldest first.
+
+    What has no time is filed by its older neighbour, the oldest by its younger one, all of that kind by `start`.
+    """
+    last = next((entry.time for entry in reversed(answer) if entry.time is not None), start)
     placed: list[Placed] = []
     for entry in reversed(answer):
         if entry.time is not None:
             last = entry.time
-        placed.append(Placed(last, entry.key, entry.record, entry.state, entry.time is not None))
+        timed = entry.time is not None
+        placed.append(Placed(last, entry.key, entry.record, entry.state, timed, group(entry)))
     placed.sort(key=_by_time)
     return placed
 

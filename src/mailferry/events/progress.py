@@ -11,6 +11,8 @@ from mailferry.events.windows import Gap
 
 #: Events without their detail that are kept on record; the count of all goes on.
 MISSING_KEPT = 1000
+#: Changed events that files do not show, kept on record: one that is forgotten may be counted once more.
+NEWER_KEPT = 1000
 #: Closed gaps kept on record, and gaps in all; the count goes on.
 GAPS_KEPT = 100
 OPEN_KEPT = 1000
@@ -47,6 +49,8 @@ class Progress:
     counts: dict[str, int] = field(default_factory=dict)
     #: The newest events whose detail could not be had, with their time: the list record stands in for it.
     details_missing: dict[str, int] = field(default_factory=dict)
+    #: Digests of the newest records that have changed since, of events of which files keep an older one.
+    newer: dict[str, str] = field(default_factory=dict)
     #: Which time was listed when, and what of it was written.
     coverage: Coverage = field(default_factory=Coverage)
 
@@ -86,6 +90,10 @@ class Progress:
         kept = list({**self.details_missing, key: time}.items())[-MISSING_KEPT:]
         self.details_missing = dict(kept)
 
+    def note_change(self, key: str, state: str) -> None:
+        """Put on record that an event has changed and was not written again, so that it counts once."""
+        self.newer = dict(list({**self.newer, key: state}.items())[-NEWER_KEPT:])
+
     def to_json(self) -> dict[str, Any]:
         """As the checkpoint's second line holds it (the position is the first line)."""
         return {
@@ -98,6 +106,7 @@ class Progress:
             "states": self.seen.states,
             "counts": self.counts,
             "details_missing": self.details_missing,
+            "newer": self.newer,
             "coverage": self.coverage.to_json(),
         }
 
@@ -117,6 +126,7 @@ class Progress:
             seen=Seen(seen, dict(state.get("states", {}))),
             counts={str(name): int(count) for name, count in state.get("counts", {}).items()},
             details_missing={str(key): int(time) for key, time in state.get("details_missing", {}).items()},
+            newer={str(key): str(digest) for key, digest in state.get("newer", {}).items()},
             gaps=[Gap(**gap) for gap in state["gaps"]],
             gap_count=int(state["gap_count"]),
             late=int(state["late"]),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 
     from mailferry.config.event_feed import EventFeed
+    from mailferry.events.held import Held
     from mailferry.events.journal import Journal
     from mailferry.events.metrics import Metrics
     from mailferry.events.order import Placed, Seen
@@ -44,7 +45,7 @@ class Chunk(NamedTuple):
     """Some events of one batch, in order; those whose detail is still being fetched as tasks."""
 
     range: Range
-    lines: Sequence[Line | asyncio.Task[Line]]
+    lines: Sequence[Line | asyncio.Task[Line | None]]
 
 
 class Done(NamedTuple):
@@ -90,7 +91,6 @@ class Reader:
         self._clock = clock
         self._pages = Pages(feed.page_limit)
         self._identity = order.Identity(feed.identity_fields, feed.ignored_fields)
-        self._writes_changes = feed.destination == "table" or feed.changes == "append"
         #: Whether records were compared for fields that change with every answer, and whether there are some.
         self._compared = self._volatile = False
         #: An event that old was listed: the provider still keeps all that came after it.
@@ -98,6 +98,9 @@ class Reader:
         self.items: asyncio.Queue[Item] = asyncio.Queue(CHUNKS_AHEAD)
         self._step = feed.step
         self._again: Collection[str] = ()
+        self._held: Held | None = None
+        #: Fields in which details differ from their list records, as they always do.
+        self._unlike: set[str] = set()
 
     async def read(
         self,
@@ -106,16 +109,18 @@ class Reader:
         position: int,
         seen: Seen,
         *,
-        step: int | None = None,
+        held: Held | None = None,
         again: Collection[str] = (),
     ) -> None:
         """Fill `items`. `seen`: what was taken before; it is not changed. Runs as a task of its own.
 
-        `step`: seconds of one window, where not those of the feed; `again`: events whose detail could not be had before.
+        `held`: what the destination has of that time, which is asked for in one window; `again`: events whose detail could not
+        be had before.
         """
         known = seen.copy()
         self._position = position
-        self._step = step or self._feed.step
+        self._step = end - begin if held else self._feed.step
+        self._held = held
         self._again = again
         try:
             async with contextlib.aclosing(self._ahead(begin, end, position)) as batches:
@@ -136,7 +141,7 @@ class Reader:
 
     async def discard(self) -> None:
         """End the details that are no longer needed."""
-        lines: list[Line | asyncio.Task[Line]] = []
+        lines: list[Line | asyncio.Task[Line | None]] = []
         while not self.items.empty():
             item = self.items.get_nowait()
             if isinstance(item, Chunk):
@@ -254,18 +259,21 @@ class Reader:
         known.forget_before(start)
         size = DETAILS_CHUNK if self._feed.has_detail else PLAIN_CHUNK
         answer = order.matched(batch.answer, known)
-        if not self._compared and self._suspicious(answer, known, end):
+        events = order.oldest_first(answer, start)
+        differing = {event.key for event in events if self._differs(event, known)}
+        if not self._compared and (differing or self._suspicious(answer, known, end)):
             await self._compare(batch)
+        if self._volatile:
+            differing = set()
         repeated: list[str] = []
         changed: list[tuple[str, str]] = []
         times: dict[str, int] = {}
-        lines: list[Line | asyncio.Task[Line]] = []
+        lines: list[Line | asyncio.Task[Line | None]] = []
         try:
-            for event in order.oldest_first(answer, start):
+            for event in events:
                 times[event.key] = event.time
-                differs = known.changed(event.key, event.state) and not self._volatile
-                differs = differs or (event.key in self._again and self._writes_changes)
-                if event.key not in known or (differs and self._writes_changes):
+                differs = event.key in differing or (event.key in self._again and self._feed.writes_changes)
+                if event.key not in known or (differs and self._feed.writes_changes):
                     lines.append(self._line(event, changed=differs))
                     if len(lines) == size:
                         await self.items.put(Chunk(batch.range, lines))
@@ -283,10 +291,17 @@ class Reader:
         finally:
             await cancel(lines)
 
+    def _differs(self, event: Placed, known: Seen) -> bool:
+        """Whether the record of a known event is not what it was: as it was listed last, or else as it was written."""
+        if event.key in known.states:
+            return known.changed(event.key, event.state)
+        if self._held is None or event.key not in known:
+            return False
+        names = self._held.differing(event, event.record, self._identity.ignored)
+        return not self._unlike.issuperset(names)
+
     def _suspicious(self, answer: Sequence[order.Entry], known: Seen, end: int) -> bool:
-        """Whether records that must be known are not what they were."""
-        if any(known.changed(entry.key, entry.state) for entry in answer):
-            return True
+        """Whether none of the records that must be known is."""
         plain = [entry.key for entry in answer if not entry.base]
         return (
             bool(plain)
@@ -307,7 +322,7 @@ class Reader:
                 level=logging.WARNING,
             )
 
-    def _line(self, event: Placed, *, changed: bool) -> Line | asyncio.Task[Line]:
+    def _line(self, event: Placed, *, changed: bool) -> Line | asyncio.Task[Line | None]:
         if not changed:
             self._count(event)
         if self._feed.has_detail and records.queue_id(event.record) and records.time_spellings(event.record):
@@ -320,7 +335,8 @@ class Reader:
         elif not event.timed:
             self._metrics.without_time += 1
 
-    async def _detail(self, event: Placed, *, changed: bool) -> Line:
+    async def _detail(self, event: Placed, *, changed: bool) -> Line | None:
+        """The event's line; None where its detail is what was written before, and only its list record says otherwise."""
         try:
             detail = await self._source.detail(event.record)
         except (Stop, Postponed, Unreachable):
@@ -329,7 +345,16 @@ class Reader:
             self._metrics.stand_ins += 1
             self._journal.error(f"{error}. The list record stands in for the detail", level=logging.WARNING)
             return self._ready(event, event.record, changed=changed, stands_in=True)
+        if changed and self._held and event.key not in self._again and self._is_held(event, detail):
+            return None
         return self._ready(event, detail, changed=changed)
+
+    def _is_held(self, event: Placed, detail: dict[str, Any]) -> bool:
+        assert self._held
+        if self._held.differing(event, detail, self._identity.ignored):
+            return False
+        self._unlike.update(self._held.differing(event, event.record, self._identity.ignored))
+        return True
 
     def _ready(self, event: Placed, record: Any, *, changed: bool, stands_in: bool = False) -> Line:
         timed = event.timed or not isinstance(record, dict)
@@ -343,7 +368,7 @@ def _expired(window: Range, position: int) -> Batch:
     return Batch(range=window, answer=(), gaps=gaps)
 
 
-async def cancel(lines: Sequence[Line | asyncio.Task[Line]]) -> None:
+async def cancel(lines: Sequence[Line | asyncio.Task[Line | None]]) -> None:
     """Cancel all at once: one by one, each would hand its slot to the next, which would begin its request."""
     tasks = [line for line in lines if isinstance(line, asyncio.Task)]
     for task in tasks:

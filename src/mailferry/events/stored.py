@@ -32,6 +32,8 @@ class Found(NamedTuple):
     #: Its identity.
     key: str
     record: Any
+    #: The first identity of those that share queue id and time, or what else it is made of; "" where its record cannot change.
+    group: str = ""
 
 
 def open_lines(path: Path, ending: str = "") -> Iterator[bytes]:
@@ -85,7 +87,7 @@ def found(paths: Iterable[Path], identity: Identity = order.DEFAULT) -> Iterator
     decoded = (record for path in paths for record in _records(path))
     for entry in order.identified(decoded, identity):
         last = entry.time if entry.time is not None else last
-        yield Found(last, entry.time is not None, entry.key, entry.record)
+        yield Found(last, entry.time is not None, entry.key, entry.record, order.group(entry))
 
 
 def other_keys(record: Any) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,10 @@ from psycopg.types.json import Jsonb
 
 from mailferry.database import advisory_key, queries, translated
 from mailferry.errors import Retry, Stop
-from mailferry.events import partitions
+from mailferry.events import order, partitions
 from mailferry.events import record as records
 from mailferry.events.coverage import Coverage
-from mailferry.events.destination import BACKFILL_TURN, Committed, Held, Recovered
+from mailferry.events.destination import BACKFILL_TURN, Committed, Recovered
 from mailferry.events.journal import Journal
 from mailferry.events.order import Seen
 from mailferry.events.progress import Progress
@@ -88,6 +88,7 @@ class EventTable:
         self._held: Connection | None = None
         self._table: Table | None = None
         self._partitions: list[Partition] | None = None
+        self._identity = order.Identity(feed.identity_fields, feed.ignored_fields)
         self._fence = 0
         self._last_number = 0
         #: Identities as the database has them.
@@ -155,7 +156,9 @@ class EventTable:
     def found(self, start: int, end: int) -> Iterator[Found]:
         """The rows of this time, in the order of arrival."""
         for at, identity, record in self._rows("found", start - 3600, end + 3600):
-            yield Found(at, timed=True, key=identity, record=records.decode(record.encode()))
+            decoded = records.decode(record.encode())
+            (entry,) = order.identified([decoded], self._identity)
+            yield Found(at, timed=True, key=identity, record=decoded, group=order.group(entry))
 
     def _rows(self, statement: str, start: int, end: int) -> Iterator[tuple[Any, ...]]:
         values = {"feed": self._feed.section, "start": start, "end": end}
@@ -217,13 +220,6 @@ class EventTable:
         self._seen = progress.seen.copy()
         self.committed = replace(progress, seen=Seen())
         return Committed(repeated=repeated, as_text=sum(row.raw is not None for row in made))
-
-    def held(self, start: int, end: int) -> Held:
-        """Ask for the rows of this time, and of an hour more at both ends: the provider may file an event elsewhere."""
-        values = {"feed": self._feed.section, "start": start - 3600, "end": end + 3600}
-        with _translated():
-            found = self._connected().execute(self._statement("held"), values).fetchall()
-        return Held({identity for identity, _ in found}, Counter(time for _, time in found))
 
     def close(self) -> None:
         """Nothing: a table's rows may change."""

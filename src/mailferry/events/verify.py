@@ -6,6 +6,7 @@ writing: that time is looked at again with the feed's lock held.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ class Verified:
 
     section: str
     hours: Hours
-    #: Events that a repair wrote.
+    #: Events that a repair wrote, or whose detail it got.
     repaired: int = 0
     #: The provider was not asked.
     offline: bool = False
@@ -68,12 +69,15 @@ class Verifier(Backfill):
             raise Stop(f"[{self._feed.section}] has not collected that time yet; nothing to verify")
         hours = await self._again(await self._examined(progress, start, end, offline=offline), offline)
         verified = Verified(section=self._feed.section, hours=hours, offline=offline)
-        missing = [
-            Range(max(start, hour.start), min(end, hour.start + HOUR)) for hour in hours if hour.missing
+        wanted = [
+            Range(max(start, hour.start), min(end, hour.start + HOUR))
+            for hour in hours
+            if hour.missing or (hour.without_detail and self._feed.writes_changes)
         ]
-        if repair and missing:
-            for one in missing:
+        if repair and wanted:
+            for one in wanted:
                 verified.repaired += (await self.fill(*one)).written
+            verified.repaired += self._metrics.completed
             verified.hours = await self._examined(await self.looked(), start, end, offline=offline)
         return verified
 
@@ -94,6 +98,9 @@ class Verifier(Backfill):
         hours = Hours(start, end)
         lines = Lines(hours, progress.coverage, alone=offline)
         await in_thread(self._destination.check, lines)
+        for key, time in progress.details_missing.items():
+            if hour := hours.of(time):
+                hour.note("without_detail", f"identity {key}")
         if offline:
             lines.count()
             return hours
@@ -113,7 +120,10 @@ class Verifier(Backfill):
             listed += events
         if start < piece.end:
             found = self._destination.found(start, piece.end)
-            await in_thread(compare, hours, start, piece.end, listed, found)
+            comparing = functools.partial(
+                compare, ignored=self._feed.ignored_fields, appended=self._feed.appends_changes
+            )
+            await in_thread(comparing, hours, start, piece.end, listed, found)
 
 
 def _pieces(coverage: Coverage, start: int, end: int, most: int) -> Iterator[Range]:

@@ -112,6 +112,7 @@ class Writer:
                 progress.seen.add(key, end)
         for key, state in done.changed:
             progress.seen.add(key, end, state)
+            progress.note_change(key, state)
         self._has_changed(len(done.changed))
         start, asked_at = done.batch.range.start, done.batch.asked_at
         if asked_at is not None:

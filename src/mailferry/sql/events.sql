@@ -75,10 +75,6 @@ SELECT extract(epoch FROM time)::bigint, identity, coalesce(raw, record::text) F
 WHERE feed = %(feed)s AND time >= to_timestamp(%(start)s::bigint) AND time < to_timestamp(%(end)s::bigint)
 ORDER BY number
 
--- name: held
-SELECT identity, extract(epoch FROM time)::bigint FROM {table}
-WHERE feed = %(feed)s AND time >= to_timestamp(%(start)s::bigint) AND time < to_timestamp(%(end)s::bigint)
-
 -- name: count
 SELECT count(*) FROM {table} WHERE feed = %(feed)s AND time >= to_timestamp(%(start)s::bigint) AND time < to_timestamp(%(end)s::bigint)
 
