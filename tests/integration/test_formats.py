@@ -420,6 +420,13 @@ def test_a_record_that_is_broken_is_rejected_and_the_others_load(reader: Reader,
     assert report.warnings == ("1 rows have fewer fields than the header; those missing count as empty",)
 
 
+def test_a_broken_record_is_found_behind_records_of_several_lines(reader: Reader, tmp_path: Path) -> None:
+    text = "HAWB;N\n" + 'K1;"1\r\n2\r3"\n' * 300 + '\nK3;"a"b\nK4;4\n' + 'K5;"5\n5"\n' * 300
+    rows, _, _, rejects = read(reader, written(tmp_path / "a", text))
+    assert [(one.row, one.reason[:9]) for one in rejects] == [(303, "line 903:")]
+    assert len(rows) == 601
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
-from itertools import islice
+import re
+from itertools import chain, islice
 from typing import IO, TYPE_CHECKING
 
 from mailferry.errors import Reject
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 #: Characters of a field; a spreadsheet's cell holds 32,767. More is a quotation mark that was never closed.
 _LONGEST = 131_072
+
+#: Records that are read at once.
+_BLOCK = 256
+_LINE_END = re.compile(r"\r\n?|\n")
 
 
 class CsvBook:
@@ -54,8 +59,7 @@ class CsvBook:
         text = self._text()
         for _ in range(self._skip):
             text.readline()
-        with self._decoding():
-            yield from self._records(text, self._delimiter)
+        return self._records(text, self._delimiter)
 
     @contextlib.contextmanager
     def _decoding(self) -> Iterator[None]:
@@ -72,24 +76,30 @@ class CsvBook:
         return open(self._file.fileno(), encoding=self._encoding, newline="", closefd=False)
 
     def _records(self, text: IO[str], delimiter: str) -> Iterator[list[Cell]]:
-        records: Iterator[list[Cell]] = csv.reader(text, delimiter=delimiter, strict=True)  # type: ignore[assignment]  # a list of text is a list of cells
+        # Python code runs for each block, not for each record.
+        return chain.from_iterable(self._blocks(text, delimiter))
+
+    def _blocks(self, text: IO[str], delimiter: str) -> Iterator[list[list[Cell]]]:
+        records = csv.reader(text, delimiter=delimiter, strict=True)
         while True:
-            first = records.line_num + 1  # type: ignore[attr-defined]
+            block: list[list[Cell]] = []
+            before = self._skip + records.line_num
             try:
-                # Nearly all records in a loop without Python code for each.
-                for record in records:
-                    yield record
-                    first = records.line_num + 1  # type: ignore[attr-defined]
+                # What came before an error stays in the list.
+                with self._decoding():
+                    block.extend(islice(records, _BLOCK))  # type: ignore[arg-type]  # a list of text is a list of cells
             except csv.Error as error:
-                last = records.line_num  # type: ignore[attr-defined]
+                first = before + sum(map(_lines_of, block)) + 1
+                yield block
                 if "unexpected end" in str(error):
                     raise Reject(
-                        f"a quotation mark in line {first + self._skip} is never closed; what follows cannot be read"
+                        f"a quotation mark in line {first} is never closed; what follows cannot be read"
                     ) from None
-                reason = _broken(str(error), first + self._skip, last + self._skip)
-                yield [Fault(reason, is_empty=False)]
+                yield [[Fault(_broken(str(error), first, self._skip + records.line_num), is_empty=False)]]
                 continue
-            return
+            if not block:
+                return
+            yield block
 
     def _find_delimiter(self, key: str) -> str:
         """The one by which the key is a column, else the one that divides the first lines most alike."""
@@ -104,10 +114,12 @@ class CsvBook:
         return max(DELIMITERS, key=fitness)
 
     def _sample(self, delimiter: str) -> Iterator[list[Cell]]:
-        try:
+        with contextlib.suppress(Reject):
             yield from self._records(self._text(), delimiter)
-        except (Reject, UnicodeDecodeError):
-            return
+
+
+def _lines_of(record: list[Cell]) -> int:
+    return 1 + sum(len(_LINE_END.findall(str(field))) for field in record)
 
 
 def _broken(error: str, first: int, last: int) -> str:
