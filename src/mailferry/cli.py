@@ -9,6 +9,7 @@ import typer
 from mailferry.commands import completeness, mailbox, service
 from mailferry.commands.config import config
 from mailferry.commands.events import collect
+from mailferry.commands.metrics import metrics
 from mailferry.commands.simulate import simulate
 from mailferry.entry import command_line
 
@@ -33,6 +34,7 @@ app.add_typer(config, name="config")
 app.command()(service.start)
 app.command()(service.status)
 app.command()(service.reload)
+app.command()(metrics)
 app.command()(simulate)
 
 

@@ -18,6 +18,7 @@ from mailferry.mailbox.ledger.rows import files_of, rejected_rows
 from mailferry.mailbox.source.message import Outcome, PartOutcome, Unreachable, Verdict
 from mailferry.mailbox.target.table import Target, create
 from mailferry.mailbox.workbook.values import Column, Counts, RejectedRow
+from mailferry.monitor.metrics import BOUNDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -267,3 +268,44 @@ def test_what_ended_but_is_not_marked_is_found_after_a_crash(db: Connection) -> 
     assert records.unmarked(db, "f") == [done]
     records.marked(db, done, Outcome.COMPLETED)
     assert records.unmarked(db, "f") == []
+
+
+def test_what_is_counted_only_grows_whatever_is_retried(db: Connection, target: Target) -> None:
+    def totals() -> dict[str, float]:
+        rows = db.execute("SELECT metric || ' ' || label, value FROM mailferry.totals WHERE feed = 'f'")
+        return dict(rows.fetchall())
+
+    load_as(db, target, "1", "aa", "content", changed=5, rejected=2)
+    first = totals()
+    assert (first["rows inserted"], first["rows rejected"], first["rows read"]) == (5, 2, 1)
+    (job,) = admin.jobs(db)
+    assert (job.refused, job.error) == (True, None)
+    admin.retry(db, job.id)
+    held = claim(db, job_id=job.id)
+    records.fail(db, held, Reject("no more"))
+    second = totals()
+    assert second == first | {name: second[name] for name in second if name.startswith("job_seconds")}
+    buckets = [
+        value for name, value in second.items() if name.startswith("job_seconds") and "sum" not in name
+    ]
+    assert sum(buckets) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "label"), [(0.05, "0.1"), (0.1, "0.1"), (2.6, "5"), (7200, "7200"), (7201, "+Inf")]
+)
+def test_a_duration_counts_in_the_first_bucket_that_holds_it(
+    db: Connection, seconds: float, label: str
+) -> None:
+    for _ in range(2):
+        db.execute("SELECT mailferry.count_seconds('f', 'job_seconds', %s)", (seconds,))
+    db.execute("SELECT mailferry.count_seconds('f', 'job_seconds', NULL)")
+    rows = db.execute("SELECT label, value FROM mailferry.totals ORDER BY label").fetchall()
+    assert dict(rows) == {label: 2, "sum": pytest.approx(2 * seconds)}
+
+
+def test_the_buckets_of_the_database_are_those_of_the_metrics(db: Connection) -> None:
+    for bound in BOUNDS:
+        db.execute("SELECT mailferry.count_seconds('f', 'job_seconds', %s)", (bound,))
+    rows = db.execute("SELECT label, value FROM mailferry.totals WHERE label <> 'sum'").fetchall()
+    assert dict(rows) == {f"{bound:g}": 1 for bound in BOUNDS}

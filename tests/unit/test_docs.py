@@ -6,6 +6,7 @@ import argparse
 import ast
 import functools
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from mailferry.config.tables import VARIABLES
 from mailferry.errors import ConfigError
 from mailferry.events.metrics import Metrics
 from mailferry.events.run import Exit
+from mailferry.monitor.facts import Status
+from mailferry.monitor.metrics import render
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,6 +139,12 @@ def test_every_metric_and_exit_status_stands_in_the_reference() -> None:
     statuses = {value for name, value in vars(Exit).items() if name.isupper()}
     rows = re.findall(r"^\| (\d) \|", DOCS["docs/reference/exit-status.md"], re.MULTILINE)
     assert {int(row) for row in rows} == statuses
+
+
+def test_every_prometheus_metric_stands_on_its_page_and_no_other() -> None:
+    status = Status(at=datetime.now(UTC), host="h", feeds=[])
+    names = set(re.findall(r"^# TYPE (\w+)", render(status).decode(), re.MULTILINE))
+    assert set(re.findall(r"`(mailferry_\w+)", DOCS["docs/metrics.md"])) == names
 
 
 # --- what is quoted is so

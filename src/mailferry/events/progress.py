@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -63,6 +64,12 @@ class Progress:
         """Gaps that were neither filled nor acknowledged."""
         return [gap for gap in self.gaps if gap.open]
 
+    @property
+    def gap_kinds(self) -> dict[str, int]:
+        """How many gaps of each kind were ever found; of older versions only those still on record are known."""
+        kept = Counter(gap.kind for gap in self.gaps)
+        return {kind: self.counts.get(f"{kind}_gaps", kept[kind]) for kind in ("saturated", "expired")}
+
     def add_gap(self, gap: Gap) -> bool:
         """Put a gap on record; False where it already was, as look-back finds it again."""
         if any(
@@ -70,6 +77,7 @@ class Progress:
             for known in self.gaps
         ):
             return False
+        kinds = self.gap_kinds
         last = self.gaps[-1] if self.gaps else None
         if last and last.kind == gap.kind == "expired" and last.start <= gap.start <= last.end:
             self.gaps = [*self.gaps[:-1], replace(last, end=gap.end)]
@@ -78,6 +86,7 @@ class Progress:
             forgotten = closed[: max(0, len(closed) - GAPS_KEPT)]
             self.gaps = [*(known for known in self.gaps if known not in forgotten), gap][-OPEN_KEPT:]
             self.gap_count += 1
+            self.counts = {**self.counts, f"{gap.kind}_gaps": kinds.get(gap.kind, 0) + 1}
         return True
 
     def count(self, name: str, number: int = 1) -> None:

@@ -74,6 +74,8 @@ class FeedStatus:
     #: Gaps that were neither filled nor acknowledged: their number, and each.
     open_gaps: int = 0
     gap_list: list[Gap] = field(default_factory=list)
+    #: All that were ever found, by kind.
+    gap_kinds: dict[str, int] = field(default_factory=dict)
     late: int = 0
     #: What is odd about events since the feed began: without_time, changed, details_missing, unreadable.
     counts: dict[str, int] = field(default_factory=dict)
@@ -119,6 +121,9 @@ class Status:
     workers: list[dict[str, Any]] = field(default_factory=list)
     #: Jobs of the queue by queue and state.
     queue: dict[str, dict[str, int]] = field(default_factory=dict)
+    #: Sums of all feeds that only grow, by metric and label, as in `mailferry.totals`: rows by what became of them; durations
+    #: by the upper bound of their bucket, and their sum, in seconds.
+    totals: dict[str, dict[str, float]] = field(default_factory=dict)
     #: Jobs of which something was refused, the oldest first, and how many more there are.
     refusals: list[Refusal] = field(default_factory=list)
     more_refusals: int = 0

@@ -158,6 +158,8 @@ def _ask(conn: Connection, status: Status, now: datetime, events: Sequence[Event
             reached = configured[row["feed"]]
             _reached(by_name[reached.section], progress_of(row), reached, now, row["committed_at"])
         status.workers = cursor.execute(queries["workers"]).fetchall()
+    for metric, label, value in conn.execute(queries["totals"]).fetchall():
+        status.totals.setdefault(metric, {})[label] = value
     if conn.execute(queries["has_queue"]).fetchone() == (True,):
         for name, state, count in conn.execute(queries["queue"]).fetchall():
             status.queue.setdefault(name, {})[state] = count
@@ -200,6 +202,7 @@ def _reached(
     feed.events, feed.late, feed.counts = progress.events, progress.late, progress.counts
     feed.gaps, feed.gap_list = progress.gap_count, progress.open_gaps
     feed.open_gaps = len(feed.gap_list)
+    feed.gap_kinds = progress.gap_kinds
     feed.last_good = max(filter(None, (feed.last_good, at)), default=None)
     coverage = progress.coverage
     feed.missing = coverage.missing

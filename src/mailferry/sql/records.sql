@@ -69,16 +69,33 @@ HAVING count(*) > 0
 
 -- name: finish_file
 -- The job's row stays locked, so that no worker takes the job over before the commit.
-UPDATE mailferry.files
-SET state = %(state)s, target = %(target)s, generation = %(generation)s, duplicate_of = %(duplicate_of)s,
-    content_sha256 = %(content_sha256)s, rows_read = %(read)s, inserted = %(inserted)s, updated = %(updated)s,
-    unchanged = %(unchanged)s, rejected = %(rejected)s, superseded = %(superseded)s, warnings = %(warnings)s,
-    error = %(error)s, finished_at = clock_timestamp(),
-    changed = changed OR %(state)s = 'loaded' AND %(inserted)s + %(updated)s > 0,
-    load_no = CASE WHEN %(state)s = 'loaded' THEN nextval('mailferry.load_no') ELSE load_no END
-WHERE id = %(file_id)s AND state = 'pending' AND job_id = (
-    SELECT id FROM mailferry.jobs WHERE id = %(id)s AND fence = %(fence)s AND state = 'in_progress' FOR UPDATE
+WITH done AS (
+    UPDATE mailferry.files
+    SET state = %(state)s, target = %(target)s, generation = %(generation)s, duplicate_of = %(duplicate_of)s,
+        content_sha256 = %(content_sha256)s, rows_read = %(read)s, inserted = %(inserted)s, updated = %(updated)s,
+        unchanged = %(unchanged)s, rejected = %(rejected)s, superseded = %(superseded)s, warnings = %(warnings)s,
+        error = %(error)s, finished_at = clock_timestamp(),
+        changed = changed OR %(state)s = 'loaded' AND %(inserted)s + %(updated)s > 0,
+        load_no = CASE WHEN %(state)s = 'loaded' THEN nextval('mailferry.load_no') ELSE load_no END
+    WHERE id = %(file_id)s AND state = 'pending' AND job_id = (
+        SELECT id FROM mailferry.jobs WHERE id = %(id)s AND fence = %(fence)s AND state = 'in_progress' FOR UPDATE
+    )
+    RETURNING *
 )
+INSERT INTO mailferry.totals AS t (feed, metric, label, value)
+SELECT j.feed, 'rows', c.label, c.value
+FROM done JOIN mailferry.jobs AS j ON j.id = done.job_id
+CROSS JOIN LATERAL (VALUES
+    ('read', done.rows_read), ('inserted', done.inserted), ('updated', done.updated), ('unchanged', done.unchanged),
+    ('superseded', done.superseded), ('rejected', done.rejected)
+) AS c (label, value)
+-- In one order, as several workers may do this at once.
+ORDER BY c.label
+ON CONFLICT ON CONSTRAINT totals_pkey DO UPDATE SET value = t.value + EXCLUDED.value
+
+-- name: count_job
+SELECT mailferry.count_seconds(feed, 'job_seconds', extract(epoch FROM finished_at - started_at)::float8)
+FROM mailferry.jobs WHERE id = %(id)s
 
 -- name: finish_job
 UPDATE mailferry.jobs AS j

@@ -39,14 +39,18 @@ WHERE name = %(name)s AND EXISTS (SELECT 1 FROM procrastinate_jobs WHERE id = %(
 RETURNING run, failures
 
 -- name: end
-UPDATE mailferry.feeds
-SET ended_at = now(), status = %(status)s, error = %(error)s, cut_off = 0,
-    last_good_at = CASE WHEN %(status)s = 'completed' THEN now() ELSE last_good_at END,
-    failures = CASE %(status)s WHEN 'failed' THEN failures + 1 WHEN 'stopped' THEN failures ELSE 0 END,
-    next_run_at = CASE %(status)s WHEN 'stopped' THEN now() WHEN 'blocked' THEN greatest(next_run_at, now() + %(rest)s)
-                  ELSE least(next_run_at, now() + %(again_in)s) END,
-    position = coalesce(%(position)s, position), gaps = coalesce(%(gaps)s, gaps), late = coalesce(%(late)s, late)
-WHERE name = %(name)s AND run = %(run)s
+WITH ended AS (
+    UPDATE mailferry.feeds
+    SET ended_at = now(), status = %(status)s, error = %(error)s, cut_off = 0,
+        last_good_at = CASE WHEN %(status)s = 'completed' THEN now() ELSE last_good_at END,
+        failures = CASE %(status)s WHEN 'failed' THEN failures + 1 WHEN 'stopped' THEN failures ELSE 0 END,
+        next_run_at = CASE %(status)s WHEN 'stopped' THEN now() WHEN 'blocked' THEN greatest(next_run_at, now() + %(rest)s)
+                      ELSE least(next_run_at, now() + %(again_in)s) END,
+        position = coalesce(%(position)s, position), gaps = coalesce(%(gaps)s, gaps), late = coalesce(%(late)s, late)
+    WHERE name = %(name)s AND run = %(run)s
+    RETURNING name, kind, extract(epoch FROM ended_at - started_at)::float8 AS seconds
+)
+SELECT mailferry.count_seconds(name, CASE kind WHEN 'events' THEN 'collect_seconds' ELSE 'poll_seconds' END, seconds) FROM ended
 
 -- name: reclaim
 -- Take a job of the queue from a worker that does not answer; no row when another worker was faster.

@@ -20,5 +20,8 @@ FROM mailferry.workers ORDER BY host, pid
 SELECT queue_name, status::text, count(*) FROM mailferry.procrastinate_jobs
 WHERE status IN ('todo', 'doing', 'failed') GROUP BY 1, 2 ORDER BY 1, 2
 
+-- name: totals
+SELECT metric, label, sum(value) FROM mailferry.totals GROUP BY 1, 2 ORDER BY 1, 2
+
 -- name: has_queue
 SELECT to_regclass('mailferry.procrastinate_jobs') IS NOT NULL

@@ -245,6 +245,7 @@ def finish_job(conn: Connection, held: Claim) -> Job:
     if done is None:
         leases.hold_to_the_end(conn, held)
         raise ValueError(f"job {held.job.id} has files that are still pending")
+    conn.execute(_sql("count_job"), {"id": done.id})
     return done
 
 
@@ -265,7 +266,9 @@ def fail(conn: Connection, held: Claim, error: MailferryError) -> Job:
         return _changed(conn, "again_later", {**values, "attempts": attempts, "delay": retry_delay(attempts)})
     state = FileState.REJECTED if kind == "reject" else FileState.FAILED
     conn.execute(_sql("give_up_files"), {**values, "state": str(state)})
-    return _changed(conn, "give_up", values)
+    job = _changed(conn, "give_up", values)
+    conn.execute(_sql("count_job"), {"id": job.id})
+    return job
 
 
 def retry_delay(attempt: int) -> timedelta:
