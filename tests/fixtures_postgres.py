@@ -69,6 +69,16 @@ def postgres(server_folder: Path) -> Iterator[dict[str, str]]:
 @pytest.fixture
 def new_database(postgres: dict[str, str]) -> Iterator[Callable[..., DatabaseSettings]]:
     """Makes databases, dropped after the test. `template=False`: an empty one. `encoding`: an empty one in that encoding."""
+    yield from _databases(postgres)
+
+
+@pytest.fixture(scope="module")
+def new_shared_database(postgres: dict[str, str]) -> Iterator[Callable[..., DatabaseSettings]]:
+    """As `new_database`, dropped after the last test of the module."""
+    yield from _databases(postgres)
+
+
+def _databases(postgres: dict[str, str]) -> Iterator[Callable[..., DatabaseSettings]]:
     made: list[str] = []
 
     def make(*, template: bool = True, encoding: str = "") -> DatabaseSettings:

@@ -188,6 +188,8 @@ def head(host: Host, settings: DatabaseSettings, **service: object) -> dict[str,
     where = {"host": "127.0.0.1", "port": host.link.port, "name": settings.name, "user": settings.user}
     return {
         "service": {"host": host.name, "data_dir": "data", **service},
+        # Many at once on one machine: none has the page.
+        "page": {"listen": ""},
         "database": {**where, "sslmode": "disable"},
     }
 

@@ -34,6 +34,7 @@ app.add_typer(config, name="config")
 app.command()(service.start)
 app.command()(service.status)
 app.command()(service.reload)
+app.command()(service.page)
 app.command()(metrics)
 app.command()(simulate)
 

@@ -110,6 +110,8 @@ def list_jobs(
     config: _Config = Path(CONFIG),
     feed: Annotated[str, typer.Option(help="Only jobs of this feed.", metavar="NAME")] = "",
     state: Annotated[State | None, typer.Option(help="Only jobs in this state.", show_default=False)] = None,
+    table: Annotated[str, typer.Option(help="Only jobs of this table.", metavar="NAME")] = "",
+    sender: Annotated[str, typer.Option(help="Only jobs with this in the sender.")] = "",
     text: Annotated[str, typer.Option(help="Only jobs with this in subject, sender or Message-ID.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many, latest arrival first.")] = 50,
     as_json: _Json = False,
@@ -123,7 +125,14 @@ def list_jobs(
         refused = state is State.REFUSED
         wanted = JobState(state) if state and not refused else None
         found = admin.jobs(
-            conn, feed=feed or None, state=wanted, refused=refused, text=text or None, limit=limit
+            conn,
+            feed=feed or None,
+            state=wanted,
+            refused=refused,
+            target=table or None,
+            sender=sender or None,
+            text=text or None,
+            limit=limit,
         )
     plain = [report_jobs.job_plain(job) for job in found]
     typer.echo(report_jobs.dumped(jobs=plain) if as_json else report_jobs.jobs_text(found))

@@ -48,6 +48,7 @@ def run_start(paths: Sequence[Path]) -> int:
         # What a reload would read is being read; until the service listens to it, it must not end the process.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from mailferry.config import service as service_config
+    from mailferry.monitor.page.serving import Beside
     from mailferry.service import process
 
     configuration = service_config.read(paths)
@@ -56,10 +57,34 @@ def run_start(paths: Sequence[Path]) -> int:
     for warning in configuration.warnings:
         log.warning("%s", warning)
     try:
-        return process.run(paths, configuration)
+        return process.run(paths, configuration, Beside())
     except Stop as error:
         log.error("%s", error)  # noqa: TRY400 - its text says all
         return 1
+
+
+def page(config: Configs = None) -> None:
+    """Serve the status page and its API alone, without running any feed, until SIGTERM.
+
+    For a host that runs feeds by cron; `mailferry start` serves the page by itself. Exit status: 0 ended by SIGTERM or SIGINT; 1 the
+    address cannot be had; 2 configuration.
+    """
+    import threading
+
+    from mailferry.monitor.page.serving import Site
+
+    configuration = read(config or ())
+    settings = configuration.service
+    logs.set_up(settings.log_level, folder=settings.log_dir, style=settings.log_format)
+    if not configuration.page.listen:
+        raise Stop("The page is switched off: set listen of [page] (PAGE_LISTEN).")
+    site = Site(configuration)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: site.stop())
+    serving = threading.Thread(target=site.run, name="mailferry page", daemon=True)
+    serving.start()
+    log.info("status page: http://%s/", configuration.page.listen)
+    serving.join()
 
 
 def reload(

@@ -65,6 +65,8 @@ class FeedStatus:
     overdue: bool = False
     #: It should have succeeded twice since `last_good`.
     silent: bool = False
+    #: Events written, or rows read, of each of the last 24 hours of the clock, the oldest first; [] where that is not known.
+    hours: list[int] = field(default_factory=list)
     # Event feeds
     position: datetime | None = None
     lag_seconds: int | None = None

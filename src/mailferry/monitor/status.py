@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 
 from mailferry import database
 from mailferry.errors import MailferryError
+from mailferry.events.coverage import HOUR
 from mailferry.mailbox.ledger import admin
 from mailferry.monitor.facts import Disk, FeedStatus, Status
 from mailferry.monitor.needs import needs, summary
@@ -33,19 +34,21 @@ OVERDUE = 300.0
 #: A feed that has missed two of its times is silent after so long more; one that cron runs, by a schedule that is not
 #: known here, after a day.
 _SILENCE, _SILENCE_OF_CRON = timedelta(hours=1), timedelta(hours=25)
+#: Hours of `FeedStatus.hours`.
+HOURS = 24
 #: Refused jobs that are listed one by one.
 MOST_REFUSALS = 10_000
 
 
 def look(configuration: Configuration, now: datetime) -> Status:
     """Ask the database, and the checkpoints of this host. `now` is aware; today and this week are by its calendar."""
-    if _has_database(configuration):
+    if has_database(configuration):
         try:
             with database.connect(configuration.database) as pool:
                 return look_with(pool, configuration, now)
         except MailferryError as error:
-            return _looked(configuration, now, mask(str(error)))
-    return _looked(configuration, now)
+            return look_without(configuration, now, mask(str(error)))
+    return look_without(configuration, now)
 
 
 def look_with(pool: Pool, configuration: Configuration, now: datetime) -> Status:
@@ -61,7 +64,8 @@ def look_with(pool: Pool, configuration: Configuration, now: datetime) -> Status
     return _complete(status, configuration, now, error)
 
 
-def _looked(configuration: Configuration, now: datetime, error: str = "") -> Status:
+def look_without(configuration: Configuration, now: datetime, error: str = "") -> Status:
+    """As `look`, what this host knows by itself; `error`: why the database is not asked, "" where there is none."""
     return _complete(_blank(configuration, now), configuration, now, error)
 
 
@@ -136,7 +140,7 @@ def _disks(configuration: Configuration) -> list[Disk]:
     return list(found.values())
 
 
-def _has_database(configuration: Configuration) -> bool:
+def has_database(configuration: Configuration) -> bool:
     """A private server that was never made is not made for this, unless feeds cannot do without."""
     settings = configuration.database
     if not settings.private or configuration.mailboxes:
@@ -163,6 +167,11 @@ def _ask(conn: Connection, status: Status, now: datetime, events: Sequence[Event
     if conn.execute(queries["has_queue"]).fetchone() == (True,):
         for name, state, count in conn.execute(queries["queue"]).fetchall():
             status.queue.setdefault(name, {})[state] = count
+    first = int(now.timestamp()) // HOUR - HOURS + 1
+    for name, hour, rows in conn.execute(queries["hours"], {"since": first * HOUR}).fetchall():
+        if (found := by_name.get(name)) and found.kind == "mailbox" and first <= hour < first + HOURS:
+            found.hours = found.hours or [0] * HOURS
+            found.hours[hour - first] = rows
     refused = 0
     mailboxes = [feed for feed in status.feeds if feed.kind == "mailbox"]
     for feed in mailboxes:
@@ -206,6 +215,11 @@ def _reached(
     feed.last_good = max(filter(None, (feed.last_good, at)), default=None)
     coverage = progress.coverage
     feed.missing = coverage.missing
+    first = int(now.timestamp()) // HOUR - HOURS + 1
+    feed.hours = [0] * HOURS
+    for span in coverage.within(first * HOUR, (first + HOURS) * HOUR):
+        # Spans of the last days lie within one hour each.
+        feed.hours[max(0, span.start // HOUR - first)] += span.held
     if coverage.spans:
         feed.covered_from = datetime.fromtimestamp(coverage.spans[0].start, UTC)
     audited_to = coverage.audited_to(configured.audit_delays[-1]) if configured.audit_delays else None

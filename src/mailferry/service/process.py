@@ -10,7 +10,7 @@ import sys
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mailferry import logs
 from mailferry.config import service as service_config
@@ -27,6 +27,16 @@ if TYPE_CHECKING:
 
     from mailferry.config.service import Configuration
 
+    class Beside(Protocol):
+        """What goes along with the service, and must not disturb it: the status page."""
+
+        def take(self, configuration: Configuration) -> None:
+            """Go by this configuration from now on; must not block."""
+
+        def stop(self) -> None:
+            """The process ends."""
+
+
 log = logs.of(__name__)
 #: Seconds from SIGTERM to the end of the process, whatever hangs.
 LAST = 9.5
@@ -34,7 +44,7 @@ LAST = 9.5
 THREADS = 64
 
 
-def run(paths: Sequence[Path], configuration: Configuration) -> int:
+def run(paths: Sequence[Path], configuration: Configuration, beside: Beside) -> int:
     """Run the service until SIGTERM or SIGINT; returns the exit status. SIGHUP reloads the configuration.
 
     `paths` is where `configuration` was read from. Raises Stop where a person has to act first.
@@ -44,7 +54,10 @@ def run(paths: Sequence[Path], configuration: Configuration) -> int:
             "The service does not run on Windows; run `mailferry collect` and `mailferry load` on a schedule."
         )
     try:
-        blocking(_Process(paths, configuration).main())
+        try:
+            blocking(_Process(paths, configuration, beside).main())
+        finally:
+            beside.stop()
     except MailferryError as error:
         if threading.active_count() == 1:
             raise
@@ -70,8 +83,9 @@ def _leave_late() -> NoReturn:
 
 
 class _Process:
-    def __init__(self, paths: Sequence[Path], configuration: Configuration) -> None:
+    def __init__(self, paths: Sequence[Path], configuration: Configuration, beside: Beside) -> None:
         self._paths = paths
+        self._beside = beside
         self._configuration = configuration
         self._notifier = Notifier()
         self._worker = uuid.uuid4()
@@ -88,6 +102,7 @@ class _Process:
         loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="mailferry"))
         loop.set_exception_handler(_report)
         self._service = self._made()
+        self._beside.take(self._configuration)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -139,6 +154,7 @@ class _Process:
         logs.set_up(settings.log_level, folder=settings.log_dir, style=settings.log_format)
         log.info("a new configuration is taken")
         self._configuration = configuration
+        await asyncio.to_thread(self._beside.take, configuration)
         self._service.stop()
 
 

@@ -61,7 +61,9 @@ WHERE (%(feed)s::text IS NULL OR feed = %(feed)s) AND (%(state)s::text IS NULL O
   AND (NOT %(refused)s OR refused AND acknowledged_at IS NULL)
   AND (%(since)s::timestamptz IS NULL OR recorded_at >= %(since)s)
   AND (%(text)s::text IS NULL OR strpos(lower(concat_ws(E'\n', subject, sender, message_id)), lower(%(text)s)) > 0)
-ORDER BY received DESC, id DESC LIMIT %(limit)s
+  AND (%(target)s::text IS NULL OR target = %(target)s)
+  AND (%(sender)s::text IS NULL OR strpos(lower(sender), lower(%(sender)s)) > 0)
+ORDER BY received DESC, id DESC LIMIT %(limit)s OFFSET %(offset)s
 
 -- name: passed
 SELECT section, name, reason FROM mailferry.passed_parts WHERE job_id = %(id)s ORDER BY ordinal

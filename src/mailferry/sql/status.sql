@@ -12,6 +12,16 @@ FROM mailferry.feeds WHERE name = ANY(%(names)s)
 SELECT feed, position, floor, events, late, counts, details_missing, gap_count, gaps, coverage, committed_at
 FROM mailferry.event_progress WHERE feed = ANY(%(names)s) AND position IS NOT NULL
 
+-- name: hours
+-- Rows read by feed and hour (Unix time / 3600).
+SELECT j.feed, floor(extract(epoch FROM f.finished_at) / 3600)::bigint, sum(f.rows_read)::bigint
+FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
+WHERE f.finished_at >= to_timestamp(%(since)s) AND f.rows_read > 0 GROUP BY 1, 2
+
+-- name: run_now
+-- A feed that a service has registered.
+UPDATE mailferry.feeds SET next_run_at = least(next_run_at, now()) WHERE name = %(name)s AND %(here)s RETURNING name
+
 -- name: workers
 SELECT host, pid, version, started_at, heartbeat_at, heartbeat_at > now() - interval '30 seconds' AS alive, running, reload_error
 FROM mailferry.workers ORDER BY host, pid

@@ -98,18 +98,27 @@ def jobs(
     state: JobState | None = None,
     refused: bool = False,
     since: datetime | None = None,
+    target: str | None = None,
+    sender: str | None = None,
     text: str | None = None,
     limit: int = 100,
+    offset: int = 0,
 ) -> list[Job]:
-    """Jobs, latest arrival first. `refused`: only those that need a person. `since`: recorded then or later. `text`: in subject, sender or Message-ID, any case."""
+    """Jobs, latest arrival first, from the `offset`th on.
+
+    `refused`: only those that need a person. `since`: recorded then or later. `target`: the table as the feed has it. `sender`: in
+    the sender, any case. `text`: in subject, sender or Message-ID, any case.
+    """
     filters = {
         "feed": feed and storable(conn, feed),
         "state": state and str(state),
         "refused": refused,
         "since": since,
+        "target": target and storable(conn, target),
+        "sender": sender and storable(conn, sender),
         "text": text and storable(conn, text),
     }
-    return many(conn, _sql("jobs"), {**filters, "limit": limit})
+    return many(conn, _sql("jobs"), {**filters, "limit": limit, "offset": offset})
 
 
 def refusals(conn: Connection, feeds: Sequence[str], limit: int) -> list[Refusal]:

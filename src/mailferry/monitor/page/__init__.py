@@ -1,0 +1,1 @@
+"""The status page, its API and its health probes. Imported only where the page is served."""
