@@ -78,7 +78,13 @@ def wait_until(head: str, query: str, value: int) -> None:
 
 def _connected(head: str) -> psycopg.Connection[Any]:
     values = dict(line.replace('"', "").split(" = ") for line in head.splitlines()[1:])
-    return psycopg.connect(host=values["host"], dbname=values["name"], user=values["user"], autocommit=True)
+    return psycopg.connect(
+        host=values["host"],
+        dbname=values["name"],
+        user=values["user"],
+        password=values["password"],
+        autocommit=True,
+    )
 
 
 def _number(conn: psycopg.Connection[Any], query: str) -> int:

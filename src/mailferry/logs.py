@@ -1,18 +1,20 @@
 """What people and programs read of what happens: lines on standard error, and the five log files.
 
 Every module logs by a `Log`, which is called as the module and has its topics: the files in which its lines stand beside
-MAIN, which has all, and ERRORS, which has all from ERROR on. A `Log` takes secrets out; ids come from `bound`. structlog
-makes one event of each record, and here it becomes one line that nothing in it can forge: see `_shaped`.
+MAIN, which has all, and ERRORS, which has all from ERROR on. A `Log` takes secrets out; ids come from `bound`. Each
+record becomes one line that nothing in it can forge: see `_Formatter`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sys
 import threading
 import traceback
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from io import FileIO
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,11 +23,8 @@ from mailferry.secrets import mask, mask_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
     from pathlib import Path
     from types import TracebackType
-
-    from structlog.typing import EventDict, Processor
 
     Style = Literal["auto", "text", "json"]
 
@@ -40,6 +39,8 @@ MAIN, EMAIL, DATABASE, FILES, ERRORS = (
 _LIBRARIES = {"imapclient": EMAIL, "procrastinate": DATABASE, "psycopg": DATABASE}
 #: This process, or this command, on all its lines.
 RUN = os.urandom(4).hex()
+#: Ids of this task or thread, on all its lines; see `bound`.
+_IDS: ContextVar[dict[str, object]] = ContextVar("ids")
 #: Characters of one value, and of one traceback: together, at four bytes each, within the 48 KiB that journald takes
 #: as one line (LineMax in journald.conf(5)).
 _LONGEST, _LONGEST_TRACEBACK = 4_000, 8_000
@@ -90,9 +91,9 @@ def set_up(level: str = "INFO", *, folder: Path | None = None, style: Style = "a
     number = logging.getLevelNamesMapping()[level]
     journal = _is_journal()
     as_json = style == "json" or (style == "auto" and journal)
-    handlers: list[logging.Handler] = [_Stderr(_formatter(as_json=as_json), journal=journal)]
+    handlers: list[logging.Handler] = [_Stderr(_Formatter(as_json=as_json), journal=journal)]
     if folder is not None:
-        handlers.append(_Folder(folder, _formatter(as_json=True)))
+        handlers.append(_Folder(folder, _Formatter(as_json=True)))
     root = logging.getLogger()
     before = [handler for handler in root.handlers if isinstance(handler, _Handler)]
     # In one step: another thread may be logging.
@@ -106,14 +107,18 @@ def set_up(level: str = "INFO", *, folder: Path | None = None, style: Style = "a
     threading.excepthook = _unexpected_in_thread
 
 
-def bound(**ids: object) -> AbstractContextManager[None]:
+@contextlib.contextmanager
+def bound(**ids: object) -> Iterator[None]:
     """Put ids on every line of this block, and of tasks and `asyncio.to_thread` begun in it.
 
     A thread or executor takes them along by `contextvars.copy_context().run`.
     """
-    from structlog.contextvars import bound_contextvars
-
-    return bound_contextvars(**ids)
+    before = _IDS.get({})
+    _IDS.set({**before, **ids})
+    try:
+        yield
+    finally:
+        _IDS.set(before)
 
 
 def new_id() -> str:
@@ -142,51 +147,44 @@ def shown_by(show: Callable[[str], object]) -> Iterator[None]:
 # --- lines
 
 
-def _formatter(*, as_json: bool) -> logging.Formatter:
-    from structlog.contextvars import merge_contextvars
-    from structlog.processors import JSONRenderer, LogfmtRenderer, format_exc_info
-    from structlog.stdlib import ProcessorFormatter
+class _Formatter(logging.Formatter):
+    """Makes one line of each record, as JSON or for people."""
 
-    ids = LogfmtRenderer()
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
 
-    def text(logger: Any, method: str, event: EventDict) -> str:
-        when, level, message = (event.pop(name) for name in ("time", "level", "message"))
-        event.pop("logger")
-        below = event.pop("traceback", "")
-        line = f"{when.astimezone():%Y-%m-%d %H:%M:%S} {level} {message}  {ids(logger, method, event)}"
-        return "\n    ".join([line, *below.split("\n")]) if below else line
+    def format(self, record: logging.LogRecord) -> str:
+        line = self._shaped(record)
+        if self._as_json:
+            return json.dumps(line, default=_as_iso, ensure_ascii=False)
+        when, level, message, _logger = (line.pop(name) for name in ("time", "level", "message", "logger"))
+        below = line.pop("traceback", "")
+        ids = " ".join(f"{name}={_quoted(str(value))}" for name, value in line.items())
+        first = f"{when.astimezone():%Y-%m-%d %H:%M:%S} {level} {message}  {ids}"
+        return "\n    ".join([first, *below.split("\n")]) if below else first
 
-    render: Processor = JSONRenderer(default=_as_iso, ensure_ascii=False) if as_json else text
-    return ProcessorFormatter(
-        foreign_pre_chain=[merge_contextvars, _worded_before], processors=[format_exc_info, _shaped, render]
-    )
+    def _shaped(self, record: logging.LogRecord) -> dict[str, Any]:
+        """What a line says, in its order. Every text is without secrets and control characters, and of bearable length."""
+        # `Log` has put its traceback into words already.
+        trace = record.exc_text or (self.formatException(record.exc_info) if record.exc_info else "")
+        ids = _IDS.get({})
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname,
+            "message": _clean(record.getMessage()),
+            "logger": _clean(record.name),
+            "run": RUN,
+        }
+        line |= {mask(name): _clean(ids[name]) for name in sorted(ids)}
+        if below := "\n".join(filter(None, (trace, record.stack_info))):
+            line["traceback"] = _shortened(mask_lines(below), _LONGEST_TRACEBACK)
+        return line
 
 
-def _worded_before(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """A traceback that `Log` has put into words already."""
-    if text := event["_record"].exc_text:
-        event["exception"] = text
-        event.pop("exc_info", None)
-    return event
-
-
-def _shaped(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """What a line says, in its order. Every text is without secrets and control characters, and of bearable length."""
-    record: logging.LogRecord = event.pop("_record")
-    del event["_from_structlog"]
-    message = event.pop("event")
-    traces = [event.pop("exception", ""), event.pop("stack_info", "")]
-    shaped: dict[str, Any] = {
-        "time": datetime.fromtimestamp(record.created, UTC),
-        "level": record.levelname,
-        "message": _clean(message),
-        "logger": _clean(record.name),
-        "run": RUN,
-    }
-    shaped |= {mask(name): _clean(event[name]) for name in sorted(event)}
-    if below := "\n".join(filter(None, traces)):
-        shaped["traceback"] = _shortened(mask_lines(below), _LONGEST_TRACEBACK)
-    return shaped
+def _quoted(text: str) -> str:
+    """A value as logfmt has it."""
+    return json.dumps(text, ensure_ascii=False) if any(one in text for one in ' ="') else text
 
 
 def _clean(value: object) -> object:

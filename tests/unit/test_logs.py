@@ -37,7 +37,7 @@ ANYTHING = st.one_of(
 
 
 def rendered(record: logging.LogRecord, *, as_json: bool) -> str:
-    return logs._formatter(as_json=as_json).format(record)
+    return logs._Formatter(as_json=as_json).format(record)
 
 
 def record(
@@ -147,7 +147,7 @@ class Hostile:
 def test_a_record_whose_values_do_not_fit_its_text_is_told_all_the_same(
     args: tuple[object, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    handler = logs._Stderr(logs._formatter(as_json=True), journal=False)
+    handler = logs._Stderr(logs._Formatter(as_json=True), journal=False)
     handler.handle(record("number %d", *args))
     assert fields(capsys.readouterr().err.rstrip("\n"))["message"].startswith("number %d (")
     handler.handle(record(Hostile()))  # type: ignore[arg-type] # as somebody's library may

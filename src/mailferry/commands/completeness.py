@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
 import time
@@ -261,6 +260,8 @@ async def _all(
     kind: str,
     watch: Callable[[str, float], None],
 ) -> dict[str, _T | str]:
+    import asyncio
+
     from mailferry.errors import MailferryError
     from mailferry.events import run
     from mailferry.events.backfill import Backfill
