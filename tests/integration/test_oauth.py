@@ -36,6 +36,8 @@ class Endpoint:
         self.folder = folder
         self.url = ""
         self.asked: list[dict[str, str]] = []
+        #: Where answers with a status of 3xx lead.
+        self.location = ""
         self.answer: Any = lambda _form: (
             200,
             {"access_token": f"access-{len(self.asked)}", "expires_in": 3600},
@@ -68,6 +70,8 @@ def endpoint(tmp_path: Path) -> Iterator[Endpoint]:
             status, answer = made.answer(form)
             body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(status)
+            if made.location:
+                self.send_header("Location", made.location)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -251,6 +255,19 @@ def test_an_endpoint_that_is_away_passes_and_one_without_trust_stops(
     away = settings.model_copy(update={"token_endpoint": "https://localhost:1/token"})
     with pytest.raises(Retry, match="no token from"):
         Tokens(away).token()
+
+
+@pytest.mark.parametrize("provider", ["generic", "google"])
+@pytest.mark.parametrize("status", [302, 307, 308])
+def test_no_redirect_carries_a_secret_on(
+    endpoint: Endpoint, tmp_path: Path, provider: str, status: int
+) -> None:
+    endpoint.answer = lambda _form: (status, {})
+    endpoint.location = endpoint.url.replace("/token", "/elsewhere")
+    with pytest.raises(Stop, match=r"secrets are not sent there; correct the token endpoint") as caught:
+        endpoint.tokens(provider=provider, refresh_token="first", token_file=tmp_path / "token").token()
+    assert len(endpoint.asked) == 1
+    assert "first" not in str(caught.value)
 
 
 def test_without_the_extra_the_message_says_what_to_install(endpoint: Endpoint) -> None:

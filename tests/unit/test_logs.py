@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import html
 import json
 import logging
+import re
 import sys
 import threading
+from base64 import b64encode, urlsafe_b64encode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -95,6 +98,33 @@ def test_a_secret_is_masked_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) 
         for part in ("p'a", "%27a", "s%C3%A4", "s\u00e4", "and-more", "short"):
             assert part not in said
         assert said.count("****") >= 8
+
+
+@given(
+    secret=st.text(st.characters(exclude_categories=["Cs"]), min_size=8, max_size=40),
+    before=st.text(max_size=9),
+    after=st.text(max_size=9),
+)
+def test_a_secret_that_a_server_echoes_in_another_form_is_masked(
+    secret: str, before: str, after: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(secrets, "_SECRETS", {})
+        secrets.hide(secret)
+        lower = re.sub("%..", lambda found: found[0].lower(), quote(secret, safe=""))
+        for echoed in (json.dumps(secret), f'"{secret}"', html.escape(secret), lower, secret.encode().hex()):
+            assert "****" in secrets.mask(f"it was {echoed}!"), echoed
+        # As SASL PLAIN and XOAUTH2 are written, with anything before and after.
+        packed = f"{before}{secret}{after}".encode(errors="replace")
+        for encode in (b64encode, urlsafe_b64encode):
+            text = encode(packed).decode()
+            masked = secrets.mask(text)
+            assert "****" in masked
+            # What is left of the secret itself is a letter at either end, of two to four bits.
+            around = -(-len(before.encode(errors="replace")) * 8 // 6) + -(
+                -len(after.encode(errors="replace")) * 8 // 6
+            )
+            assert len(masked) <= around + 4 + 4 + 2
 
 
 def test_secrets_that_threads_find_at_once_are_all_masked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,14 @@ import datetime as dt
 import io
 import math
 import os
+import re
 import shutil
 import socket
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailferry.disk import explained, replace_file, sync_folder
@@ -25,7 +27,6 @@ from mailferry.mailbox.storing import clear_leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
-    from pathlib import Path
 
     from mailferry.mailbox.workbook.values import RejectedRow
 
@@ -35,8 +36,9 @@ READING = ".reading-"
 _ABANDONED = 3600
 #: Added to a file's name for the list of its rejected rows.
 REJECTS = ".rejects.csv"
-#: What a spreadsheet program would take for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: Where a spreadsheet program would see a formula begin, also one that splits lines at other signs than commas, or that takes
+#: full-width signs for the usual ones: the signs at which it may split, and spaces, before such a sign.
+_FORMULA = re.compile(r'(?<![;,|:\t\r\n" ])([;,|:\t\r\n" ]*+)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +63,7 @@ class Folders:
         """Make what is missing. Raises Stop where that, or writing, is not possible."""
         for folder in (self.pending, self.processed, self.failed):
             try:
-                folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+                make_folders(folder)
                 with tempfile.TemporaryFile(dir=folder):
                     pass
             except OSError as error:
@@ -103,7 +105,7 @@ class Folders:
 
         try:
             # The file that `alone` locks, which is never deleted.
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise self._unlockable(error) from None
         try:
@@ -134,26 +136,35 @@ class Folders:
         """
         folder = self.processed / day.isoformat() if good else self.failed
         target = folder / path.name
-        if path == target or not path.is_file():
+        if not self.has(path):
+            return None
+        if path == target or not _is_file(path):
             # Moved before, maybe by a process that died before it could record that.
-            return target if target.is_file() else None
+            return target if _is_file(target) else None
         with explained("move", path):
-            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            make_folders(folder)
             # It lies beside a file that failed before and is now loaded. First, as a moved file is not looked at again.
             path.with_name(path.name + REJECTS).unlink(missing_ok=True)
             try:
                 path.replace(target)
             except FileNotFoundError:
                 # Another process of this host settles the same job and was faster.
-                return target if target.is_file() else None
+                return target if _is_file(target) else None
             sync_folder(folder)
         return target
+
+    def has(self, path: Path) -> bool:
+        """Whether the place of a file is one of a feed's in these folders. A ledger may say anything."""
+        folder = path.parent
+        if path != Path(os.path.normpath(path)):
+            return False
+        return folder in (self.pending, self.failed) or folder.parent == self.processed
 
     def waiting(self, *, alone: bool) -> list[Path]:
         """The files in `pending`; unless `alone`, only those old enough not to be on their way into the ledger."""
         limit = math.inf if alone else time.time() - _ABANDONED
         with explained("list", self.pending):
-            return [path for path in self.pending.iterdir() if path.is_file() and _modified(path) < limit]
+            return [path for path in self.pending.iterdir() if _is_file(path) and _modified(path) < limit]
 
     def sweep(self, recorded: Callable[[Collection[Path]], set[str]], *, alone: bool = True) -> int:
         """Delete from `pending` what no job needs: one was cancelled, or a crash came between storing and recording.
@@ -197,6 +208,18 @@ class Folders:
         return count
 
 
+def make_folders(folder: Path, mode: int = 0o750) -> None:
+    """Make a folder and those above it that are missing, none of them open to others whatever the umask. Raises OSError."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(mode=mode, exist_ok=True)
+
+
+def _is_file(path: Path) -> bool:
+    """A file itself, not a link to one: it is moved by its name."""
+    return path.is_file() and not path.is_symlink()
+
+
 def reading_prefix() -> str:
     """How the names of this process's reading folders begin: by host and process id another process sees whether it is alive."""
     return f"{READING}{socket.gethostname()}-{os.getpid()}-"
@@ -238,14 +261,18 @@ def write_rejects(path: Path, rows: Iterable[RejectedRow]) -> Path:
         )
     target = path.with_name(path.name + REJECTS)
     with explained("write", target):
-        replace_file(target, text.getvalue().encode("utf-8-sig", "replace"))
+        replace_file(target, text.getvalue().encode("utf-8-sig", "replace"), mode=0o640)
     return target
 
 
 def _plain(text: str) -> str:
     """Text that a spreadsheet program does not run: values come from strangers' mail."""
-    if not text.startswith(_FORMULA):
-        return text
     with contextlib.suppress(ValueError):
-        return text if math.isfinite(float(text)) else f"'{text}"
-    return f"'{text}"
+        if math.isfinite(float(text)):
+            return text
+    return _FORMULA.sub(_closed, text)
+
+
+def _closed(found: re.Match[str]) -> str:
+    begins_a_cell = found.start() == 0 or found[0].strip(" ")
+    return f"{found[0]}'" if begins_a_cell else found[0]

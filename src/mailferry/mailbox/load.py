@@ -180,7 +180,7 @@ def _contained(held: Claim) -> Iterator[None]:
 
 def _on_disk(work: Work, held: Claim, file: File) -> File:
     """The file with a path that exists on this host; fetched again where it has gone."""
-    if file.path and Path(file.path).is_file():
+    if file.path and work.folders.has(Path(file.path)) and Path(file.path).is_file():
         return file
     part = fetch_again(work, held.job, file)
     with work.transaction() as conn:

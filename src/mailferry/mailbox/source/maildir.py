@@ -276,10 +276,12 @@ def _subfolder(root: Path, name: str) -> Path:
 
 
 def _make_subfolder(path: Path) -> None:
+    """Open to those to whom the Maildir itself is."""
     try:
-        for name in _SUBFOLDERS:
-            (path / name).mkdir(parents=True, exist_ok=True)
-        (path / "maildirfolder").touch()
+        mode = path.parent.stat().st_mode & 0o777
+        for folder in (path, *(path / name for name in _SUBFOLDERS)):
+            folder.mkdir(mode=mode, exist_ok=True)
+        (path / "maildirfolder").touch(mode=mode & 0o666)
     except OSError as error:
         raise Stop(f"the Maildir folder {path} cannot be made: {error.strerror}") from None
 

@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from mailferry.config.mailbox import Provider
 from mailferry.disk import replace_file
@@ -139,7 +140,7 @@ class Tokens:
         assert settings.refresh_token is not None
         content = {"refresh_token": refresh_token, "from": _digest(settings.refresh_token.get_secret_value())}
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             replace_file(file, json.dumps(content).encode(), mode=0o600)
         except OSError as error:
             raise Stop(
@@ -158,7 +159,7 @@ class Tokens:
         import filelock
 
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with filelock.FileLock(f"{file}.lock", timeout=_TIMEOUT + 10):
                 yield
         except filelock.Timeout:
@@ -271,15 +272,21 @@ def _session(ca_file: Path | None) -> Iterator[Any]:
     import requests
 
     with requests.Session() as session:
-        session.hooks["response"].append(_too_many)
+        session.hooks["response"].append(_checked)
         # given with every request: the session's own `verify` yields to the environment (REQUESTS_CA_BUNDLE)
         verify = str(ca_file) if ca_file else None
         session.request = partial(session.request, timeout=_TIMEOUT, verify=verify)  # type: ignore[method-assign]  # as msal's documentation advises
         yield session
 
 
-def _too_many(answer: Any, **_: object) -> None:
-    """Throttling passes like a 5xx, which the libraries see to themselves."""
+def _checked(answer: Any, **_: object) -> None:
+    """A token, a secret or a code goes to no other place than the configured one; throttling passes like a 5xx."""
+    if answer.is_redirect:
+        answer.close()
+        raise Stop(
+            f"{answer.url} sends on to another address ({urlsplit(answer.headers['location']).hostname or 'of its own'}), and "
+            "secrets are not sent there; correct the token endpoint"
+        )
     if answer.status_code == 429:
         answer.close()
         answer.raise_for_status()
