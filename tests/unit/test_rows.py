@@ -170,7 +170,7 @@ def test_columns_match_by_clean_name_and_keep_the_tables_own() -> None:
     assert [(place, column.name) for place, column in layout.placed] == [(0, "_ağırlık"), (1, "AWB No")]
 
 
-def names_by_place(layout: Layout) -> dict[int, str]:
+def names_by_place(layout: Layout) -> dict[int | None, str]:
     return {place: column.name for place, column in layout.placed}
 
 

@@ -5,6 +5,7 @@ A rule that cannot be is a ValueError where it is made, "option: what is wrong".
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import re
 import string
@@ -103,6 +104,12 @@ class ColumnRule:
     #: None: as the feed has it.
     blanks: Blanks | None = None
 
+    @property
+    def cleans(self) -> bool:
+        """Whether it changes or checks cells, rather than only finding them."""
+        found = ColumnRule(name=self.name, headers=self.headers, value=self.value, type=self.type)
+        return self != dataclasses.replace(found, required=self.required, blanks=self.blanks)
+
     def __post_init__(self) -> None:
         for check in (_name_fault, _value_fault, _type_fault, _pattern_fault, _formats_fault, _range_fault):
             if fault := check(self):
@@ -183,12 +190,14 @@ def _pattern_fault(rule: ColumnRule) -> str:
 def _formats_fault(rule: ColumnRule) -> str:
     for form in rule.formats:
         try:
-            moment = dt.datetime(2001, 2, 3, 4, 5, 6, tzinfo=dt.UTC).strftime(form)
-            dt.datetime.strptime(moment, form)  # noqa: DTZ007 - only whether it can be read
+            moment = dt.datetime(2001, 2, 3, 4, 5, 6, tzinfo=dt.UTC)
+            found = dt.datetime.strptime(moment.strftime(form), form)  # noqa: DTZ007 - only whether it can be read
         except (ValueError, re.error) as error:
             return f"formats: {form!r} cannot be read back ({error})"
         if "%" not in form:
             return f"formats: {form!r} has no directive such as %d, %m, %Y"
+        if found.date() not in (moment.date(), dt.date(1900, 1, 1)):
+            return f"formats: {form!r} leaves out day, month or year"
     return ""
 
 

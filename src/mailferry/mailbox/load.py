@@ -18,14 +18,13 @@ from mailferry.config.mailbox_feed import Order
 from mailferry.database import server_codec
 from mailferry.errors import MailferryError, Reject, Retry, Stop
 from mailferry.mailbox.attachments import WHOLE
+from mailferry.mailbox.file_contract import about, row_contract
 from mailferry.mailbox.intake import fetch_again, take_again
 from mailferry.mailbox.ledger import leases, records
 from mailferry.mailbox.ledger.jobs import ClaimLost, FileOutcome, FileState, JobState
 from mailferry.mailbox.ledger.rows import files_of
-from mailferry.mailbox.passwords import read_passwords
 from mailferry.mailbox.target import table, upsert
-from mailferry.mailbox.target.table import OURS, Target
-from mailferry.mailbox.workbook.contract import RowContract
+from mailferry.mailbox.target.table import Target
 from mailferry.mailbox.workbook.header import clean_name
 from mailferry.mailbox.workbook.values import Counts, Kind
 from mailferry.secrets import mask
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from mailferry.mailbox.ledger.jobs import Claim, File, Job
     from mailferry.mailbox.ledger.records import Newer
     from mailferry.mailbox.target.upsert import Loaded
+    from mailferry.mailbox.workbook.contract import RowContract
     from mailferry.mailbox.workbook.reader import Sheet
     from mailferry.mailbox.workbook.values import RejectedRow
 
@@ -200,25 +200,9 @@ def _loaded(
     if target and (same := records.copy_of(conn, held, target, file.sha256)):
         yield _duplicate(target, same, file.content_sha256)
         return
-    contract = _contract(feed, target, file.kind, server_codec(conn))
+    contract = row_contract(feed, target, file.kind, server_codec(conn), about=about(held.job, file.name))
     with read(Path(file.path), file.kind, contract) as sheet:
         yield _upserted(conn, feed, held, file, target, sheet)
-
-
-def _contract(feed: MailboxFeed, target: Target | None, kind: Kind, codec: str) -> RowContract:
-    wanted = feed.passwords_file if kind is Kind.PROTECTED else None
-    return RowContract(
-        key=target.key if target else feed.unique_key,
-        columns=target.columns if target else (),
-        sheet=feed.sheet,
-        unknown_columns=feed.unknown_columns,
-        reserved=target.filled if target else OURS,
-        key_width=feed.key_width,
-        charset=feed.mailbox.charset,
-        passwords=read_passwords(wanted) if wanted else (),
-        # Of an encoding that is not known here, the database itself says what it does not have.
-        encoding="" if codec in {"utf-8", "ascii"} else codec,
-    )
 
 
 def _upserted(

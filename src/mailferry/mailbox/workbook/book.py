@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from mailferry.config.spreadsheet import Limits
     from mailferry.mailbox.workbook.cells import Cell
+    from mailferry.mailbox.workbook.header import Finder
 
 #: Bytes that a streaming reader takes at a time.
 PIECE = 128 * 1024
@@ -27,8 +28,8 @@ PIECE = 128 * 1024
 class Options:
     """How a file is to be opened."""
 
-    #: The key, by which the columns of delimited text are recognized.
-    key: str
+    #: Of the header, by which the columns of delimited text are recognized.
+    finder: Finder
     charset: str
     passwords: tuple[str, ...]
     limits: Limits

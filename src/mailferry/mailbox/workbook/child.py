@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
+from mailferry.config.columns import Blanks, Case, ColumnRule, Form, Mark, Spaces
 from mailferry.config.spreadsheet import ErrorCells, Limits, UnknownColumns
 from mailferry.errors import MailferryError, Reject, Retry
 from mailferry.mailbox.workbook.book import Options, damaged
@@ -108,6 +109,22 @@ def contract_from(plain: dict[str, Any]) -> RowContract:
             "reserved": tuple(plain["reserved"]),
             "errors": ErrorCells(plain["errors"]),
             "passwords": tuple(plain["passwords"]),
+            "rules": tuple(map(_rule_from, plain["rules"])),
+            "stop_at": tuple(plain["stop_at"]),
+        }
+    )
+
+
+def _rule_from(plain: dict[str, Any]) -> ColumnRule:
+    return ColumnRule(
+        **plain
+        | {name: tuple(plain[name]) for name in ("headers", "formats", "values")}
+        | {
+            "spaces": Spaces(plain["spaces"]),
+            "case": Case(plain["case"]),
+            "unicode": Form(plain["unicode"]),
+            "decimal": Mark(plain["decimal"]),
+            "blanks": plain["blanks"] and Blanks(plain["blanks"]),
         }
     )
 
@@ -120,7 +137,7 @@ def _serve(request: dict[str, Any], limits: Limits, answers: IO[bytes]) -> None:
         # Opened here first: a file that cannot be read is not a workbook that is broken.
         with path.open("rb") as file:
             options = Options(
-                key=contract.key, charset=contract.charset, passwords=contract.passwords, limits=limits
+                finder=contract.finder, charset=contract.charset, passwords=contract.passwords, limits=limits
             )
             with damaged("it"):
                 book = open_book(file, path, Kind(request["kind"]), options)
@@ -177,6 +194,7 @@ def _read(book: Book, contract: RowContract, output: _Output) -> None:
         "new": [asdict(column) for column in layout.new],
         "unknown": layout.unknown,
         "missing": layout.missing,
+        "reasons": layout.reasons,
         "warnings": reading.warnings,
     }
     _send(output.answers, b"H", orjson.dumps(head))

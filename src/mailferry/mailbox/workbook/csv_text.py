@@ -14,13 +14,13 @@ from typing import IO, TYPE_CHECKING
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.book import SheetInfo
 from mailferry.mailbox.workbook.cells import Fault, is_blank
-from mailferry.mailbox.workbook.header import HEADER_ROWS, find_header
 from mailferry.mailbox.workbook.text_kind import DELIMITERS, SEPARATOR_LINE, encoding_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mailferry.mailbox.workbook.cells import Cell
+    from mailferry.mailbox.workbook.header import Finder
 
 #: Characters of a field; a spreadsheet's cell holds 32,767. More is a quotation mark that was never closed.
 _LONGEST = 131_072
@@ -38,7 +38,7 @@ class CsvBook:
         "more fields than the header has; a delimiter within a field is not quoted", is_empty=False
     )
 
-    def __init__(self, file: IO[bytes], key: str, charset: str) -> None:
+    def __init__(self, file: IO[bytes], finder: Finder, charset: str) -> None:
         self.sheets: tuple[SheetInfo, ...] = (SheetInfo(name="text"),)
         self._file = file
         self._encoding = encoding_of(file, charset)
@@ -46,7 +46,7 @@ class CsvBook:
         with self._decoding():
             separator = SEPARATOR_LINE.fullmatch(self._text().readline(10))
         self._skip = 1 if separator else 0
-        self._delimiter = separator[1] if separator else self._find_delimiter(key)
+        self._delimiter = separator[1] if separator else self._find_delimiter(finder)
 
     def warnings(self, sheet: str) -> list[str]:
         """None: what is wrong with a row rejects it."""
@@ -101,15 +101,15 @@ class CsvBook:
                 return
             yield block
 
-    def _find_delimiter(self, key: str) -> str:
+    def _find_delimiter(self, finder: Finder) -> str:
         """The one by which the key is a column, else the one that divides the first lines most alike."""
 
         def fitness(delimiter: str) -> tuple[bool, float, int]:
-            rows = list(islice(self._sample(delimiter), HEADER_ROWS))
+            rows = list(islice(self._sample(delimiter), finder.depth))
             lengths = [len(row) for row in rows if not all(map(is_blank, row))]
             most = max(set(lengths), key=lengths.count, default=0)
             alike = lengths.count(most) / max(1, len(lengths)) if most > 1 else 0.0
-            return find_header(rows, key) is not None, alike, most
+            return finder.find(rows) is not None, alike, most
 
         return max(DELIMITERS, key=fitness)
 

@@ -46,4 +46,4 @@ def open_book(file: IO[bytes], path: Path, kind: Kind, options: Options) -> Book
         return HtmlBook(file, options.charset)
     from mailferry.mailbox.workbook.csv_text import CsvBook
 
-    return CsvBook(file, options.key, options.charset)
+    return CsvBook(file, options.finder, options.charset)

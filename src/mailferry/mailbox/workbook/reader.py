@@ -91,6 +91,8 @@ class Sheet:
         self.unknown: tuple[str, ...] = tuple(head["unknown"])
         #: Columns of the table that the sheet does not have.
         self.missing: tuple[str, ...] = tuple(head["missing"])
+        #: Where columns are declared: by column, its header as written and why that is it.
+        self.reasons: dict[str, tuple[str, str]] = {name: tuple(one) for name, one in head["reasons"].items()}
         self._warnings: list[str] = head["warnings"]
 
     @property

@@ -7,9 +7,11 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mailferry.config.columns import placeholders
 from mailferry.config.spreadsheet import ErrorCells
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.cells import Fault, is_blank, text_of
+from mailferry.mailbox.workbook.cleaning import Cleaner
 from mailferry.mailbox.workbook.converters import Converter, converter
 from mailferry.mailbox.workbook.header import clean_name
 from mailferry.mailbox.workbook.values import Column, RejectedRow
@@ -68,7 +70,7 @@ class RowWriter:
     warnings: list[str] = field(default_factory=list)
     #: Added to a row's number to get `_row`: the rows of the sheets before.
     offset: int = 0
-    _converters: list[Converter] = field(init=False)
+    _converters: list[Converter | Cleaner] = field(init=False)
     #: Which of the columns is the key.
     _key: int = field(init=False)
     _nameless: set[int] = field(init=False)
@@ -81,15 +83,16 @@ class RowWriter:
         self._key = (
             names.index(key) if key in names else [clean_name(name) for name in names].index(clean_name(key))
         )
-        self._converters = [
-            converter(
-                column.type, key=at == self._key, key_width=self.contract.key_width if at == self._key else 0
-            )
-            for at, column in enumerate(self.layout.columns)
-        ]
+        self._converters = [self._converter(at, column) for at, column in enumerate(self.layout.columns)]
         self._rows_hash = hashlib.sha256("\0".join(names).encode())
         self._rejects_hash = hashlib.sha256()
         self.turn_to(self.layout)
+
+    def _converter(self, order: int, column: Column) -> Converter | Cleaner:
+        is_key = order == self._key
+        plain = converter(column.type, key=is_key, key_width=self.contract.key_width if is_key else 0)
+        rule = self.layout.rules.get(column.name)
+        return Cleaner(rule=rule, converter=plain, type=column.type) if rule and rule.cleans else plain
 
     def turn_to(self, layout: Layout) -> None:
         """Go on with another sheet: the same columns in the same order, from other places."""
@@ -109,7 +112,7 @@ class RowWriter:
         blank: set[int] = set()
         for order, (place, column) in enumerate(self.layout.placed):
             conversion = self._converters[order]
-            cells = columns[place]
+            cells = columns[place] if place is not None else self._filled(column, sheet, first, len(rows))
             if self.contract.errors is ErrorCells.NULL:
                 cells = tuple("" if isinstance(cell, Fault) and cell.is_empty else cell for cell in cells)
             done = conversion.column(cells)
@@ -129,6 +132,11 @@ class RowWriter:
                     else:
                         bad.setdefault(at, (column, reason))
             fields.append(quoted(done.texts) if conversion.free else done.texts)
+        if self.layout.rules:
+            # A value that is filled in makes no row, nor is a row bad whose empty cells are none of `values`.
+            blank |= {at for at in bad if all(map(is_blank, rows[at]))}
+            blank |= self._blank_rows(rows)
+            bad = {at: why for at, why in bad.items() if at not in blank}
         self._count(len(rows) - len(blank), len(bad))
         lines = list(map(",".join, zip(*fields, strict=True)))
         kept = (
@@ -142,6 +150,20 @@ class RowWriter:
         base = self.offset + first
         text = "".join([f"{base + at},{line}\n" for at, line in zip(kept, lines, strict=True)])
         return text.encode(), self._rejects(sheet, first, rows, bad)
+
+    def _filled(self, column: Column, sheet: str, first: int, count: int) -> list[Cell]:
+        """What the rule of a column puts in place of cells."""
+        template = self.layout.rules[column.name].value
+        known = {**self.contract.about, "sheet": sheet}
+        if "row" not in placeholders(template):
+            return [template.format(**known)] * count
+        return [template.format(**known, row=first + at) for at in range(count)]
+
+    def _blank_rows(self, rows: Sequence[Sequence[Cell]]) -> set[int]:
+        """Where the key is filled in, the rows without any cell."""
+        if self.layout.placed[self._key][0] is not None:
+            return set()
+        return {at for at, row in enumerate(rows) if all(map(is_blank, row))}
 
     def _unholdable(self, texts: Sequence[str]) -> Iterator[tuple[int, str]]:
         """Texts that the database's encoding does not have."""
@@ -169,7 +191,9 @@ class RowWriter:
         places = {column.name: place for place, column in self.layout.placed}
         out = []
         for at, (column, reason) in sorted(bad.items()):
-            value = text_of(rows[at][places[column.name]]).replace("\0", "")
+            place = places[column.name]
+            cell = rows[at][place] if place is not None else self._filled(column, sheet, first + at, 1)[0]
+            value = text_of(cell).replace("\0", "")
             self._rejects_hash.update(f"{column.name}\0{value}\0{reason}\0".encode())
             out.append(
                 RejectedRow(

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.book import Fitter, damaged
-from mailferry.mailbox.workbook.cells import text_of
+from mailferry.mailbox.workbook.cells import is_blank, text_of
 from mailferry.mailbox.workbook.contract import align, infer_types, lay_out, with_types
-from mailferry.mailbox.workbook.header import HEADER_ROWS, Header, filled, find_header, group_names
+from mailferry.mailbox.workbook.header import HEADER_ROWS, Header, filled, group_names
+from mailferry.mailbox.workbook.matching import Wildcard, missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,12 +34,51 @@ class Table:
     second: str
 
 
+class End:
+    """Where the rows of a table end, if a row of its own says so."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._patterns = [Wildcard(pattern) for pattern in patterns]
+        #: The row, as the spreadsheet program shows it; 0 until it was seen.
+        self.row = 0
+        self._text = ""
+        self._rest = 0
+
+    def cut(self, batch: list[list[Cell]], first: int) -> None:
+        """Cut the row that ends the data off a batch, and what follows; `first` is the number of its first row."""
+        if not self._patterns:
+            return
+        for at, row in enumerate(batch):
+            begin = next((cell for cell in row if cell != ""), "")
+            if type(begin) is str and begin.strip() and any(one.fits(begin) for one in self._patterns):
+                self.row, self._text = first + at, begin.strip()
+                self._rest = sum(not all(map(is_blank, rest)) for rest in batch[at + 1 :])
+                del batch[at:]
+                return
+
+    def count_rest(self, rows: Iterator[list[Cell]]) -> None:
+        """Read the rows below to their end."""
+        self._rest += sum(not all(map(is_blank, row)) for row in rows)
+
+    def warnings(self, sheet: str) -> list[str]:
+        """Of rows below the end."""
+        if not self._rest:
+            return []
+        rows = "1 row" if self._rest == 1 else f"{self._rest:,} rows"
+        return [
+            f"sheet {sheet!r}: row {self.row} ({self._text[:40]!r}) ends the data; {rows} below it were not loaded"
+        ]
+
+
 class Reading:
     """A book as the contract wants it read. Raises Reject from everything."""
 
     def __init__(self, book: Book, contract: RowContract) -> None:
         self._book = book
         self._contract = contract
+        self._finder = contract.finder
+        #: Texts of the rows in which no header was found, for what comes closest to the key's.
+        self._names_seen: list[str] = []
         #: Known before the rows.
         self.warnings: list[str] = []
         #: The sheets that are loaded: one, or with "all" every visible one that has the key in a header.
@@ -55,16 +95,22 @@ class Reading:
         width = len(table.header.names)
         fitter = Fitter(width=width, overlong=self._book.overlong)
         size = max(1, BATCH_CELLS // max(1, width))
-        first = table.header.row + 1
+        above = table.header.row + self._contract.skip_after
+        first = above + 1
+        end = End(self._contract.stop_at)
         with damaged(f"sheet {table.name!r}"):
             rows = iter(self._book.rows(table.name))
-            for _ in islice(rows, table.header.row):
+            for _ in islice(rows, above):
                 pass
             while batch := list(islice(rows, size)):
                 fitter.fit(batch)
+                end.cut(batch, first)
                 yield first, batch
                 first += len(batch)
+                if end.row:
+                    end.count_rest(rows)
         if warnings is not None:
+            warnings += end.warnings(table.name)
             warnings += self._book.warnings(table.name)
             if fitter.cut:
                 warnings.append(f"sheet {table.name!r}: data beyond the last header was ignored")
@@ -85,7 +131,7 @@ class Reading:
                     top = self._top(info.name)
                 except Reject:
                     continue  # it was not asked for, and may be damaged
-                if find_header(top, self._contract.key):
+                if self._finder.find(top):
                     alike.append(repr(info.name))
         if not alike:
             return []
@@ -98,28 +144,35 @@ class Reading:
         ]
 
     def _find(self) -> list[Table]:
-        key = self._contract.key
         found: list[Table] = []
         seen = []
         for name in self._names():
             top = self._top(name)
-            header = find_header(top, key)
+            header = self._finder.find(top)
             if header is None:
                 seen.append(f"sheet {name!r}: {_first_names(top)}")
+                self._names_seen += [
+                    cell.strip() for row in top for cell in row if type(cell) is str and cell.strip()
+                ]
                 continue
-            found.append(Table(name=name, header=header, second=_second(name, header, top, key)))
+            found.append(Table(name=name, header=header, second=_second(name, header, top)))
             if self._contract.sheet != "all":
                 return found
         if not found:
-            raise Reject(
-                f"no header row with the key {key!r} in the first {HEADER_ROWS} rows; found: {'; '.join(seen[:10])}"
-            )
+            raise Reject(self._no_header(seen))
         self.warnings += [f"not loaded, no header with the key: {sheet}" for sheet in seen]
         return found
 
+    def _no_header(self, seen: list[str]) -> str:
+        contract = self._contract
+        where = f"row {contract.header_row}" if contract.header_row else f"the first {HEADER_ROWS} rows"
+        text = f"no header row with the key {contract.key!r} in {where}; found: {'; '.join(seen[:10])}"
+        own = next((rule for rule in contract.rules if rule.name == contract.key), None)
+        return f"{text}; {missing(own, self._names_seen)}" if own else text
+
     def _top(self, name: str) -> list[list[Cell]]:
         with damaged(f"sheet {name!r}"):
-            return list(islice(self._book.rows(name), HEADER_ROWS + 1))
+            return list(islice(self._book.rows(name), self._finder.depth + 1))
 
     def _names(self) -> list[str]:
         sheets, wanted = self._book.sheets, self._contract.sheet
@@ -163,11 +216,13 @@ class Reading:
         return [with_types(layout, types) for layout in layouts]
 
 
-def _second(name: str, header: Header, top: Sequence[Sequence[Cell]], key: str) -> str:
+def _second(name: str, header: Header, top: Sequence[Sequence[Cell]]) -> str:
     """A message about a row above or below the header that looks like a part of it."""
+    if header.lower:
+        return ""
     above = top[header.row - 2] if header.row > 1 else ()
     below = top[header.row] if header.row < len(top) else ()
-    distance, texts = group_names(header, above, below, key)
+    distance, texts = group_names(header, above, below)
     if not distance:
         return ""
     return (
