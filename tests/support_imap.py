@@ -9,14 +9,14 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from mailferry.mailbox.source.mime import from_message, header_block, leaves
+from mailferry.mailbox.mime.tree import from_message, header_block, leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from support_link import Link
 
-    from mailferry.mailbox.source.mime import Node
+    from mailferry.mailbox.mime.tree import Node
 
 HELLO = b"Subject: Track and Trace\r\nFrom: Depot <depot@example.com>\r\n\r\nhello\r\n"
 OAUTH = {"client_id": "c", "client_secret": "s", "token_endpoint": "https://id.example.com/"}

@@ -19,11 +19,11 @@ from support_imap import DONE, HELLO, OAUTH, ScriptedImap, Tokens, through
 from support_link import Link
 
 from mailferry.errors import Retry, Stop
+from mailferry.mailbox.mime.transfer_encoding import decoded
+from mailferry.mailbox.mime.tree import Part, from_message, header_block, leaves
 from mailferry.mailbox.source.imap import ImapMailbox
 from mailferry.mailbox.source.imap_connection import MAX_LITERAL, is_loopback
-from mailferry.mailbox.source.message import MessageRef, Outcome, Part, Verdict
-from mailferry.mailbox.source.mime import from_message, header_block, leaves
-from mailferry.mailbox.source.transfer_encoding import decoded
+from mailferry.mailbox.source.message import MessageRef, Outcome, Verdict
 from mailferry.mailbox.storing import store
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from support_imap import FaultyFolder, Served, through
 
 from mailferry.config.mailbox import MailboxSettings
 from mailferry.errors import Reject, Retry
+from mailferry.mailbox.mime.transfer_encoding import PIECE, decoded
+from mailferry.mailbox.mime.tree import from_message, leaves
 from mailferry.mailbox.source.imap import ImapMailbox
 from mailferry.mailbox.source.matcher import Matcher
-from mailferry.mailbox.source.mime import from_message, leaves
-from mailferry.mailbox.source.transfer_encoding import PIECE, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

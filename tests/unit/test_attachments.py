@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from mailferry.config.mailbox import MailboxSettings, OAuthSettings
 from mailferry.mailbox.attachments import choose, safe_name
-from mailferry.mailbox.source.message import MessageRef, Part, Summary
+from mailferry.mailbox.mime.tree import Part
+from mailferry.mailbox.source.message import MessageRef, Summary
 
 SHEET = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from mailferry.errors import Reject
 from mailferry.mailbox.containers.recognise import Container, container_of, held_by, unopened_archive
 from mailferry.mailbox.containers.removed import notice
-from mailferry.mailbox.source.mime import from_message, leaves
-from mailferry.mailbox.source.transfer_encoding import decoded
+from mailferry.mailbox.mime.transfer_encoding import decoded
+from mailferry.mailbox.mime.tree import from_message, leaves
 
 MAILS = Path(__file__).parent.parent / "data" / "mails"
 BOOK = b"PK\x03\x04" + bytes(range(256)) * 40

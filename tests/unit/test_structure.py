@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailferry.errors import Reject
+from mailferry.mailbox.mime.headers import contains, parse_headers, words
+from mailferry.mailbox.mime.tree import MAX_DEPTH, from_message, leaves
 from mailferry.mailbox.source.bodystructure import from_bodystructure
-from mailferry.mailbox.source.headers import contains, parse_headers, words
-from mailferry.mailbox.source.mime import MAX_DEPTH, from_message, leaves
 
 MAILS = Path(__file__).parent.parent / "data" / "mails"
 

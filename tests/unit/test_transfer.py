@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailferry.mailbox.source.transfer_encoding import PIECE, decoded
+from mailferry.mailbox.mime.transfer_encoding import PIECE, decoded
 
 
 def _cut(content: bytes, size: int) -> list[bytes]:

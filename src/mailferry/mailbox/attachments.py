@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mailferry.config.mailbox import WithoutAttachment
-from mailferry.mailbox.source.headers import clean, fold
+from mailferry.mailbox.mime.headers import clean, fold
 from mailferry.mailbox.source.matcher import Matcher
 from mailferry.mailbox.source.message import PartOutcome, Verdict
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mailferry.config.mailbox import MailboxSettings
-    from mailferry.mailbox.source.message import Part, Summary
+    from mailferry.mailbox.mime.tree import Part
+    from mailferry.mailbox.source.message import Summary
 
 _EXTENSIONS = (".xlsx", ".xlsm", ".xltx", ".xltm", ".xlsb", ".xls", ".xlt", ".ods", ".csv", ".tsv")
 _TYPES = (

@@ -10,9 +10,9 @@ from mailferry import logs
 from mailferry.errors import MailferryError, Reject, Retry
 from mailferry.mailbox.attachments import WHOLE, accounted, choose, safe_name
 from mailferry.mailbox.ledger import records
+from mailferry.mailbox.mime.headers import parse_headers
 from mailferry.mailbox.search import Undecided, search
 from mailferry.mailbox.settle import moved_message, settle
-from mailferry.mailbox.source.headers import parse_headers
 from mailferry.mailbox.source.message import PartOutcome, Summary, Unavailable, Verdict
 from mailferry.mailbox.storing import DiskFault, store
 

@@ -21,10 +21,10 @@ from mailferry.errors import Reject, Retry
 from mailferry.mailbox.attachments import Candidate, name_matches, safe_name, unwanted
 from mailferry.mailbox.containers.recognise import PACKED, Container, container_of, held_by, unopened_archive
 from mailferry.mailbox.containers.removed import MOST_NOTICE, notice
-from mailferry.mailbox.source.file_buffer import FileBuffer
-from mailferry.mailbox.source.headers import clean, text
+from mailferry.mailbox.mime.file_buffer import FileBuffer
+from mailferry.mailbox.mime.headers import clean, text
+from mailferry.mailbox.mime.transfer_encoding import PIECE
 from mailferry.mailbox.source.message import PartOutcome, Verdict
-from mailferry.mailbox.source.transfer_encoding import PIECE
 from mailferry.mailbox.workbook.formats import MIB, PlainZip, files_in_zip, kind_of
 from mailferry.mailbox.workbook.text_kind import BEGINNING
 
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from mailferry.config.mailbox import MailboxSettings
     from mailferry.mailbox.containers.inner import Inner
-    from mailferry.mailbox.source.message import Mailbox, MessageRef, Part
+    from mailferry.mailbox.mime.tree import Part
+    from mailferry.mailbox.source.message import Mailbox, MessageRef
     from mailferry.mailbox.workbook.formats import Entry
     from mailferry.mailbox.workbook.values import Kind
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from mailferry.mailbox.source.transfer_encoding import PIECE, decoded
+from mailferry.mailbox.mime.transfer_encoding import PIECE, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mailferry.mailbox.containers import signed, tnef, uuencoded
 from mailferry.mailbox.containers.inner import Inner
-from mailferry.mailbox.source.mime import from_message, leaves
+from mailferry.mailbox.mime.tree import from_message, leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

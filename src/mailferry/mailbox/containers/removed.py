@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mailferry.mailbox.source.headers import fold
+from mailferry.mailbox.mime.headers import fold
 
 #: So long a notice may be, in bytes.
 MOST_NOTICE = 64 * 1024

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mailferry.errors import Reject
-from mailferry.mailbox.source.headers import text
-from mailferry.mailbox.source.mime import PLAIN, Counter, Node, known_disposition
-from mailferry.mailbox.source.parameters import first_token
+from mailferry.mailbox.mime.headers import text
+from mailferry.mailbox.mime.parameters import first_token
+from mailferry.mailbox.mime.tree import PLAIN, Counter, Node, known_disposition
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

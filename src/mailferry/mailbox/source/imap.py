@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from mailferry.config.mailbox import MarkBy
 from mailferry.errors import Reject, Retry
+from mailferry.mailbox.mime.file_buffer import FileBuffer
+from mailferry.mailbox.mime.headers import MAX_HEADER, is_raw, parse_headers
+from mailferry.mailbox.mime.transfer_encoding import PIECE, decoded
+from mailferry.mailbox.mime.tree import Part, from_message, leaves, reconciled, sections
 from mailferry.mailbox.source.bodystructure import from_bodystructure
-from mailferry.mailbox.source.file_buffer import FileBuffer
-from mailferry.mailbox.source.headers import MAX_HEADER, is_raw, parse_headers
 from mailferry.mailbox.source.imap_connection import Dropped, is_passing
 from mailferry.mailbox.source.imap_heads import heads, received
 from mailferry.mailbox.source.imap_session import UNREADABLE, ImapSession, content
 from mailferry.mailbox.source.matcher import Matcher
-from mailferry.mailbox.source.message import Head, MessageRef, Outcome, Part, Summary
-from mailferry.mailbox.source.mime import from_message, leaves, reconciled, sections
-from mailferry.mailbox.source.transfer_encoding import PIECE, decoded
+from mailferry.mailbox.source.message import Head, MessageRef, Outcome, Summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mailferry.config.mailbox import MailboxSettings
+    from mailferry.mailbox.mime.tree import Node
     from mailferry.mailbox.source.imap_connection import TokenSource
-    from mailferry.mailbox.source.mime import Node
 
 #: Messages searched at once: imaplib takes no line of over a million bytes, and a UID is up to 11 of them.
 _SEARCH_RANGE = 50_000

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mailferry.errors import Reject, Retry
+from mailferry.mailbox.mime.headers import MAX_HEADER, is_raw, parse_headers
 from mailferry.mailbox.source.bodystructure import from_bodystructure
-from mailferry.mailbox.source.headers import MAX_HEADER, is_raw, parse_headers
 from mailferry.mailbox.source.imap_connection import Dropped, is_passing
 from mailferry.mailbox.source.imap_session import UNREADABLE, content
 from mailferry.mailbox.source.message import Head, unreadable

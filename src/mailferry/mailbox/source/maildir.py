@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 from mailferry.config.mailbox import MarkBy
 from mailferry.disk import sync_folder
 from mailferry.errors import Reject, Retry, Stop
-from mailferry.mailbox.source.file_buffer import FileBuffer
-from mailferry.mailbox.source.headers import is_raw, parse_headers
+from mailferry.mailbox.mime.file_buffer import FileBuffer
+from mailferry.mailbox.mime.headers import is_raw, parse_headers
+from mailferry.mailbox.mime.transfer_encoding import PIECE, decoded
+from mailferry.mailbox.mime.tree import Part, from_message, header_block, leaves
 from mailferry.mailbox.source.matcher import Matcher
-from mailferry.mailbox.source.message import Head, MessageRef, Outcome, Part, Summary, unreadable
-from mailferry.mailbox.source.mime import from_message, header_block, leaves
-from mailferry.mailbox.source.transfer_encoding import PIECE, decoded
+from mailferry.mailbox.source.message import Head, MessageRef, Outcome, Summary, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

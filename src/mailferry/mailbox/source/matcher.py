@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mailferry.mailbox.source.headers import contains, fold
+from mailferry.mailbox.mime.headers import contains, fold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

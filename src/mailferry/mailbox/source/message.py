@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from mailferry.mailbox.mime.tree import Part
     from mailferry.mailbox.workbook.values import Kind
 
 
@@ -28,26 +29,6 @@ class MessageRef:
     uidvalidity: int
     #: The IMAP UID in decimal, or the Maildir unique name (no flags).
     uid: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
-    """One leaf of a message's MIME tree, as BODYSTRUCTURE or the headers describe it; nothing is fetched yet."""
-
-    #: IMAP section number: "1", "2.1"; parts inside a forwarded message (message/rfc822) go on counting below it.
-    section: str
-    #: `type/subtype`, lower case.
-    mime: str
-    #: Content-Transfer-Encoding, lower case; "" where none is given.
-    encoding: str
-    #: Decoded file name (RFC 2047, RFC 2231, either header), or "" where there is none. Not yet safe as a path.
-    name: str
-    #: "attachment", "inline" or "".
-    disposition: str
-    #: Encoded size in bytes as the server states it, or None where it does not.
-    size: int | None
-    #: Where its encoded body lies in the whole message; None where only the server knows.
-    span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

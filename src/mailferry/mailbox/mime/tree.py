@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from mailferry.errors import Reject
-from mailferry.mailbox.source.headers import MAX_HEADER, raw_values
-from mailferry.mailbox.source.message import Part
-from mailferry.mailbox.source.parameters import file_name, first_token, header_value, joined
+from mailferry.mailbox.mime.headers import MAX_HEADER, raw_values
+from mailferry.mailbox.mime.parameters import file_name, first_token, header_value, joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +27,26 @@ _PREAMBLE = 64 * 1024
 _DESCRIBES = re.compile(
     rb"^content-(type|disposition|transfer-encoding)[ \t]*:", re.IGNORECASE | re.MULTILINE
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One leaf of a message's MIME tree, as BODYSTRUCTURE or the headers describe it; nothing is fetched yet."""
+
+    #: IMAP section number: "1", "2.1"; parts inside a forwarded message (message/rfc822) go on counting below it.
+    section: str
+    #: `type/subtype`, lower case.
+    mime: str
+    #: Content-Transfer-Encoding, lower case; "" where none is given.
+    encoding: str
+    #: Decoded file name (RFC 2047, RFC 2231, either header), or "" where there is none. Not yet safe as a path.
+    name: str
+    #: "attachment", "inline" or "".
+    disposition: str
+    #: Encoded size in bytes as the server states it, or None where it does not.
+    size: int | None
+    #: Where its encoded body lies in the whole message; None where only the server knows.
+    span: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
-from mailferry.mailbox.source.headers import clean, named_text, text, words
+from mailferry.mailbox.mime.headers import clean, named_text, text, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
