@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 
 from mailferry.mailbox.target import table, upsert
+from mailferry.mailbox.target.origins import Origin
 from mailferry.mailbox.workbook.contract import RowContract
 from mailferry.mailbox.workbook.formats import kind_of
 from mailferry.mailbox.workbook.reader import Reader
@@ -30,7 +31,7 @@ def load(conn: psycopg.Connection, reader: Reader, name: str, key: str, path: Pa
         with reader.open(path, kind_of(path), contract) as sheet:
             target = target or table.create(conn, name, key, sheet.new)
             names = [column.name for column in sheet.columns]
-            return upsert.load(conn, target, names, sheet.chunks, path.name).counts
+            return upsert.load(conn, target, names, sheet.chunks, Origin(file=path.name)).counts
 
 
 def peak_mb() -> float:

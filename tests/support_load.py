@@ -78,6 +78,7 @@ class Site(Queried):
             "DB_PORT": self.settings.port,
             "DB_NAME": self.settings.name,
             "DB_USERNAME": self.settings.user,
+            "DB_HISTORY": "true",
             **more,
         }
         if "EMAIL_HOST" not in more:
@@ -192,6 +193,10 @@ class Site(Queried):
         assert sorted(rows) == sorted(expected.rows.values())
         assert (
             Counter(self.query("SELECT hawb, status, pieces, file_source FROM changes")) == expected.changes
+        )
+        history = self.query("SELECT key FROM mailferry.row_changes")
+        assert Counter(key for (key,) in history) == Counter(
+            change[0] for change in expected.changes.elements()
         )
         jobs = self.query(
             "SELECT state, marked_at IS NOT NULL, finished_at IS NOT NULL FROM mailferry.jobs ORDER BY id"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from mailferry.mailbox.explain import MessageVerdict
     from mailferry.mailbox.health import Check
+    from mailferry.mailbox.ledger.admin import Undoing
     from mailferry.mailbox.ledger.jobs import Details, File, Job, Tally
     from mailferry.mailbox.run_once import Run
     from mailferry.mailbox.workbook.values import RejectedRow
@@ -114,6 +115,8 @@ def jobs_text(jobs: Sequence[Job]) -> str:
     lines = [f"{'job':>6}  {'received':<16}  {'state':<11}  subject"]
     for job in jobs:
         error = f"  [{job.error.splitlines()[0]}]" if job.error else ""
+        if job.undone_at:
+            error += "  [undone]"
         if job.warnings:
             error += f"  [{job.warnings} warnings]"
         lines.append(f"{job.id:>6}  {_time(job.received)}  {job.state:<11}  {mask(job.subject + error)}")
@@ -125,6 +128,29 @@ def replayed_text(jobs: Sequence[Job], *, dry_run: bool) -> str:
         return "no jobs"
     end = "would be done again" if dry_run else "the service, or the next `mailferry load`, does them"
     return f"{jobs_text(jobs)}\n{len(jobs)} jobs, oldest first; {end}"
+
+
+def undone_json(done: Undoing) -> str:
+    rows = dataclasses.asdict(done.rows) if done.rows else None
+    return dumped(job=job_plain(done.job), rows=rows, counted_on=done.counted_on)
+
+
+def undone_text(done: Undoing) -> str:
+    if done.rows is None:
+        assert done.job.undone_at is not None
+        return f"job {done.job.id}: was undone {_time(done.job.undone_at)}; nothing to do"
+    rows = done.rows
+    text = (
+        f"job {done.job.id}: undone: {rows.deleted:,} rows deleted that it had inserted, {rows.put_back:,} as they were"
+        f" before, {rows.restored:,} there again"
+    )
+    if done.counted_on:
+        jobs = ", ".join(map(str, done.counted_on))
+        text += (
+            f"\nnote: jobs done since found rows of the table as they were: {jobs}; where those were this job's rows,"
+            " they went back all the same"
+        )
+    return text
 
 
 def acknowledged_text(jobs: Sequence[Job]) -> str:
@@ -146,6 +172,8 @@ def details_text(details: Details, rejected: Sequence[tuple[File, Sequence[Rejec
         lines.append(
             f"  finished   {_time(job.finished_at)}, {'marked' if job.marked_at else 'not marked yet'}"
         )
+    if job.undone_at:
+        lines.append(f"  undone     {_time(job.undone_at)}")
     if job.refused:
         acknowledged = job.acknowledged_at
         lines.append(

@@ -29,7 +29,7 @@ CLAIMING = ["fence = fence \\+ 1, attempts"]
 LOADING = [
     'COPY "temp_processing"',
     "WITH done AS \\(INSERT",
-    "UPDATE mailferry.files\\sSET state",
+    "UPDATE mailferry.files\\s+SET state",
     "COPY mailferry.rejected_rows",
 ]
 SETTLING = [

@@ -107,6 +107,12 @@ def test_what_mailbox_commands_print_is_what_the_page_says(site: Site) -> None:
     assert shown["job"]["passed"][0].keys() == fields("jobs", "of `passed`")
     assert next(iter(shown["rejected_rows"].values()))[0].keys() == fields("jobs", "of `rejected_rows`")
 
+    many = asked(site.folder, "jobs", "retry", "--state", "rejected", "--dry-run", "--json")
+    assert many.keys() == fields("jobs", "`jobs retry` of many")
+    undone = asked(site.folder, "jobs", "undo", str(good["id"]), "--json")
+    assert undone.keys() == fields("jobs", "`jobs undo`") - undone["rows"].keys()
+    assert undone["rows"].keys() < fields("jobs", "`jobs undo`")
+
     for what in ("retry", "cancel"):
         changed = asked(site.folder, "jobs", what, str(bad["id"]), "--json")
         assert changed.keys() == fields("jobs", "`jobs retry`, `jobs cancel`")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mailferry import postgres_programs, private_postgres
 from mailferry.errors import Reject, Retry, Stop
 from mailferry.mailbox.target import upsert
+from mailferry.mailbox.target.origins import Origin
 from mailferry.mailbox.target.table import Target, create, lock
 from mailferry.mailbox.workbook.infer import TYPES
 from mailferry.mailbox.workbook.values import Column, Counts
@@ -37,7 +38,7 @@ def as_csv(*rows: Any) -> list[bytes]:
 def load(
     conn: Connection, target: Target, columns: Sequence[str], *rows: Any, source: str = "a.xlsx"
 ) -> upsert.Loaded:
-    return upsert.load(conn, target, columns, as_csv(*rows), source)
+    return upsert.load(conn, target, columns, as_csv(*rows), Origin(file=source))
 
 
 def counts(**changed: Any) -> Counts:
@@ -428,9 +429,9 @@ def test_a_value_that_copy_refuses_rejects_the_file_and_says_where(db: Connectio
     with pytest.raises(Reject, match=r'"no".*row 2 as copied, column n'):
         load(db, target, COLUMNS, ("a", 1, None), ("b", "no", None))
     with pytest.raises(Reject, match="as copied"):
-        upsert.load(db, target, COLUMNS, [b"1,a,1\n"], "x")
+        upsert.load(db, target, COLUMNS, [b"1,a,1\n"], Origin(file="x"))
     with pytest.raises(Reject, match="UTF8"):
-        upsert.load(db, target, COLUMNS, [b"1,\xff,1,\n"], "x")
+        upsert.load(db, target, COLUMNS, [b"1,\xff,1,\n"], Origin(file="x"))
     assert load(db, target, COLUMNS, ("a", 1, None)).counts.inserted == 1
 
 
@@ -442,7 +443,7 @@ def test_a_reader_that_gives_up_undoes_the_load_and_its_error_comes_out(
         raise Reject("the workbook ends in the middle")
 
     with pytest.raises(Reject, match="ends in the middle"):
-        upsert.load(db, target, COLUMNS, chunks(), "x")
+        upsert.load(db, target, COLUMNS, chunks(), Origin(file="x"))
     assert rows_of(db) == []
 
 
@@ -539,7 +540,7 @@ def test_a_connection_that_is_lost_in_the_middle_is_a_retry(
             yield b"%d,k%d,1,xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\n" % (number, number)
 
     with pytest.raises(Retry):
-        upsert.load(db, target, COLUMNS, chunks(), "x")
+        upsert.load(db, target, COLUMNS, chunks(), Origin(file="x"))
     assert rows_of(connect()) == []
 
 

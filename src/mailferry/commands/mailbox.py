@@ -101,7 +101,7 @@ def check(config: _Config = Path(CONFIG), feed: _Feed = "", as_json: _Json = Fal
 jobs = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="See, retry, cancel and acknowledge jobs: one message each.",
+    help="See, retry, cancel, undo and acknowledge jobs: one message each.",
 )
 
 
@@ -245,6 +245,24 @@ def cancel(
 ) -> None:
     """Cancel a job that waits or runs, or one that failed; nothing more of it is loaded."""
     _change("cancel", number, config, as_json=as_json)
+
+
+@jobs.command()
+def undo(
+    number: Annotated[int, typer.Argument(help="The job's number, as `jobs list` has it.")],
+    config: _Config = Path(CONFIG),
+    as_json: _Json = False,
+) -> None:
+    """Put back what a job changed in its table: old values, deleted rows; rows that it inserted are deleted.
+
+    Only where the feed keeps history, and no later job or other program has changed those rows. All of it or nothing.
+    """
+    from mailferry import report_jobs
+    from mailferry.mailbox.ledger import admin
+
+    with _ledger(config) as conn:
+        done = admin.undo(conn, number)
+    typer.echo(report_jobs.undone_json(done) if as_json else report_jobs.undone_text(done))
 
 
 def _change(what: str, number: int, config: Path, *, as_json: bool) -> None:

@@ -103,6 +103,11 @@ class MailboxFeed(Settings):
         "which of two messages has the last word on a row: the one received later, or the one loaded later",
         variable="FILE_ORDER",
     )
+    history: bool = setting(
+        False,
+        "keep on record what loads change in rows: key, old and new values, when, by which job",
+        variable="DB_HISTORY",
+    )
     schedule_hours: float = setting(
         1, "without `schedule`: hours between two polls", variable="SCHEDULE_INTERVAL_HOURS", gt=0, le=8760
     )

@@ -114,6 +114,8 @@ def _target(feed: MailboxFeed, conn: database.Connection) -> str:
         made = table.create(conn, feed.target_table, key, [Column(name=key, type="text")])
         return f"table {made.title} will be made with the first file"
     target.probe(conn)
+    if feed.history:
+        conn.execute(sql.SQL("SELECT t FROM {} AS t WHERE false").format(target.identifier))
     return f"table {target.title} has {len(target.all_columns)} columns, key {target.key}"
 
 

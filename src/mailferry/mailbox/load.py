@@ -24,6 +24,7 @@ from mailferry.mailbox.ledger import leases, records
 from mailferry.mailbox.ledger.jobs import ClaimLost, FileOutcome, FileState, JobState
 from mailferry.mailbox.ledger.rows import files_of
 from mailferry.mailbox.target import table, upsert
+from mailferry.mailbox.target.origins import Origin
 from mailferry.mailbox.target.table import Target
 from mailferry.mailbox.workbook.header import clean_name
 from mailferry.mailbox.workbook.values import Counts, Kind
@@ -218,10 +219,16 @@ def _upserted(
             fitted,
             [column.name for column in sheet.columns],
             sheet.chunks,
-            file.name,
-            temp_schema=feed.database.temp_schema,
-            received=held.job.received,
-            keep_newer=newer is not None,
+            Origin(
+                file=file.name,
+                job_id=held.job.id,
+                file_id=file.id,
+                received=held.job.received,
+                sheets=lambda: list(zip(sheet.sheets, sheet.report.offsets, strict=True)),
+            ),
+            upsert.Rules(
+                temp_schema=feed.database.temp_schema, keep_newer=newer is not None, history=feed.history
+            ),
         )
         content = sheet.report.content_hash
         counts = _counts(sheet, loaded)
@@ -243,7 +250,12 @@ def _upserted(
             state=FileState.REJECTED, counts=counts, content_sha256=content, error=fault, rejected=rejected
         )
     return FileOutcome(
-        state=FileState.LOADED, target=fitted, counts=counts, content_sha256=content, rejected=rejected
+        state=FileState.LOADED,
+        target=fitted,
+        counts=counts,
+        content_sha256=content,
+        rejected=rejected,
+        history=feed.history,
     )
 
 

@@ -129,7 +129,7 @@ def _put_away_all(pool: Pool, folders: Folders, job_id: int, now: dt.datetime) -
 
 def _put_away(pool: Pool, folders: Folders, file: File, now: dt.datetime) -> Path | None:
     """Where the file is now; None where it is not on this host."""
-    good = file.state in (FileState.LOADED, FileState.DUPLICATE)
+    good = file.state in (FileState.LOADED, FileState.DUPLICATE, FileState.UNDONE)
     day = (file.finished_at or now).astimezone(now.tzinfo).date()
     place = folders.put_away(Path(file.path), good=good, day=day)
     if place is None:

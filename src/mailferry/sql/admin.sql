@@ -10,12 +10,12 @@ RETURNING *
 UPDATE mailferry.jobs AS j
 SET state = 'pending', attempts = 0, next_attempt_at = clock_timestamp(), finished_at = NULL, marked_at = NULL,
     error_kind = NULL, error = NULL, refused = false, acknowledged_at = NULL, warnings = 0,
-    retried = NOT %(replayed)s, replayed = %(replayed)s
+    retried = NOT %(replayed)s, replayed = %(replayed)s, undone_at = NULL
 WHERE j.id = ANY(%(ids)s)
   AND (j.state IN ('failed', 'cancelled', 'pending')
        OR j.state = 'completed' AND EXISTS (
            SELECT 1 FROM mailferry.files
-           WHERE job_id = j.id AND (state IN ('rejected', 'failed', 'duplicate') OR state = 'loaded' AND rejected > 0)))
+           WHERE job_id = j.id AND (state IN ('rejected', 'failed', 'duplicate', 'undone') OR state = 'loaded' AND rejected > 0)))
 RETURNING *
 
 -- name: replayable
@@ -26,6 +26,28 @@ WHERE (%(feed)s::text IS NULL OR feed = %(feed)s) AND (%(since)s::timestamptz IS
            SELECT 1 FROM mailferry.files
            WHERE job_id = j.id AND (state = 'rejected' OR state = 'loaded' AND rejected > 0)))
 ORDER BY received, id
+
+-- name: job_to_undo
+SELECT * FROM mailferry.jobs WHERE id = %(id)s FOR UPDATE
+
+-- name: without_history
+-- Files of the job that have changed rows, which is not all on record.
+SELECT name FROM mailferry.files WHERE job_id = %(id)s AND changed AND state <> 'undone' AND history IS NOT TRUE ORDER BY id
+
+-- name: counted_on
+-- Jobs that were done since, and found rows in the job's tables as they were.
+SELECT DISTINCT later.job_id
+FROM mailferry.files AS own JOIN mailferry.files AS later ON later.target = own.target
+WHERE own.job_id = %(id)s AND later.job_id <> own.job_id AND own.state = 'loaded' AND own.changed
+  AND (later.state = 'loaded' AND later.load_no > own.load_no AND later.unchanged > 0
+       OR later.state = 'duplicate' AND later.duplicate_of = own.id)
+ORDER BY later.job_id
+
+-- name: undone
+UPDATE mailferry.jobs SET undone_at = clock_timestamp() WHERE id = %(id)s RETURNING *
+
+-- name: undo_files
+UPDATE mailferry.files SET state = 'undone', changed = false, history = NULL WHERE job_id = %(id)s AND state = 'loaded'
 
 -- name: acknowledge
 UPDATE mailferry.jobs SET acknowledged_at = clock_timestamp()
@@ -49,7 +71,7 @@ ORDER BY id LIMIT %(limit)s
 
 -- name: retry_files
 UPDATE mailferry.files SET state = 'pending', error = NULL, finished_at = NULL
-WHERE job_id = ANY(%(ids)s) AND (state IN ('rejected', 'failed', 'duplicate') OR state = 'loaded' AND rejected > 0)
+WHERE job_id = ANY(%(ids)s) AND (state IN ('rejected', 'failed', 'duplicate', 'undone') OR state = 'loaded' AND rejected > 0)
 
 -- name: forget_rejected_of_job
 DELETE FROM mailferry.rejected_rows AS r USING mailferry.files AS f

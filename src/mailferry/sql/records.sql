@@ -76,6 +76,7 @@ WITH done AS (
         unchanged = %(unchanged)s, rejected = %(rejected)s, superseded = %(superseded)s, warnings = %(warnings)s,
         error = %(error)s, finished_at = clock_timestamp(),
         changed = changed OR %(state)s = 'loaded' AND %(inserted)s + %(updated)s > 0,
+        history = CASE WHEN %(state)s = 'loaded' THEN coalesce(history, true) AND %(history)s ELSE history END,
         load_no = CASE WHEN %(state)s = 'loaded' THEN nextval('mailferry.load_no') ELSE load_no END
     WHERE id = %(file_id)s AND state = 'pending' AND job_id = (
         SELECT id FROM mailferry.jobs WHERE id = %(id)s AND fence = %(fence)s AND state = 'in_progress' FOR UPDATE

@@ -5,6 +5,7 @@ As in `records`, every function takes a connection and leaves the transaction to
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,14 @@ from mailferry.mailbox.ledger import leases
 from mailferry.mailbox.ledger.jobs import Details, Job, JobState, Refusal, Statistics, Tally
 from mailferry.mailbox.ledger.rows import files_of, job_of, many, one
 from mailferry.mailbox.source.message import PartOutcome, Verdict
+from mailferry.mailbox.target import history
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
     from mailferry.database import Connection
+    from mailferry.mailbox.target.history import Undone
 
 
 def cancel(conn: Connection, job_id: int) -> Job:
@@ -76,6 +79,47 @@ def _again(conn: Connection, job_ids: list[int], *, replayed: bool) -> list[Job]
     conn.execute(_sql("retry_files"), ids)
     conn.execute(_sql("forget_rejected_of_job"), ids)
     return sorted(done, key=lambda job: (job.received, job.id))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Undoing:
+    """What `undo` has done."""
+
+    job: Job
+    #: None: it was undone before, and nothing was to be done.
+    rows: Undone | None
+    #: Jobs done since that found rows of its tables as they were; where those are this job's, they went back all the same.
+    counted_on: tuple[int, ...] = ()
+
+
+def undo(conn: Connection, job_id: int) -> Undoing:
+    """Put back what a job's files have changed in their tables, as far as it is on record; done twice, it is done once.
+
+    Raises Reject where the job is not done, where its feed kept no history, and as `history.undo`.
+    """
+    job = one(conn, _sql("job_to_undo"), {"id": job_id})
+    if job is None or not job.ended:
+        raise _cannot(conn, job_id, "undone", "completed or failed")
+    if job.undone_at is not None:
+        return Undoing(job=job, rows=None)
+    if names := [name for (name,) in conn.execute(_sql("without_history"), {"id": job_id})]:
+        raise Reject(
+            f"Job {job_id}: what {', '.join(names)} changed is not on record, as the feed kept no history when it was"
+            " loaded; set history = true (DB_HISTORY) for those to come"
+        )
+    counted_on = tuple(number for (number,) in conn.execute(_sql("counted_on"), {"id": job_id}))
+    try:
+        rows = history.undo(conn, job_id)
+    except Reject as error:
+        raise Reject(f"Job {job_id} cannot be undone: {error}") from error
+    conn.execute(_sql("undo_files"), {"id": job_id})
+    return Undoing(job=_changed(conn, "undone", job_id), rows=rows, counted_on=counted_on)
+
+
+def _changed(conn: Connection, name: str, job_id: int) -> Job:
+    job = one(conn, _sql(name), {"id": job_id})
+    assert job is not None
+    return job
 
 
 def acknowledge(conn: Connection, job_id: int) -> Job:

@@ -31,6 +31,7 @@ class FileState(StrEnum):
     PENDING = "pending"
     LOADED = "loaded"
     DUPLICATE = "duplicate"
+    UNDONE = "undone"  # it was loaded, and a person has put back what it changed
     REJECTED = "rejected"  # it will never load
     FAILED = "failed"  # what kept it from loading did not pass in time
 
@@ -75,6 +76,8 @@ class Job:
     acknowledged_at: datetime | None
     #: Warnings about its files.
     warnings: int
+    #: When a person has put back what it changed.
+    undone_at: datetime | None = None
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
@@ -140,6 +143,8 @@ class FileOutcome:
     error: str | None = None
     #: Stored as they come, however many.
     rejected: Iterable[RejectedRow] = ()
+    #: Whether what it changed is on record.
+    history: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

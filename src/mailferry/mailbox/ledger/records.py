@@ -223,6 +223,7 @@ def finish_file(conn: Connection, held: Claim, file_id: int, outcome: FileOutcom
         "generation": target.generation if target else None,
         "duplicate_of": outcome.duplicate_of,
         "content_sha256": outcome.content_sha256,
+        "history": outcome.history,
         "error": storable(conn, outcome.error) if outcome.error else None,
     }
     if not conn.execute(_sql("finish_file"), values).rowcount:

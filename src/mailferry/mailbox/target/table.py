@@ -27,6 +27,10 @@ SOURCE, PROCESSED = "file_source", "processed_at"
 #: When the mailbox received the message that a row is from: an older message leaves such a row as it is.
 RECEIVED = "mail_received_at"
 OURS = (SOURCE, PROCESSED, RECEIVED)
+#: Filled where the table has them: the job, the sheet, the row in it from 1 on, and when the message was received, of the
+#: file that last changed a row. A sheet's header of such a name has to be spelled so: `Job` is another column.
+JOB, SHEET, ROW, RECEIVED_AT = "_job", "_sheet", "_row", "_received"
+ORIGINS = (JOB, SHEET, ROW, RECEIVED_AT)
 #: What every table has already, https://www.postgresql.org/docs/current/ddl-system-columns.html
 SYSTEM = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 #: Types whose values the reader has checked, and for which `=` means the same value: staged as they are.
@@ -52,6 +56,8 @@ class TargetColumn(Column):
     textual: bool = False
     #: Whether a value may be given: neither generated nor an identity column GENERATED ALWAYS.
     writable: bool = True
+    #: Computed from the other columns.
+    generated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +71,7 @@ class Target:
     all_columns: tuple[TargetColumn, ...]
     #: Changes when the table is dropped, made again or emptied by TRUNCATE: what was loaded before is then no duplicate.
     generation: str
+    oid: int
     partitioned: bool = False
 
     @property
@@ -73,13 +80,14 @@ class Target:
         return tuple(
             Column(name=one.name, type=one.type, nullable=one.nullable, has_default=one.has_default)
             for one in self.all_columns
-            if one.writable and one.name not in OURS
+            if one.writable and one.name not in self.filled
         )
 
     @property
     def filled(self) -> tuple[str, ...]:
         """The columns that no sheet can fill: we do, or the database itself (generated, identity GENERATED ALWAYS)."""
-        return (*OURS, *(one.name for one in self.all_columns if not one.writable and one.name not in OURS))
+        own = (one.name for one in self.all_columns if one.name in ORIGINS or not one.writable)
+        return (*OURS, *(name for name in own if name not in OURS))
 
     @property
     def title(self) -> str:
@@ -134,6 +142,7 @@ class Target:
             key=key,
             all_columns=columns,
             generation=generation,
+            oid=oid,
             partitioned=kind == "p",
         )
         if key not in {column.name for column in columns if column.writable}:
@@ -288,7 +297,7 @@ def _columns(conn: Connection, oid: int) -> tuple[tuple[TargetColumn, ...], set[
         )
         SELECT a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull OR own.typnotnull,
                a.atthasdef OR a.attidentity <> '', own.typname, b.typcategory::text,
-               a.attgenerated = '' AND a.attidentity <> 'a',
+               a.attgenerated = '' AND a.attidentity <> 'a', a.attgenerated <> '',
                EXISTS (
                    SELECT FROM pg_index i
                    WHERE i.indrelid = a.attrelid AND i.indkey[0] = a.attnum AND i.indnkeyatts = 1 AND i.indisunique
@@ -312,8 +321,9 @@ def _columns(conn: Connection, oid: int) -> tuple[tuple[TargetColumn, ...], set[
             plain=type_name in _PLAIN,
             textual=category == "S",
             writable=writable,
+            generated=generated,
         )
-        for name, type_, not_null, has_default, type_name, category, writable, _ in rows
+        for name, type_, not_null, has_default, type_name, category, writable, generated, _ in rows
     )
     return columns, {row[0] for row in rows if row[-1]}
 

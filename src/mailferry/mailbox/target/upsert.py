@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
-from mailferry.database import storable, translated
+from mailferry.database import translated
 from mailferry.errors import Reject, Retry
+from mailferry.mailbox.target import history, origins
 from mailferry.mailbox.target.blame import blamed, columns_of
-from mailferry.mailbox.target.table import PROCESSED, RECEIVED, SOURCE, type_sql
+from mailferry.mailbox.target.table import RECEIVED, type_sql
 from mailferry.mailbox.workbook.values import Counts, RejectedRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from datetime import datetime
 
     from mailferry.database import Connection
+    from mailferry.mailbox.target.origins import Origin
     from mailferry.mailbox.target.table import Target, TargetColumn
 
     _Expression = Callable[[int, TargetColumn], sql.Composable]
@@ -39,6 +40,19 @@ _OF_A_ROW = ("22", "23", "44", "P0", "54")
 _TOO_BIG, _TOO_LONG = "54000", "22001"
 #: Characters of a refused value that are kept.
 _SHOWN = 200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rules:
+    """How a file is loaded."""
+
+    temp_schema: str = "temp_processing"
+    #: Rows of the table that say a later time of receipt stay as they are, and count as superseded.
+    keep_newer: bool = False
+    #: Columns in which an empty cell leaves the value that the table has.
+    keep_blanks: frozenset[str] = frozenset()
+    #: What changes is put on record in `mailferry.row_changes`.
+    history: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,20 +71,14 @@ def load(
     target: Target,
     columns: Sequence[str],
     chunks: Iterable[bytes],
-    file_source: str,
-    *,
-    temp_schema: str = "temp_processing",
-    received: datetime | None = None,
-    keep_newer: bool = False,
+    origin: Origin,
+    rules: Rules | None = None,
 ) -> Loaded:
     """Upsert CSV rows into the target; the caller commits, together with the ledger.
 
     `chunks` is CSV without a header, in pieces of any size: `_row` (bigint, rising), then `columns` in their order,
     the key among them. Empty and unquoted is NULL. Of equal keys the greatest `_row` counts, the others are
     `superseded`. `read` counts what came through `chunks`, and is the sum of all other counts.
-
-    `received` is when the message was, aware, for a table that has a column for it. `keep_newer`: rows there that say a
-    later time stay as they are, and count as superseded.
 
     A row that a constraint, a trigger or a type refuses is rejected by itself, up to MOST_PINNED. Raises Reject
     when that does not help, Stop where no file can be loaded, and whatever `chunks` raises; the load is then undone,
@@ -80,11 +88,11 @@ def load(
     assert not unknown, unknown
     assert target.key in columns
     target.lock(conn)
-    newer = received if keep_newer and target.has_received else None
-    stage = _Stage(conn, target, columns, file_source, temp_schema, received, newer)
+    rules = rules or Rules()
+    stage = _Stage(conn, target, columns, origin, rules)
 
     def load_nothing() -> None:
-        _Stage(conn, target, [target.key], file_source, temp_schema, None, None).load(())
+        _Stage(conn, target, [target.key], origin, rules).load(())
         target.probe(conn)
 
     with blamed(conn, load_nothing, stage.note):
@@ -99,20 +107,18 @@ class _Stage:
         conn: Connection,
         target: Target,
         columns: Sequence[str],
-        file_source: str,
-        temp_schema: str,
-        received: datetime | None,
-        newer: datetime | None,
+        origin: Origin,
+        rules: Rules,
     ) -> None:
         self._conn = conn
         self._target = target
         self._columns = [column for name in columns if (column := target.column(name)) is not None]
-        self._file_source = storable(conn, file_source)
-        self._received = received if target.has_received else None
+        self._origin = origin
+        self._rules = rules
         #: Rows of the target that were received after this stay.
-        self._newer = newer
+        self._newer = origin.received if rules.keep_newer and target.has_received else None
         self._name = f"load_{uuid.uuid4().hex}"
-        self._table = sql.Identifier(temp_schema, self._name)
+        self._table = sql.Identifier(rules.temp_schema, self._name)
         self._key = sql.Identifier(f"c{[c.name for c in self._columns].index(target.key)}")
         self._counts = Counts()
         self._rejected: list[RejectedRow] = []
@@ -120,6 +126,11 @@ class _Stage:
         self._copying = False
 
     def load(self, chunks: Iterable[bytes]) -> Loaded:
+        if self._rules.history or self._rules.keep_blanks:
+            # What stands there before must still stand there when it is replaced, whatever other programs write.
+            self._conn.execute(
+                sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(self._target.identifier)
+            )
         self._create()
         self._copy(chunks)
         self._reject_missing()
@@ -188,11 +199,23 @@ class _Stage:
             if column.nullable:
                 continue
             gone = self._conn.execute(
-                sql.SQL("DELETE FROM {} WHERE {} IS NULL RETURNING _row").format(
-                    self._table, sql.Identifier(f"c{n}")
+                sql.SQL("DELETE FROM {} AS s WHERE {} IS NULL RETURNING _row").format(
+                    self._table, self._joined(n, column)
                 )
             )
             self._rejected += [_rejected(row, column.name, "", "must not be empty") for (row,) in gone]
+
+    def _joined(self, n: int, column: TargetColumn) -> sql.Composable:
+        """The value that a row is to have, for a query that does not join the target."""
+        if column.name not in self._rules.keep_blanks:
+            return sql.Identifier(f"c{n}")
+        return sql.SQL("coalesce({}, (SELECT t.{}::text FROM {} AS t WHERE t.{} = s.{}))").format(
+            sql.SQL("s.{}::text").format(sql.Identifier(f"c{n}")),
+            sql.Identifier(column.name),
+            self._target.identifier,
+            sql.Identifier(self._target.key),
+            self._key,
+        )
 
     def _drop_superseded(self) -> None:
         done = self._conn.execute(
@@ -317,17 +340,11 @@ class _Stage:
         changes = [
             name for name, column in zip(names, self._columns, strict=True) if column.name != self._target.key
         ]
-        source, processed = self._target.column(SOURCE), self._target.column(PROCESSED)
-        if source and source.textual:
-            names.append(sql.Identifier(SOURCE))
-            # A cast to varchar(n) cuts to n: the file's name is for people.
-            values.append(sql.SQL("{}::{}").format(sql.Literal(self._file_source), type_sql(source.type)))
-        if processed and processed.type.startswith(("timestamp", "date")):
-            names.append(sql.Identifier(PROCESSED))
-            values.append(sql.SQL("now()"))
-        if self._received is not None:
-            names.append(sql.Identifier(RECEIVED))
-            values.append(sql.Literal(self._received))
+        own = {column.name for column in self._columns}
+        for name, value in origins.values(self._conn, self._target, self._origin):
+            if name not in own:
+                names.append(sql.Identifier(name))
+                values.append(value)
         extra = names[len(self._columns) :]
         action: sql.Composable = sql.SQL("DO NOTHING")
         if changes:
@@ -338,12 +355,13 @@ class _Stage:
                 ),
             )
         differs = self._differs(others, self._value) if others else sql.SQL("false")
+        kept = history.kept(self._target, self._origin) if self._rules.history else sql.SQL("")
         return sql.SQL(
             "WITH done AS ("
             "INSERT INTO {target} AS t ({names}) SELECT {values} FROM {stage} AS s LEFT JOIN {target} AS t"
             " ON t.{key} = s.{stage_key} WHERE s._row BETWEEN {low} AND {high} AND (t.{key} IS NULL OR {differs})"
-            " ON CONFLICT ({key}) {action} RETURNING {fresh} AS fresh"
-            ") SELECT count(*) FILTER (WHERE fresh), count(*) FILTER (WHERE NOT fresh) FROM done"
+            " ON CONFLICT ({key}) {action} RETURNING {fresh} AS fresh, {row} AS changed"
+            "){kept} SELECT count(*) FILTER (WHERE fresh), count(*) FILTER (WHERE NOT fresh) FROM done"
         ).format(
             target=self._target.identifier,
             names=sql.SQL(", ").join(names),
@@ -354,6 +372,8 @@ class _Stage:
             differs=differs,
             action=action,
             fresh=self._fresh(),
+            row=sql.SQL("t" if self._rules.history else "NULL"),
+            kept=kept,
             low=sql.Literal(low),
             high=sql.Literal(high),
         )
@@ -380,10 +400,12 @@ class _Stage:
         )
 
     def _value(self, n: int, column: TargetColumn) -> sql.Composable:
-        staged = sql.SQL("s.{}").format(sql.Identifier(f"c{n}"))
-        if self._is_plain(column) or column.textual:
-            return staged
-        return sql.SQL("{}::{}").format(staged, type_sql(column.type))
+        staged: sql.Composable = sql.SQL("s.{}").format(sql.Identifier(f"c{n}"))
+        if not (self._is_plain(column) or column.textual):
+            staged = sql.SQL("{}::{}").format(staged, type_sql(column.type))
+        if column.name in self._rules.keep_blanks:
+            return sql.SQL("coalesce({}, t.{})").format(staged, sql.Identifier(column.name))
+        return staged
 
     def _is_plain(self, column: TargetColumn) -> bool:
         # The key is compared within the file, for which it needs its own type.

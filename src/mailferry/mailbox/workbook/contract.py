@@ -135,7 +135,8 @@ def lay_out(header: Header, contract: RowContract) -> Layout:
     are too many.
     """
     targets = _declared(header, contract) if contract.rules else _by_clean_name(header, contract)
-    reserved = {clean_name(name) for name in contract.reserved}
+    # A name like `_job` is meant only where it is spelled so.
+    reserved = {clean_name(name) for name in contract.reserved if not name.startswith("_")}
     adding = contract.adding
     key = clean_name(contract.key)
     placed: list[tuple[int | None, Column]] = []
@@ -143,9 +144,9 @@ def lay_out(header: Header, contract: RowContract) -> Layout:
     for place, name in enumerate(header.names):
         if not name:
             continue
-        if name in reserved:
+        if name in reserved or header.written[place].lower() in contract.reserved:
             warnings.append(
-                f"column {header.written[place]!r} is ignored: the table's {name!r} is filled by the loader"
+                f"column {header.written[place]!r} is ignored: the table's {name!r} is filled by the loader or the database"
             )
         elif place in targets.placed:
             placed.append((place, targets.placed[place]))
