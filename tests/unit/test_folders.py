@@ -47,7 +47,11 @@ def test_folders_and_lists_are_closed_to_others_whatever_the_umask(tmp_path: Pat
     write_rejects(moved, [])
     with folders.shared():
         pass
-    made = [path for path in (tmp_path / "deep").rglob("*") if path.name != "a.xlsx"] + [tmp_path / "deep"]
+    for above in (folders.base, folders.base.parent):
+        assert above.stat().st_mode & 0o027 == 0o001, (
+            "the private PostgreSQL of root, another user, may be in it"
+        )
+    made = [path for path in folders.base.rglob("*") if path.name != "a.xlsx"]
     assert {
         path.name: oct(path.stat().st_mode & 0o027) for path in made if path.stat().st_mode & 0o027 & ~0o004
     } == {}

@@ -208,11 +208,14 @@ class Folders:
         return count
 
 
-def make_folders(folder: Path, mode: int = 0o750) -> None:
-    """Make a folder and those above it that are missing, none of them open to others whatever the umask. Raises OSError."""
+def make_folders(folder: Path) -> None:
+    """Make a folder that is closed to others, and those above it that are missing, whatever the umask. Raises OSError.
+
+    Those above, others may pass but not list: the private PostgreSQL of root, which is another user, may be in one of them.
+    """
     missing = [one for one in (folder, *folder.parents) if not one.exists()]
     for one in reversed(missing):
-        one.mkdir(mode=mode, exist_ok=True)
+        one.mkdir(mode=0o750 if one is folder else 0o751, exist_ok=True)
 
 
 def _is_file(path: Path) -> bool:
