@@ -192,6 +192,7 @@ def details_text(details: Details, rejected: Sequence[tuple[File, Sequence[Rejec
             lines.append(
                 f"             {c.read:,} rows read, {c.inserted:,} inserted, {c.updated:,} updated, "
                 f"{c.unchanged:,} unchanged, {c.superseded:,} superseded, {c.rejected:,} rejected"
+                + (f"; {c.absent:,} absent ones marked or deleted" if c.absent else "")
             )
         if file.duplicate_of:
             lines.append(f"             the same as file {file.duplicate_of}")

@@ -160,13 +160,15 @@ def test_a_header_of_a_column_that_the_database_fills_is_ignored_with_a_warning(
     sql(
         here.settings,
         "CREATE TABLE tracking_data (hawb text PRIMARY KEY, a int, twice int GENERATED ALWAYS AS (a * 2) STORED,"
-        " number int GENERATED ALWAYS AS IDENTITY)",
+        " number int GENERATED ALWAYS AS IDENTITY, job text, _job int)",
     )
-    deliver(here, ("HAWB", "A", "Twice", "Number", "New"), ("1", 4, 5, 6, 7))
+    deliver(here, ("HAWB", "A", "Twice", "Number", "New", "Job", "_job"), ("1", 4, 5, 6, 7, "8", 9))
     assert here.load(unknown_columns="add").exit_status == 0
-    assert here.query("SELECT hawb, a, twice, number, new FROM tracking_data") == [("1", 4, 8, 1, 7)]
+    assert here.query("SELECT hawb, a, twice, number, new, job, _job FROM tracking_data") == [
+        ("1", 4, 8, 1, 7, "8", 1)
+    ]
     ((warnings,),) = here.query("SELECT warnings FROM mailferry.files")
-    assert [warning.split("'")[1] for warning in warnings] == ["Twice", "Number"]
+    assert [warning.split("'")[1] for warning in warnings] == ["Twice", "Number", "_job"]
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "LATIN5"])

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, field_validator
 
-from mailferry.config.columns import ColumnRule, Hidden, Route
+from mailferry.config.columns import Blanks, ColumnRule, Hidden, Route
 from mailferry.config.database import DatabaseSettings  # noqa: TC001 - pydantic reads the annotations
 from mailferry.config.mailbox import MailboxKind, MailboxSettings
 from mailferry.config.schedule import OptionalScheduleText, Schedule
@@ -23,6 +23,26 @@ class Order(StrEnum):
 
     RECEIVED = "received"  # the one that the mailbox received later
     ARRIVAL = "arrival"  # the one that is loaded later
+
+
+class Absent(StrEnum):
+    """What becomes of rows that the latest list does not have."""
+
+    KEEP = "keep"
+    MARK = "mark"  # `absent_since` is set
+    DELETE = "delete"
+
+    @property
+    def done(self) -> str:
+        """As in "have them marked"."""
+        return {"keep": "kept", "mark": "marked", "delete": "deleted"}[self]
+
+
+class AbsentScope(StrEnum):
+    """Whose messages are one list."""
+
+    SENDER = "sender"
+    FEED = "feed"
 
 
 _Text = Annotated[str, Field(min_length=1)]
@@ -102,6 +122,28 @@ class MailboxFeed(Settings):
         Order.RECEIVED,
         "which of two messages has the last word on a row: the one received later, or the one loaded later",
         variable="FILE_ORDER",
+    )
+    blanks: Blanks = setting(
+        Blanks.NULL,
+        "what an empty cell does to the value that the table has: `null` empties it, `keep` leaves it",
+        variable="FILE_BLANKS",
+    )
+    absent: Absent = setting(
+        Absent.KEEP,
+        "what becomes of rows that a later list of the same sender does not have, for senders who always send all",
+        variable="FILE_ABSENT",
+    )
+    absent_scope: AbsentScope = setting(
+        AbsentScope.SENDER,
+        "whose messages are one list: each `sender`'s, or all of the `feed`'s",
+        variable="FILE_ABSENT_SCOPE",
+    )
+    max_absent: float = setting(
+        0.2,
+        "a file is refused when a greater share of the rows that were sent before is absent",
+        variable="FILE_MAX_ABSENT",
+        ge=0,
+        le=1,
     )
     history: bool = setting(
         False,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from email.utils import getaddresses
 from typing import TYPE_CHECKING
 
+from mailferry.config.columns import Blanks
+from mailferry.config.mailbox_feed import Absent
 from mailferry.config.spreadsheet import UnknownColumns
 from mailferry.errors import Stop
 from mailferry.mailbox.passwords import read_passwords
-from mailferry.mailbox.target.table import OURS
+from mailferry.mailbox.target.table import ABSENT, OURS
 from mailferry.mailbox.workbook.contract import RowContract, column_of
 from mailferry.mailbox.workbook.values import Kind
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from mailferry.config.mailbox_feed import MailboxFeed
     from mailferry.mailbox.ledger.jobs import Job
     from mailferry.mailbox.target.table import Target
+    from mailferry.mailbox.workbook.values import Column
 
 
 def about(job: Job, file: str) -> dict[str, str]:
@@ -41,10 +45,10 @@ def row_contract(
         _check_declared(feed, target)
     return RowContract(
         key=target.key if target else feed.unique_key,
-        columns=target.columns if target else (),
+        columns=_columns(feed, target) if target else (),
         sheet=feed.sheet,
         unknown_columns=feed.unknown_columns,
-        reserved=target.filled if target else OURS,
+        reserved=_reserved(feed, target),
         key_width=feed.key_width,
         errors=feed.errors,
         rules=feed.columns,
@@ -58,6 +62,29 @@ def row_contract(
         # Of an encoding that is not known here, the database itself says what it does not have.
         encoding="" if codec in {"utf-8", "ascii"} else codec,
     )
+
+
+def _reserved(feed: MailboxFeed, target: Target | None) -> tuple[str, ...]:
+    own = target.filled if target else OURS
+    return (*own, ABSENT) if feed.absent is Absent.MARK else own
+
+
+def kept_blanks(feed: MailboxFeed, target: Target) -> frozenset[str]:
+    """The columns in which an empty cell leaves the value that the table has."""
+    declared = {
+        found.name: rule.blanks for rule in feed.columns if (found := column_of(rule, target.columns))
+    }
+    return frozenset(
+        column.name
+        for column in target.columns
+        if column.name != target.key and (declared.get(column.name) or feed.blanks) is Blanks.KEEP
+    )
+
+
+def _columns(feed: MailboxFeed, target: Target) -> tuple[Column, ...]:
+    """As a sheet has to fill them: no value is needed in a cell that leaves the one of the table."""
+    kept = kept_blanks(feed, target)
+    return tuple(replace(one, nullable=True) if one.name in kept else one for one in target.columns)
 
 
 def _check_declared(feed: MailboxFeed, target: Target) -> None:

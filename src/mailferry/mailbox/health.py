@@ -11,10 +11,11 @@ import psycopg
 from psycopg import sql
 
 from mailferry import database
+from mailferry.config.mailbox_feed import Absent
 from mailferry.errors import MailferryError, Retry
 from mailferry.mailbox.folders import Folders
 from mailferry.mailbox.source.open import open_mailbox
-from mailferry.mailbox.target import table
+from mailferry.mailbox.target import absent, table
 from mailferry.mailbox.workbook.header import clean_name
 from mailferry.mailbox.workbook.reader import Reader, lacking
 from mailferry.mailbox.workbook.values import Column
@@ -111,9 +112,14 @@ def _target(feed: MailboxFeed, conn: database.Connection) -> str:
     target = table.Target.inspect(conn, feed.target_table, feed.unique_key)
     if target is None:
         key = clean_name(feed.unique_key)
-        made = table.create(conn, feed.target_table, key, [Column(name=key, type="text")])
+        columns = [Column(name=key, type="text")]
+        made = table.create(conn, feed.target_table, key, columns, marking=feed.absent is Absent.MARK)
         return f"table {made.title} will be made with the first file"
     target.probe(conn)
+    if feed.absent is Absent.MARK:
+        target.refuse_without_mark(conn)
+    if feed.absent is not Absent.KEEP:
+        absent.probe(conn, target, feed.absent)
     if feed.history:
         conn.execute(sql.SQL("SELECT t FROM {} AS t WHERE false").format(target.identifier))
     return f"table {target.title} has {len(target.all_columns)} columns, key {target.key}"

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from mailferry import logs
-from mailferry.config.mailbox_feed import Order
+from mailferry.config.mailbox_feed import Absent, AbsentScope, Order
 from mailferry.database import server_codec
 from mailferry.errors import MailferryError, Reject, Retry, Stop
 from mailferry.mailbox.attachments import WHOLE
-from mailferry.mailbox.file_contract import about, row_contract
+from mailferry.mailbox.file_contract import about, kept_blanks, row_contract
 from mailferry.mailbox.intake import fetch_again, take_again
 from mailferry.mailbox.ledger import leases, records
 from mailferry.mailbox.ledger.jobs import ClaimLost, FileOutcome, FileState, JobState
 from mailferry.mailbox.ledger.rows import files_of
-from mailferry.mailbox.target import table, upsert
+from mailferry.mailbox.target import absent, table, upsert
+from mailferry.mailbox.target.absent import Scope
 from mailferry.mailbox.target.origins import Origin
 from mailferry.mailbox.target.table import Target
 from mailferry.mailbox.workbook.header import clean_name
@@ -125,7 +126,7 @@ def _load_file(work: Work, held: Claim, file: File, *, last: bool) -> Job | None
             file = _on_disk(work, held, file)
             with work.transaction() as conn:
                 leases.hold(conn, held)
-                with _loaded(conn, work.feed, work.read, held, file) as outcome:
+                with _loaded(conn, work.feed, work.read, held, file, last=last) as outcome:
                     done = _record(conn, held, file, outcome, last=last)
     except Reject as error:
         outcome = FileOutcome(state=FileState.REJECTED, error=str(error))
@@ -193,23 +194,40 @@ def _on_disk(work: Work, held: Claim, file: File) -> File:
 
 @contextlib.contextmanager
 def _loaded(
-    conn: Connection, feed: MailboxFeed, read: _Read, held: Claim, file: File
+    conn: Connection, feed: MailboxFeed, read: _Read, held: Claim, file: File, *, last: bool
 ) -> Iterator[FileOutcome]:
     """Upsert the file's rows; its outcome, to be recorded within, as its rejected rows are read from the open sheet."""
     table.lock(conn, feed.target_table)
     target = Target.inspect(conn, feed.target_table, feed.unique_key)
+    if target and feed.absent is Absent.MARK:
+        target.refuse_without_mark(conn)
     if target and (same := records.copy_of(conn, held, target, file.sha256)):
         yield _duplicate(target, same, file.content_sha256)
         return
     contract = row_contract(feed, target, file.kind, server_codec(conn), about=about(held.job, file.name))
     with read(Path(file.path), file.kind, contract) as sheet:
-        yield _upserted(conn, feed, held, file, target, sheet)
+        yield _upserted(conn, feed, held, file, target, sheet, last=last)
 
 
 def _upserted(
-    conn: Connection, feed: MailboxFeed, held: Claim, file: File, target: Target | None, sheet: Sheet
+    conn: Connection,
+    feed: MailboxFeed,
+    held: Claim,
+    file: File,
+    target: Target | None,
+    sheet: Sheet,
+    *,
+    last: bool,
 ) -> FileOutcome:
     same, fault = None, ""
+    scope = _scope(feed, held.job)
+    origin = Origin(
+        file=file.name,
+        job_id=held.job.id,
+        file_id=file.id,
+        received=held.job.received,
+        sheets=lambda: list(zip(sheet.sheets, sheet.report.offsets, strict=True)),
+    )
     # What is not to be loaded leaves nothing: neither rows, nor a table or columns made for them.
     with contextlib.suppress(psycopg.Rollback), conn.transaction():
         fitted = _fitted(conn, feed, target, sheet)
@@ -219,15 +237,13 @@ def _upserted(
             fitted,
             [column.name for column in sheet.columns],
             sheet.chunks,
-            Origin(
-                file=file.name,
-                job_id=held.job.id,
-                file_id=file.id,
-                received=held.job.received,
-                sheets=lambda: list(zip(sheet.sheets, sheet.report.offsets, strict=True)),
-            ),
+            origin,
             upsert.Rules(
-                temp_schema=feed.database.temp_schema, keep_newer=newer is not None, history=feed.history
+                temp_schema=feed.database.temp_schema,
+                keep_newer=newer is not None,
+                keep_blanks=kept_blanks(feed, fitted),
+                history=feed.history,
+                scope=scope,
             ),
         )
         content = sheet.report.content_hash
@@ -239,6 +255,11 @@ def _upserted(
         if same and counts.inserted + counts.updated:
             counts.warnings.append(_came_back(same, counts))
             same = None
+        if scope:
+            # The same list again says the same of what is absent.
+            same = None
+            if last and not fault:
+                _settle_absent(conn, fitted, scope, origin, counts, keep=feed.history)
         if fault or same:
             raise psycopg.Rollback
     if same:
@@ -278,6 +299,33 @@ def _overwrites(job_id: int, newer: Newer | None, target: Target, counts: Counts
     )
 
 
+def _scope(feed: MailboxFeed, job: Job) -> Scope | None:
+    """Whose rows the message lists, where those that are absent from it are not kept."""
+    if feed.absent is Absent.KEEP:
+        return None
+    known = feed.order is Order.RECEIVED and job.received.year >= _FIRST_YEAR
+    return Scope(
+        feed=feed.name,
+        sender=about(job, "")["sender"].lower(),
+        whole_feed=feed.absent_scope is AbsentScope.FEED,
+        what=feed.absent,
+        # A person who has looked at it may want it all the same.
+        most=None if job.retried else feed.max_absent,
+        received=job.received if known else None,
+    )
+
+
+def _settle_absent(
+    conn: Connection, target: Target, scope: Scope, origin: Origin, counts: Counts, *, keep: bool
+) -> None:
+    if counts.rejected:
+        why = "rows that are absent from this list stay, as rows of it were rejected"
+    else:
+        counts.absent, why = absent.settle(conn, target, scope, origin, keep=keep)
+    if why:
+        counts.warnings.append(why)
+
+
 def _came_back(same: int, counts: Counts) -> str:
     """What is said of the same file sent again when the table no longer holds its rows."""
     count = counts.inserted + counts.updated
@@ -291,7 +339,8 @@ def _duplicate(target: Target, same: int, content: str | None) -> FileOutcome:
 def _fitted(conn: Connection, feed: MailboxFeed, target: Target | None, sheet: Sheet) -> Target:
     """The table with all columns that the sheet fills."""
     if target is None:
-        made = table.create(conn, feed.target_table, clean_name(feed.unique_key), sheet.new)
+        key, marking = clean_name(feed.unique_key), feed.absent is Absent.MARK
+        made = table.create(conn, feed.target_table, key, sheet.new, marking=marking)
         table_log.info("table %s made, with %d columns", made.title, len(made.all_columns))
         return made
     if sheet.new:
@@ -345,7 +394,7 @@ def _log(held: Claim, file: File, outcome: FileOutcome) -> None:
     else:
         counts = outcome.counts
         table_log.info(
-            "job %d: %s loaded into %s: %d rows read, %d inserted, %d updated, %d unchanged, %d rejected",
+            "job %d: %s loaded into %s: %d rows read, %d inserted, %d updated, %d unchanged, %d rejected, %d absent",
             held.job.id,
             file.name,
             outcome.target.title,
@@ -354,6 +403,7 @@ def _log(held: Claim, file: File, outcome: FileOutcome) -> None:
             counts.updated,
             counts.unchanged,
             counts.rejected,
+            counts.absent,
         )
         for warning in counts.warnings:
             log.warning("job %d: %s: %s", held.job.id, file.name, warning)

@@ -78,6 +78,8 @@ class Job:
     warnings: int
     #: When a person has put back what it changed.
     undone_at: datetime | None = None
+    #: A person has asked for it again by itself.
+    retried: bool = False
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:

@@ -45,55 +45,45 @@ class Undone:
 
 
 def kept(target: Target, origin: Origin) -> sql.Composed:
-    """A part of the upsert's statement, after its `done` (`fresh`, and the row `changed`): each change goes on record."""
-    return sql.SQL(", kept AS ({})").format(
-        _insert(
-            target,
-            origin,
-            sql.SQL("done AS d LEFT JOIN {} AS was ON was.{key} = (d.changed).{key}").format(
-                target.identifier, key=sql.Identifier(target.key)
-            ),
-            key=sql.SQL("(d.changed).{}").format(sql.Identifier(target.key)),
-            old=sql.SQL("was"),
-            new=sql.SQL("(d.changed)"),
-            whole=sql.SQL("d.fresh"),
-        )
-    )
-
-
-def _insert(
-    target: Target,
-    origin: Origin,
-    rows: sql.Composable,
-    *,
-    key: sql.Composable,
-    old: sql.Composable,
-    new: sql.Composable,
-    whole: sql.Composable,
-) -> sql.Composed:
-    """Put on record what `rows` have as `old` and `new`; `whole`: the row was inserted."""
+    """A part of a statement, after its `done` (`fresh`, and the row `changed`), that puts each change on record."""
     pairs = sql.SQL(", ").join(
-        sql.SQL("({name}, {old}.{column}::text, {new}.{column}::text)").format(
-            name=sql.Literal(column.name), column=sql.Identifier(column.name), old=old, new=new
+        sql.SQL("({}, was.{column}::text, (d.changed).{column}::text)").format(
+            sql.Literal(column.name), column=sql.Identifier(column.name)
         )
         for column in recorded(target)
     )
     return sql.SQL(
-        "INSERT INTO mailferry.row_changes (job_id, file_id, target, table_oid, key_column, key, old, new)"
-        " SELECT {job}, {file}, {title}, {oid}, {key_column}, {key}::text, CASE WHEN NOT {whole} THEN c.old END, c.new"
-        " FROM {rows} CROSS JOIN LATERAL (SELECT jsonb_object_agg(v.name, v.old) AS old, jsonb_object_agg(v.name, v.new) AS new"
-        " FROM (VALUES {pairs}) AS v (name, old, new) WHERE {whole} OR v.old IS DISTINCT FROM v.new) AS c"
-    ).format(
-        job=sql.Literal(origin.job_id),
-        file=sql.Literal(origin.file_id),
-        title=sql.Literal(target.title),
-        oid=sql.Literal(target.oid),
-        key_column=sql.Literal(target.key),
-        key=key,
-        whole=whole,
-        rows=rows,
-        pairs=pairs,
+        ", kept AS (INSERT INTO mailferry.row_changes (job_id, file_id, target, table_oid, key_column, key, old, new)"
+        " SELECT {job}, {file}, {title}, {oid}, {key_column}, (d.changed).{key}::text, CASE WHEN NOT d.fresh THEN c.old END, c.new"
+        # A query sees the table as it was before the statement.
+        " FROM done AS d LEFT JOIN {target} AS was ON was.{key} = (d.changed).{key}"
+        " CROSS JOIN LATERAL (SELECT jsonb_object_agg(v.name, v.old) AS old, jsonb_object_agg(v.name, v.new) AS new"
+        " FROM (VALUES {pairs}) AS v (name, old, new) WHERE d.fresh OR v.old IS DISTINCT FROM v.new) AS c)"
+    ).format(**_common(target, origin), target=target.identifier, key=sql.Identifier(target.key), pairs=pairs)
+
+
+def kept_deleted(target: Target, origin: Origin) -> sql.Composed:
+    """As `kept`, of a statement that deletes."""
+    row = sql.SQL("(d.changed)")
+    pairs = sql.SQL(", ").join(
+        sql.SQL("({}, {}.{}::text)").format(sql.Literal(column.name), row, sql.Identifier(column.name))
+        for column in recorded(target)
     )
+    return sql.SQL(
+        ", kept AS (INSERT INTO mailferry.row_changes (job_id, file_id, target, table_oid, key_column, key, old)"
+        " SELECT {job}, {file}, {title}, {oid}, {key_column}, {row}.{key}::text, c.old FROM done AS d"
+        " CROSS JOIN LATERAL (SELECT jsonb_object_agg(v.name, v.old) AS old FROM (VALUES {pairs}) AS v (name, old)) AS c)"
+    ).format(**_common(target, origin), row=row, key=sql.Identifier(target.key), pairs=pairs)
+
+
+def _common(target: Target, origin: Origin) -> dict[str, sql.Composable]:
+    return {
+        "job": sql.Literal(origin.job_id),
+        "file": sql.Literal(origin.file_id),
+        "title": sql.Literal(target.title),
+        "oid": sql.Literal(target.oid),
+        "key_column": sql.Literal(target.key),
+    }
 
 
 def recorded(target: Target) -> list[TargetColumn]:

@@ -30,6 +30,8 @@ OURS = (SOURCE, PROCESSED, RECEIVED)
 #: Filled where the table has them: the job, the sheet, the row in it from 1 on, and when the message was received, of the
 #: file that last changed a row. A sheet's header of such a name has to be spelled so: `Job` is another column.
 JOB, SHEET, ROW, RECEIVED_AT = "_job", "_sheet", "_row", "_received"
+#: Since when a row is absent from its sender's list, where a feed marks such rows.
+ABSENT = "absent_since"
 ORIGINS = (JOB, SHEET, ROW, RECEIVED_AT)
 #: What every table has already, https://www.postgresql.org/docs/current/ddl-system-columns.html
 SYSTEM = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
@@ -162,6 +164,18 @@ class Target:
         """As `lock`."""
         _lock(conn, self.schema, self.name)
 
+    def refuse_without_mark(self, conn: Connection) -> None:
+        """Raises Stop for a table whose rows cannot be marked as absent."""
+        column = self.column(ABSENT)
+        if column is None or not column.writable or not column.type.startswith("timestamp"):
+            statement = sql.SQL("ALTER TABLE {} ADD COLUMN {} timestamptz").format(
+                self.identifier, sql.Identifier(ABSENT)
+            )
+            raise Stop(
+                f"Table {self.title} has no column {ABSENT} of type timestamptz, which absent = mark needs."
+                f" Run: {statement.as_string(conn)};"
+            )
+
     def probe(self, conn: Connection) -> None:
         """Raises psycopg.Error where the table takes no row at all, for want of a right. Nothing is written."""
         # Privileges are checked before a row is looked for.
@@ -201,8 +215,10 @@ def _lock(conn: Connection, schema: str, table: str) -> None:
     conn.execute("SELECT pg_advisory_xact_lock(%s)", (advisory_key("table", schema, table),))
 
 
-def create(conn: Connection, name: str, key: str, columns: Sequence[Column]) -> Target:
-    """Make the table: the columns, a primary key on `key`, and those of `OURS`.
+def create(
+    conn: Connection, name: str, key: str, columns: Sequence[Column], *, marking: bool = False
+) -> Target:
+    """Make the table: the columns, a primary key on `key`, and those of `OURS`; `marking`: `absent_since` as well.
 
     One that exists by now is returned as it is. Raises Stop where none can be made, as without the right, Reject for a
     sheet whose columns no table can have.
@@ -212,7 +228,8 @@ def create(conn: Connection, name: str, key: str, columns: Sequence[Column]) -> 
     if there is not None:
         return there
     schema, table = _place(conn, name)
-    own = [column for column in columns if column.name not in OURS]
+    ours = (*OURS, ABSENT) if marking else OURS
+    own = [column for column in columns if column.name not in ours]
     if key not in {column.name for column in own}:
         raise Reject(f"No column {key}, the unique key; columns found: {', '.join(c.name for c in own)}.")
     _refuse_system_names(own)
@@ -221,7 +238,10 @@ def create(conn: Connection, name: str, key: str, columns: Sequence[Column]) -> 
     definitions.append(sql.SQL("PRIMARY KEY ({})").format(sql.Identifier(key)))
     definitions.append(sql.SQL("{} text").format(sql.Identifier(SOURCE)))
     definitions.append(sql.SQL("{} timestamptz NOT NULL DEFAULT now()").format(sql.Identifier(PROCESSED)))
-    definitions.append(sql.SQL("{} timestamptz").format(sql.Identifier(RECEIVED)))
+    definitions += [
+        sql.SQL("{} timestamptz").format(sql.Identifier(name))
+        for name in (RECEIVED, *([ABSENT] if marking else []))
+    ]
     body = sql.SQL(", ").join(definitions)
     statement = sql.SQL("CREATE TABLE {} ({})").format(sql.Identifier(schema, table), body)
     with blamed(conn, lambda: conn.execute(plain), _or_run(conn, statement)):

@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING
 import psycopg
 from psycopg import sql
 
+from mailferry.config.mailbox_feed import Absent
 from mailferry.database import translated
 from mailferry.errors import Reject, Retry
-from mailferry.mailbox.target import history, origins
+from mailferry.mailbox.target import absent, history, origins
 from mailferry.mailbox.target.blame import blamed, columns_of
-from mailferry.mailbox.target.table import RECEIVED, type_sql
+from mailferry.mailbox.target.table import ABSENT, RECEIVED, type_sql
 from mailferry.mailbox.workbook.values import Counts, RejectedRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from mailferry.database import Connection
+    from mailferry.mailbox.target.absent import Scope
     from mailferry.mailbox.target.origins import Origin
     from mailferry.mailbox.target.table import Target, TargetColumn
 
@@ -53,6 +55,13 @@ class Rules:
     keep_blanks: frozenset[str] = frozenset()
     #: What changes is put on record in `mailferry.row_changes`.
     history: bool = False
+    #: Whose rows the file lists, where those that are absent are marked or deleted.
+    scope: Scope | None = None
+
+    @property
+    def marking(self) -> bool:
+        """Rows that are there again lose their mark."""
+        return self.scope is not None and self.scope.what is Absent.MARK
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +146,10 @@ class _Stage:
         self._drop_superseded()
         self._drop_older()
         self._upsert_all()
+        if self._rules.scope:
+            absent.touch(
+                self._conn, self._target, self._table, self._key, self._rules.scope, self._origin.job_id
+            )
         self._drop()
         counts = self._counts
         counts.rejected = len(self._rejected)
@@ -345,16 +358,19 @@ class _Stage:
             if name not in own:
                 names.append(sql.Identifier(name))
                 values.append(value)
+        if self._rules.marking:
+            names.append(sql.Identifier(ABSENT))
+            values.append(sql.SQL("NULL::timestamptz"))
         extra = names[len(self._columns) :]
         action: sql.Composable = sql.SQL("DO NOTHING")
-        if changes:
+        if changes or self._rules.marking:
             action = sql.SQL("DO UPDATE SET {} WHERE {}").format(
                 sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(name) for name in changes + extra),
                 self._differs(
                     others, lambda _, column: sql.SQL("excluded.{}").format(sql.Identifier(column.name))
                 ),
             )
-        differs = self._differs(others, self._value) if others else sql.SQL("false")
+        differs = self._differs(others, self._value)
         kept = history.kept(self._target, self._origin) if self._rules.history else sql.SQL("")
         return sql.SQL(
             "WITH done AS ("
@@ -395,9 +411,16 @@ class _Stage:
             for _, column in columns
         ]
         fresh = [self._comparable(column, new(n, column)) for n, column in columns]
-        return sql.SQL("ROW({}) IS DISTINCT FROM ROW({})").format(
-            sql.SQL(", ").join(old), sql.SQL(", ").join(fresh)
+        differs = (
+            sql.SQL("ROW({}) IS DISTINCT FROM ROW({})").format(
+                sql.SQL(", ").join(old), sql.SQL(", ").join(fresh)
+            )
+            if columns
+            else sql.SQL("false")
         )
+        if not self._rules.marking:
+            return differs
+        return sql.SQL("({} OR t.{} IS NOT NULL)").format(differs, sql.Identifier(ABSENT))
 
     def _value(self, n: int, column: TargetColumn) -> sql.Composable:
         staged: sql.Composable = sql.SQL("s.{}").format(sql.Identifier(f"c{n}"))

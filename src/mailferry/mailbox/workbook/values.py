@@ -53,4 +53,6 @@ class Counts:
     rejected: int = 0
     #: Rows that an equal key further down the same file replaced.
     superseded: int = 0
+    #: Rows of the table that are absent from the message, and were marked or deleted; none of those read.
+    absent: int = 0
     warnings: list[str] = field(default_factory=list)

@@ -1,0 +1,187 @@
+"""Cells that are empty, and rows that are absent: what they do to a row that the table has."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from support_mail import HEADER, mail, workbook
+from support_run import Setting, one
+from test_table import as_csv
+
+from mailferry import database
+from mailferry.config.columns import Blanks, ColumnRule
+from mailferry.mailbox.ledger import admin
+from mailferry.mailbox.target import history, upsert
+from mailferry.mailbox.target.origins import Origin
+from mailferry.mailbox.target.table import Target
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mailferry.config.database import DatabaseSettings
+    from mailferry.database import Connection
+
+
+@pytest.fixture
+def here(tmp_path: Path, database_settings: DatabaseSettings) -> Setting:
+    return Setting(tmp_path, database_settings)
+
+
+def send(here: Setting, *keys: str, sender: str = "a@example.com", files: int = 1, bad: int = 0) -> str:
+    """A list of these keys, spread over so many files."""
+    rows: list[list[tuple[object, ...]]] = [[(key, "x", 1) for key in keys[n::files]] for n in range(files)]
+    rows[-1] += [(f"bad {n}", "x", "no number") for n in range(bad)]
+    books = [(f"{n}.xlsx", workbook(HEADER, *some)) for n, some in enumerate(rows)]
+    return here.maildir.deliver(mail("Track and Trace", *books, sender=f"Any Name <{sender}>"))
+
+
+def keys(here: Setting) -> str:
+    return " ".join(key for key, *_ in here.rows())
+
+
+def undo(here: Setting, job: int) -> history.Undone | None:
+    with psycopg.connect(**database.parameters(here.settings)) as conn:
+        return admin.undo(conn, job).rows
+
+
+# --- cells
+
+
+def test_an_empty_cell_leaves_the_value_of_the_columns_that_keep_it(db: Connection) -> None:
+    db.execute("CREATE TABLE t (k text PRIMARY KEY, a int NOT NULL, ip inet, note text)")
+    target = Target.inspect(db, "t", "k")
+    assert target is not None
+
+    def load(*rows: Any) -> upsert.Loaded:
+        rules = upsert.Rules(keep_blanks=frozenset({"a", "ip"}))
+        return upsert.load(db, target, ["k", "a", "ip", "note"], as_csv(*rows), Origin(file="x"), rules)
+
+    load(("1", 1, "10.0.0.1", "n"), ("2", 2, None, "n"))
+    done = load(("1", None, None, "n"), ("2", None, "10.0.0.2", None), ("3", None, None, None))
+    assert (done.counts.unchanged, done.counts.updated, done.counts.rejected) == (1, 1, 1)
+    assert (done.rejected[0].row, done.rejected[0].column) == (3, "a")
+    assert db.execute("SELECT k, a, host(ip), note FROM t ORDER BY 1").fetchall() == [
+        ("1", 1, "10.0.0.1", "n"),
+        ("2", 2, "10.0.0.2", None),
+    ]
+
+
+def test_a_column_says_for_itself_what_its_empty_cells_do(here: Setting) -> None:
+    rules = (ColumnRule(name="status", blanks=Blanks.NULL),)
+    here.send(("1", "a", 1))
+    here.send(("1", None, None))
+    assert here.load(blanks="keep", columns=rules).exit_status == 0
+    assert here.rows() == [("1", None, 1)]
+
+
+# --- rows
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_rows_that_a_later_list_of_the_sender_does_not_have_are_deleted_and_no_others(
+    here: Setting, *, kept: bool
+) -> None:
+    settings = {"absent": "delete", "max_absent": 0.5, "history": kept}
+    send(here, "a", "b", "c", files=2)
+    send(here, "x", "b", sender="B@example.com")
+    here.load(**settings)
+    here.query("INSERT INTO tracking_data (hawb) VALUES ('own')")
+    send(here, "a", "d", files=2, sender="A@Example.com")
+    run = here.load(**settings)
+    assert keys(here) == "a b d own x"  # b is the other sender's by now
+    assert sum(file.counts.absent for file in one(run).files) == 1
+    send(here, "d")
+    here.load(**settings)
+    assert keys(here) == "b d own x"
+    if kept:
+        assert undo(here, 4) == history.Undone(restored=1)
+        assert undo(here, 3) == history.Undone(deleted=1, restored=1)
+        assert keys(here) == "a b c own x"
+        send(here, "c")
+        here.load(**settings)
+        assert keys(here) == "b c own x"
+
+
+def test_rows_are_marked_as_absent_until_they_are_sent_again(here: Setting) -> None:
+    def marked() -> str:
+        return " ".join(
+            key
+            for (key,) in here.query(
+                "SELECT hawb FROM tracking_data WHERE absent_since IS NOT NULL ORDER BY 1"
+            )
+        )
+
+    settings = {"absent": "mark", "max_absent": 0.5, "history": True}
+    for listed in ("a b c", "b c", "b c", "a b"):
+        send(here, *listed.split())
+        here.load(**settings)
+    assert (keys(here), marked()) == ("a b c", "c")
+    counts = here.query("SELECT inserted, updated, unchanged, absent FROM mailferry.files ORDER BY id")
+    assert counts == [(3, 0, 0, 0), (0, 0, 2, 1), (0, 0, 2, 0), (0, 1, 1, 1)]
+    undo(here, 4)
+    assert marked() == "a"
+    undo(here, 2)
+    assert marked() == ""
+
+
+def test_a_list_that_lacks_too_many_rows_is_refused_until_a_person_wants_it(here: Setting) -> None:
+    settings = {"absent": "delete"}
+    send(here, *"abcdefghij")
+    send(here, *"abcdefghi")
+    here.load(**settings)
+    assert keys(here) == "a b c d e f g h i"
+    send(here, *"abcdefg", "new")
+    run = here.load(**settings)
+    error = one(run).files[0].error or ""
+    assert "2 of the 9 rows that a@example.com sent before are absent" in error
+    assert "mailferry jobs retry 3" in error
+    assert keys(here) == "a b c d e f g h i"
+    with psycopg.connect(**database.parameters(here.settings)) as conn:
+        admin.retry(conn, 3)
+    here.load(**settings)
+    assert keys(here) == "a b c d e f g new"
+
+
+def test_a_list_that_is_not_whole_or_not_the_latest_removes_nothing(here: Setting) -> None:
+    settings = {"absent": "delete", "max_absent": 1, "order": "received"}
+    send(here, "a", "b", "c", "d")
+    here.load(**settings)
+    send(here, "a", "b", bad=1)  # a row is rejected
+    here.load(**settings)
+    assert keys(here) == "a b c d"
+    broken = ("2.xlsx", b"PK\x03\x04 broken")
+    book = ("1.xlsx", workbook(HEADER, ("a", "x", 1)))
+    here.maildir.deliver(mail("Track and Trace", broken, book, sender="a@example.com"))
+    here.load(**settings)
+    assert keys(here) == "a b c d"
+    warnings = here.query("SELECT warnings FROM mailferry.files WHERE warnings <> '{}' ORDER BY id")
+    assert ["were rejected" in warnings[0][0][-1], "1 files of the message" in warnings[1][0][-1]] == [
+        True,
+        True,
+    ]
+    send(here, "a")
+    here.load(**settings)
+    assert keys(here) == "a"
+    older = here.maildir.root / "new" / send(here, "z")
+    os.utime(older, (1_600_000_000, 1_600_000_000))
+    run = here.load(**settings)
+    assert keys(here) == "a z"
+    assert "job 4 brought a later one" in one(run).files[0].counts.warnings[-1]
+
+
+def test_by_feed_all_senders_write_one_list(here: Setting) -> None:
+    settings = {"absent": "delete", "absent_scope": "feed", "max_absent": 1}
+    send(here, "a", "b")
+    send(here, "c", sender="b@example.com")
+    here.load(**settings)
+    assert keys(here) == "c"
+
+
+def test_a_table_whose_rows_cannot_be_marked_stops_the_feed_with_the_statement_to_run(here: Setting) -> None:
+    here.query("CREATE TABLE tracking_data (hawb text PRIMARY KEY, status text, pieces int)")
+    send(here, "a")
+    run = here.load(absent="mark")
+    assert 'ALTER TABLE "public"."tracking_data" ADD COLUMN "absent_since" timestamptz;' in run.error
