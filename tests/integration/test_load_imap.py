@@ -57,7 +57,7 @@ def test_over_imap_checks_and_explanations_change_nothing(
         update={"mailbox": account.settings()}
     )
     found = list(health.checks(feed))
-    assert [check.ok for check in found] == [True] * 4, found
+    assert [check.ok for check in found] == [True] * 5, found
     assert "1 messages match" in found[3].text
     assert [message.verdict for message in explain(feed, limit=5)] == ["skipped", "taken"]
     assert account.flags() == {1: set(), 2: set()}
