@@ -1,43 +1,129 @@
-"""What a feed's settings ask of one file, for the child that reads it."""
+"""What a feed's settings ask of one file: which routes fit it, and the contract for the child that reads it."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
-from email.utils import getaddresses
-from typing import TYPE_CHECKING
+import fnmatch
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 from mailferry.config.columns import Blanks
 from mailferry.config.mailbox_feed import Absent
 from mailferry.config.spreadsheet import UnknownColumns
 from mailferry.errors import Stop
+from mailferry.mailbox.mime.headers import fold
 from mailferry.mailbox.passwords import read_passwords
+from mailferry.mailbox.source.matcher import Matcher
 from mailferry.mailbox.target.table import ABSENT, OURS
 from mailferry.mailbox.workbook.contract import RowContract, column_of
+from mailferry.mailbox.workbook.tables import sheet_matches
 from mailferry.mailbox.workbook.values import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from mailferry.config.columns import Route
     from mailferry.config.mailbox_feed import MailboxFeed
     from mailferry.mailbox.ledger.jobs import Job
     from mailferry.mailbox.target.table import Target
     from mailferry.mailbox.workbook.values import Column
 
+#: What a route may say of where the rows stand.
+_PLACES = ("header_row", "header_rows", "skip_after", "stop_at", "hidden")
+_ADDRESS = re.compile(r"[^\s<>(),;:\"]+@[^\s<>(),;:\"]+")
+#: At the end of the header, where no name can stand.
+_LAST_ADDRESS = re.compile(r"<([^\s<>]+@[^\s<>]+)>\s*$")
 
-def about(job: Job, file: str) -> dict[str, str]:
-    """What `value` of a declared column may fill in of a message and its file."""
-    address = next((one for _, one in getaddresses([job.sender]) if one), "")
-    return {
-        "sender": address,
-        "sender_domain": address.rpartition("@")[2].lower(),
-        "subject": job.subject,
-        "received": job.received.isoformat(sep=" ", timespec="seconds"),
-        "file": file,
-        "job": str(job.id),
-    }
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class About:
+    """What is known of a file and of the message that brought it; routes and `value` of a column go by it."""
+
+    file: str
+    #: As the message's header has it, decoded.
+    sender: str = ""
+    subject: str = ""
+    received: datetime | None = None
+    #: The job's number; None for a file that came by none.
+    job: int | None = None
+
+    @classmethod
+    def of(cls, job: Job, file: str) -> Self:
+        """A file of a job."""
+        return cls(file=file, sender=job.sender, subject=job.subject, received=job.received, job=job.id)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All that the sender's text has, for a name may look like an address: each has to match."""
+        return tuple(dict.fromkeys(_ADDRESS.findall(self.sender)))
+
+    @property
+    def address(self) -> str:
+        """The sender's own; "" where it is not clear which that is."""
+        last = _LAST_ADDRESS.search(self.sender)
+        return last[1] if last else self.addresses[0] if len(self.addresses) == 1 else ""
+
+    @property
+    def values(self) -> dict[str, str]:
+        """By the names that `value` of a column knows, but for sheet and row."""
+        return {
+            "sender": self.address,
+            "sender_domain": self.address.rpartition("@")[2].lower(),
+            "subject": self.subject,
+            "received": self.received.isoformat(sep=" ", timespec="seconds") if self.received else "",
+            "file": self.file,
+            "job": "" if self.job is None else str(self.job),
+        }
+
+
+def fitting_routes(feed: MailboxFeed, about: About, kind: Kind) -> list[int]:
+    """The numbers, from 1, of the routes that fit a file, whatever its sheets are called."""
+    return [number for number, route in enumerate(feed.routes, 1) if _fits(route, about, kind)]
+
+
+def _fits(route: Route, about: About, kind: Kind) -> bool:
+    if route.sheet and kind is Kind.CSV:
+        return False  # there is no sheet with a name
+    named = not route.file or fnmatch.fnmatchcase(fold(about.file), fold(route.file))
+    return named and not Matcher(subject=route.subject, sender=route.sender).mismatch(about)
+
+
+def by_sheets(
+    feed: MailboxFeed, numbers: Sequence[int], sheets: Sequence[str]
+) -> tuple[list[int], list[str]]:
+    """Those of the routes that are for a sheet of these or for any, and the sheets that none of them is for."""
+    patterns = {number: feed.routes[number - 1].sheet for number in numbers}
+    kept = [
+        number
+        for number, pattern in patterns.items()
+        if not pattern or any(sheet_matches(sheet, pattern) for sheet in sheets)
+    ]
+    if not kept or any(not patterns[number] for number in kept):
+        return kept, []
+    left = [sheet for sheet in sheets if not any(sheet_matches(sheet, patterns[number]) for number in kept)]
+    return kept, left
+
+
+def as_route(feed: MailboxFeed, number: int) -> MailboxFeed:
+    """The feed as its route of this number has it; 0 is the feed itself."""
+    return _as_route(feed, feed.routes[number - 1]) if number else feed
+
+
+def _as_route(feed: MailboxFeed, route: Route) -> MailboxFeed:
+    own = {rule.name for rule in route.columns}
+    shared = () if route.table else tuple(rule for rule in feed.columns if rule.name not in own)
+    changes: dict[str, object] = {"columns": (*shared, *route.columns), "routes": ()}
+    named = {"sheet": route.sheet, "target_table": route.table, "unique_key": route.unique_key}
+    changes |= {field: value for field, value in named.items() if value}
+    placed = {field: getattr(route, field) for field in _PLACES}
+    changes |= {field: value for field, value in placed.items() if value is not None}
+    return feed.model_copy(update=changes)
 
 
 def row_contract(
-    feed: MailboxFeed, target: Target | None, kind: Kind, codec: str, about: dict[str, str]
+    feed: MailboxFeed, target: Target | None, kind: Kind, codec: str, about: About
 ) -> RowContract:
     """How a file of this kind is to be read. `codec` is the database's encoding. Raises Stop: a column is not the table's."""
     wanted = feed.passwords_file if kind is Kind.PROTECTED else None
@@ -52,7 +138,7 @@ def row_contract(
         key_width=feed.key_width,
         errors=feed.errors,
         rules=feed.columns,
-        about=about,
+        about=about.values,
         header_row=feed.header_row,
         header_rows=feed.header_rows,
         skip_after=feed.skip_after,
@@ -104,3 +190,8 @@ def _check_declared(feed: MailboxFeed, target: Target) -> None:
                 f"Column {rule.name} is declared, but table {target.title} does not have it; {hint}"
                 " (unknown_columns = add makes it)"
             )
+
+
+def names_contract(feed: MailboxFeed, kind: Kind, about: About) -> RowContract:
+    """Asks for the names of a file's sheets alone."""
+    return replace(row_contract(feed, None, kind, "", about), names_only=True)

@@ -17,12 +17,10 @@ from mailferry import logs
 from mailferry.config.mailbox_feed import Absent, AbsentScope, Order
 from mailferry.database import server_codec
 from mailferry.errors import MailferryError, Reject, Retry, Stop
-from mailferry.mailbox.attachments import WHOLE
-from mailferry.mailbox.file_contract import about, kept_blanks, row_contract
-from mailferry.mailbox.intake import fetch_again, take_again
+from mailferry.mailbox.file_contract import About, kept_blanks, row_contract
 from mailferry.mailbox.ledger import leases, records
 from mailferry.mailbox.ledger.jobs import ClaimLost, FileOutcome, FileState, JobState
-from mailferry.mailbox.ledger.rows import files_of
+from mailferry.mailbox.pieces import Piece, by_routes, on_disk, pending_files
 from mailferry.mailbox.target import absent, table, upsert
 from mailferry.mailbox.target.absent import Scope
 from mailferry.mailbox.target.origins import Origin
@@ -32,7 +30,7 @@ from mailferry.mailbox.workbook.values import Counts, Kind
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from mailferry.config.mailbox_feed import MailboxFeed
@@ -88,10 +86,13 @@ def _load_all(work: Work, held: Claim) -> Job:
     if job.attempts > records.MOST_RETRIES + 1:
         raise Retry(f"given up: work on it was cut off {job.attempts - 1} times, each time without a word")
     log.info("job %d: attempt %d, %r", job.id, job.attempts, job.subject)
-    pending = _pending(work, held)
+    pending = pending_files(work, held)
     done = None
-    for file in pending:
-        done = _load_file(work, held, file, last=file is pending[-1])
+    if work.feed.routes and pending:
+        done = _load_together(work, held, by_routes(work, held, pending))
+    else:
+        for file in pending:
+            done = _load_file(work, held, file, last=file is pending[-1])
     if done is None:
         with work.transaction() as conn:
             leases.hold(conn, held)
@@ -100,20 +101,43 @@ def _load_all(work: Work, held: Claim) -> Job:
     return done
 
 
-def _pending(work: Work, held: Claim) -> list[File]:
-    """The files to load; a message that could not be read when it arrived, and is tried again, gets its files now."""
+def _load_together(work: Work, held: Claim, pieces: Sequence[Piece]) -> Job | None:
+    """Load the files of a message in one transaction, so that its tables agree at any time; a Reject is one file's own."""
+    faults: dict[int, Reject] = {}
+    files = {}
+    for piece in pieces:
+        try:
+            with _contained(held):
+                files[piece.file.id] = on_disk(work, held, piece.file)
+        except Reject as error:
+            faults[piece.file.id] = error
+    outcomes = []
     with work.transaction() as conn:
-        files = files_of(conn, held.job.id)
-    if any(file.state is FileState.PENDING and file.section == WHOLE for file in files):
-        parts = None
-        with contextlib.suppress(Reject):  # then the file's reason is recorded again
-            parts = take_again(work, held.job)
-        if parts is not None:
-            with work.transaction() as conn:
-                leases.hold(conn, held)
-                records.replace_whole(conn, held.job.id, parts)
-                files = files_of(conn, held.job.id)
-    return [file for file in files if file.state is FileState.PENDING]
+        leases.hold(conn, held)
+        for name in sorted({piece.feed.target_table for piece in pieces}):
+            table.lock(conn, name)
+        done = None
+        for at, piece in enumerate(pieces, 1):
+            last = at == len(pieces)
+            last_of_table = all(one.feed.target_table != piece.feed.target_table for one in pieces[at:])
+            try:
+                if fault := faults.get(piece.file.id):
+                    raise fault
+                file = files[piece.file.id]
+                with (
+                    _contained(held),
+                    conn.transaction(),
+                    _loaded(conn, piece.feed, work.read, held, file, last=last_of_table) as outcome,
+                ):
+                    outcome.counts.warnings.extend(piece.warnings)
+                    done = _record(conn, held, file, outcome, last=last)
+            except Reject as error:
+                outcome = FileOutcome(state=FileState.REJECTED, error=str(error))
+                done = _record(conn, held, piece.file, outcome, last=last)
+            outcomes.append(outcome)
+    for piece, outcome in zip(pieces, outcomes, strict=True):
+        _log(held, piece.file, outcome)
+    return done
 
 
 def _load_file(work: Work, held: Claim, file: File, *, last: bool) -> Job | None:
@@ -123,7 +147,7 @@ def _load_file(work: Work, held: Claim, file: File, *, last: bool) -> Job | None
     """
     try:
         with _contained(held):
-            file = _on_disk(work, held, file)
+            file = on_disk(work, held, file)
             with work.transaction() as conn:
                 leases.hold(conn, held)
                 with _loaded(conn, work.feed, work.read, held, file, last=last) as outcome:
@@ -180,18 +204,6 @@ def _contained(held: Claim) -> Iterator[None]:
 # One file
 
 
-def _on_disk(work: Work, held: Claim, file: File) -> File:
-    """The file with a path that exists on this host; fetched again where it has gone."""
-    if file.path and work.folders.has(Path(file.path)) and Path(file.path).is_file():
-        return file
-    part = fetch_again(work, held.job, file)
-    with work.transaction() as conn:
-        leases.hold(conn, held)
-        records.refetched(conn, file.id, part)
-    log.info("job %d: %s fetched again", held.job.id, file.name)
-    return replace(file, path=str(part.path), kind=part.kind or file.kind, size=part.size, sha256=part.sha256)
-
-
 @contextlib.contextmanager
 def _loaded(
     conn: Connection, feed: MailboxFeed, read: _Read, held: Claim, file: File, *, last: bool
@@ -201,10 +213,10 @@ def _loaded(
     target = Target.inspect(conn, feed.target_table, feed.unique_key)
     if target and feed.absent is Absent.MARK:
         target.refuse_without_mark(conn)
-    if target and (same := records.copy_of(conn, held, target, file.sha256)):
+    if target and (same := records.copy_of(conn, held, target, file.sha256, file.id)):
         yield _duplicate(target, same, file.content_sha256)
         return
-    contract = row_contract(feed, target, file.kind, server_codec(conn), about=about(held.job, file.name))
+    contract = row_contract(feed, target, file.kind, server_codec(conn), about=About.of(held.job, file.name))
     with read(Path(file.path), file.kind, contract) as sheet:
         yield _upserted(conn, feed, held, file, target, sheet, last=last)
 
@@ -251,7 +263,7 @@ def _upserted(
         refused = list(_server_rejects(sheet, loaded))
         fault = _too_many_rejects(feed.max_rejected, counts, chain(sheet.rejects(), refused))
         fault = fault or _overwrites(held.job.id, newer, fitted, counts)
-        same = records.duplicate_of(conn, fitted, sha256=file.sha256, content_sha256=content)
+        same = records.duplicate_of(conn, fitted, sha256=file.sha256, content_sha256=content, file_id=file.id)
         if same and counts.inserted + counts.updated:
             counts.warnings.append(_came_back(same, counts))
             same = None
@@ -306,7 +318,7 @@ def _scope(feed: MailboxFeed, job: Job) -> Scope | None:
     known = feed.order is Order.RECEIVED and job.received.year >= _FIRST_YEAR
     return Scope(
         feed=feed.name,
-        sender=about(job, "")["sender"].lower(),
+        sender=(About.of(job, "").address or job.sender).lower(),
         whole_feed=feed.absent_scope is AbsentScope.FEED,
         what=feed.absent,
         # A person who has looked at it may want it all the same.

@@ -124,20 +124,27 @@ def _put_away_all(pool: Pool, folders: Folders, job_id: int, now: dt.datetime) -
     """Where the files of a job are now; those that are not on this host are left out."""
     with database.single(pool) as conn:
         files = files_of(conn, job_id)
-    return {file.id: place for file in files if file.path and (place := _put_away(pool, folders, file, now))}
+    places: dict[int, Path] = {}
+    # Several routes may have loaded one file.
+    for path in dict.fromkeys(file.path for file in files if file.path):
+        of_path = [file for file in files if file.path == path]
+        if place := _put_away(pool, folders, of_path, now):
+            places |= dict.fromkeys((file.id for file in of_path), place)
+    return places
 
 
-def _put_away(pool: Pool, folders: Folders, file: File, now: dt.datetime) -> Path | None:
-    """Where the file is now; None where it is not on this host."""
-    good = file.state in (FileState.LOADED, FileState.DUPLICATE, FileState.UNDONE)
+def _put_away(pool: Pool, folders: Folders, files: list[File], now: dt.datetime) -> Path | None:
+    """Where a file is now, one or, by several routes, more of the ledger's; None where it is not on this host."""
+    file = files[0]
+    good = all(one.state in (FileState.LOADED, FileState.DUPLICATE, FileState.UNDONE) for one in files)
     day = (file.finished_at or now).astimezone(now.tzinfo).date()
     place = folders.put_away(Path(file.path), good=good, day=day)
     if place is None:
         return None
     log.info("%s: moved to %s", file.name, place.parent)
-    if file.counts.rejected:
+    if any(one.counts.rejected for one in files):
         with database.transaction(pool) as conn:
-            rows = rejected_rows(conn, file.id, _MOST_REJECTS)
+            rows = [row for one in files for row in rejected_rows(conn, one.id, _MOST_REJECTS)]
         where = write_rejects(place, rows)
         log.info("%s: rejected rows are listed in %s", file.name, where)
     else:

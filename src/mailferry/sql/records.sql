@@ -30,9 +30,17 @@ RETURNING *
 -- A second fetch may have gone to another path. No row is returned where other bytes stand under the same name.
 INSERT INTO mailferry.files (job_id, section, member, name, path, kind, size, sha256)
 VALUES (%(job_id)s, %(section)s, %(member)s, %(name)s, %(path)s, %(kind)s, %(size)s, %(sha256)s)
-ON CONFLICT (job_id, section, member) DO UPDATE
+ON CONFLICT (job_id, section, member, route) DO UPDATE
 SET path = CASE WHEN files.state = 'pending' THEN excluded.path ELSE files.path END
 WHERE files.sha256 = excluded.sha256
+
+-- name: add_route
+INSERT INTO mailferry.files (job_id, section, member, route, name, path, kind, size, sha256)
+SELECT job_id, section, member, %(route)s, name, path, kind, size, sha256 FROM mailferry.files WHERE id = %(id)s
+ON CONFLICT (job_id, section, member, route) DO NOTHING
+
+-- name: drop_route
+DELETE FROM mailferry.files WHERE id = %(id)s AND route > 0 AND state = 'pending'
 
 -- name: insert_passed
 INSERT INTO mailferry.passed_parts (job_id, ordinal, section, name, reason)
@@ -44,6 +52,7 @@ ON CONFLICT (job_id, ordinal) DO NOTHING
 SELECT f.id FROM mailferry.files AS f
 WHERE f.state = 'loaded' AND f.target = %(target)s AND f.generation = %(generation)s
   AND (f.sha256 = %(sha256)s OR f.content_sha256 = %(content_sha256)s)
+  AND NOT mailferry.same_file(f, %(file_id)s)
   AND NOT EXISTS (
       SELECT 1 FROM mailferry.files AS later
       WHERE later.target = f.target AND later.load_no > f.load_no AND later.changed
@@ -55,7 +64,7 @@ ORDER BY f.load_no DESC LIMIT 1
 -- Any load of the same bytes from a copy of the message, as that would bring back what is older; unless a person asked.
 SELECT f.id FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
 WHERE f.state = 'loaded' AND f.target = %(target)s AND f.generation = %(generation)s
-  AND f.sha256 = %(sha256)s AND j.header_sha256 = %(header_sha256)s
+  AND f.sha256 = %(sha256)s AND j.header_sha256 = %(header_sha256)s AND NOT mailferry.same_file(f, %(file_id)s)
   AND NOT (SELECT own.retried FROM mailferry.jobs AS own WHERE own.id = %(id)s)
 ORDER BY f.load_no DESC LIMIT 1
 
@@ -150,7 +159,7 @@ WHERE feed = %(feed)s AND marked_at IS NULL AND state IN ('completed', 'failed')
 ORDER BY received, id
 
 -- name: files
-SELECT id, job_id, section, member, name, path, kind, size, sha256, content_sha256, state, target, duplicate_of,
+SELECT id, job_id, section, member, route, name, path, kind, size, sha256, content_sha256, state, target, duplicate_of,
        rows_read AS "read", inserted, updated, unchanged, rejected, superseded, absent, warnings, error, finished_at
 FROM mailferry.files WHERE job_id = ANY(%(ids)s) ORDER BY job_id, id
 
@@ -162,7 +171,7 @@ WHERE feed = %(feed)s AND account = %(account)s AND folder = %(folder)s
 -- name: reject_file
 INSERT INTO mailferry.files (job_id, section, member, name, path, kind, size, sha256, state, error, finished_at)
 VALUES (%(job_id)s, %(section)s, %(member)s, %(name)s, '', %(kind)s, 0, '', 'rejected', %(reason)s, clock_timestamp())
-ON CONFLICT (job_id, section, member) DO UPDATE SET error = excluded.error WHERE files.sha256 = ''
+ON CONFLICT (job_id, section, member, route) DO UPDATE SET error = excluded.error WHERE files.sha256 = ''
 
 -- name: drop_whole
 DELETE FROM mailferry.files WHERE job_id = %(job_id)s AND section = '' AND state = 'pending'

@@ -117,6 +117,8 @@ class File:
     job_id: int
     section: str
     member: str
+    #: Of a file that several routes of the feed load, the number of this one; 0 is the first of them, and the file itself.
+    route: int
     name: str
     path: str
     kind: Kind

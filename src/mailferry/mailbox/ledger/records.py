@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from mailferry.database import Connection
     from mailferry.errors import MailferryError
-    from mailferry.mailbox.ledger.jobs import Claim, FileOutcome, Job
+    from mailferry.mailbox.ledger.jobs import Claim, File, FileOutcome, Job
     from mailferry.mailbox.source.message import MessageRef, Outcome, PartOutcome, Summary
     from mailferry.mailbox.target.table import Target
 
@@ -142,6 +142,15 @@ def replace_whole(conn: Connection, job_id: int, parts: Iterable[PartOutcome]) -
     take_in(conn, job_id, parts)
 
 
+def set_routes(conn: Connection, file: File, routes: Sequence[int]) -> None:
+    """A pending file is done by these routes besides its first: a row of the ledger for each, and none for any other."""
+    if file.route == 0:
+        for number in routes:
+            conn.execute(_sql("add_route"), {"id": file.id, "route": number})
+    elif file.route not in routes:
+        conn.execute(_sql("drop_route"), {"id": file.id})
+
+
 def refetched(conn: Connection, file_id: int, part: PartOutcome) -> None:
     """A pending file was fetched again."""
     assert part.path is not None
@@ -159,18 +168,30 @@ def _one_place(part: PartOutcome) -> Reject:
 # Working
 
 
-def copy_of(conn: Connection, held: Claim, target: Target, sha256: str) -> int | None:
+def copy_of(
+    conn: Connection, held: Claim, target: Target, sha256: str, file_id: int | None = None
+) -> int | None:
     """The id of a loaded file of the same bytes from a message with the same header, which was merely moved or copied.
 
     It is as old as it was, and brings nothing. None where the table was made again or emptied since, and for a job that
     a person has asked for again.
     """
-    values = {"id": held.job.id, "sha256": sha256, "header_sha256": held.job.header_sha256}
+    values = {
+        "id": held.job.id,
+        "sha256": sha256,
+        "header_sha256": held.job.header_sha256,
+        "file_id": file_id,
+    }
     return _id(conn, "copy", {**values, "target": target.title, "generation": target.generation})
 
 
 def duplicate_of(
-    conn: Connection, target: Target, *, sha256: str, content_sha256: str | None = None
+    conn: Connection,
+    target: Target,
+    *,
+    sha256: str,
+    content_sha256: str | None = None,
+    file_id: int | None = None,
 ) -> int | None:
     """The id of a file of the same bytes or content that was loaded into the same table.
 
@@ -178,7 +199,7 @@ def duplicate_of(
     made again or emptied. That the table still holds its rows only their load can show. Call it with the table's lock
     held (`table.lock`).
     """
-    values = {"sha256": sha256, "content_sha256": content_sha256}
+    values = {"sha256": sha256, "content_sha256": content_sha256, "file_id": file_id}
     return _id(conn, "duplicate", {**values, "target": target.title, "generation": target.generation})
 
 

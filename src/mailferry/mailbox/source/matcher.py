@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mailferry.mailbox.mime.headers import contains, fold
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mailferry.config.mailbox import MailboxSettings
-    from mailferry.mailbox.source.message import Head, Summary
+    from mailferry.mailbox.source.message import Head
 
 #: Raised when the same headers may get another verdict, so that earlier ones are forgotten.
 _VERSION = 1
@@ -31,6 +31,15 @@ class Look:
     strangers: tuple[Head, ...]
     #: Their headers could not be read, so nothing is decided.
     unreadable: tuple[Head, ...]
+
+
+class Addressed(Protocol):
+    """What the filters look at."""
+
+    @property
+    def subject(self) -> str: ...
+    @property
+    def addresses(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +59,7 @@ class Matcher:
         """The filters of a mailbox's settings."""
         return cls(subject=settings.subject_filter, sender=settings.sender_filter, charset=settings.charset)
 
-    def mismatch(self, message: Head | Summary) -> str:
+    def mismatch(self, message: Addressed) -> str:
         """Why a message is not wanted; "" when it is."""
         if not contains(message.subject, self.subject):
             return f"the subject does not contain {self.subject!r}"

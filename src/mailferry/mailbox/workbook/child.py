@@ -141,7 +141,11 @@ def _serve(request: dict[str, Any], limits: Limits, answers: IO[bytes]) -> None:
             )
             with damaged("it"):
                 book = open_book(file, path, Kind(request["kind"]), options)
-            _read(book, contract, _Output(answers=answers, limit=limits.rejects))
+            output = _Output(answers=answers, limit=limits.rejects)
+            if contract.names_only:
+                _name_sheets(book, output)
+            else:
+                _read(book, contract, output)
     except BrokenPipeError:
         sys.exit(0)  # the parent has gone
     except OSError as error:
@@ -182,6 +186,15 @@ class _Output:
             lines += line
         for start in range(0, len(lines), FRAME):
             _send(self.answers, b"J", bytes(lines[start : start + FRAME]))
+
+
+def _name_sheets(book: Book, output: _Output) -> None:
+    """The visible sheets, and nothing of what they hold."""
+    nothing: dict[str, Any] = dict.fromkeys(("columns", "new", "unknown", "missing", "warnings"), ())
+    names = [sheet.name for sheet in book.sheets if sheet.visible]
+    _send(output.answers, b"H", orjson.dumps({**nothing, "sheets": names, "header_row": 0, "reasons": {}}))
+    counts = dict.fromkeys(("read", "rejected", "rejects_unwritten"), 0)
+    _send(output.answers, b"E", orjson.dumps({**counts, "content_hash": "", "offsets": (), "warnings": ()}))
 
 
 def _read(book: Book, contract: RowContract, output: _Output) -> None:

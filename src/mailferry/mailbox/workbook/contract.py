@@ -40,7 +40,7 @@ class RowContract:
     key: str
     #: The table's columns but for those in `reserved`; none: the table does not exist yet, and every column is new.
     columns: tuple[Column, ...] = ()
-    #: A sheet's name, "all" for every visible one with the key, or "" for the first of those.
+    #: A sheet's name, a pattern (`*`, `?`) of visible ones, "all" for every visible one with the key, or "" for the first of those.
     sheet: str = ""
     unknown_columns: UnknownColumns = UnknownColumns.IGNORE
     #: Columns that the loader fills itself (`processed_at`, `file_source`), or the database; such a header is ignored with
@@ -65,8 +65,15 @@ class RowContract:
     skip_after: int = 0
     #: What a row begins with that ends the data; `*` stands for any text.
     stop_at: tuple[str, ...] = ()
+    #: Only the names of the visible sheets are wanted.
+    names_only: bool = False
     #: Tried in order on a protected workbook, after the one that spreadsheet programs use where none was asked for.
     passwords: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def several(self) -> bool:
+        """Whether several sheets may be loaded. No spreadsheet program takes `*` or `?` in a name."""
+        return self.sheet == "all" or "*" in self.sheet or "?" in self.sheet
 
     @property
     def adding(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -156,7 +157,7 @@ class Reading:
                 ]
                 continue
             found.append(Table(name=name, header=header, second=_second(name, header, top)))
-            if self._contract.sheet != "all":
+            if not self._contract.several:
                 return found
         if not found:
             raise Reject(self._no_header(seen))
@@ -176,18 +177,26 @@ class Reading:
 
     def _names(self) -> list[str]:
         sheets, wanted = self._book.sheets, self._contract.sheet
+        if wanted not in {"", "all"} and self._book.named and self._contract.several:
+            named = [sheet.name for sheet in sheets if sheet.visible and sheet_matches(sheet.name, wanted)]
+            if not named:
+                raise Reject(self._called(wanted))
+            return named
         if wanted not in {"", "all"} and self._book.named:
             named = [sheet.name for sheet in sheets if sheet.name == wanted] or [
                 sheet.name for sheet in sheets if sheet.name.strip().casefold() == wanted.strip().casefold()
             ]
             if not named:
-                has = ", ".join(repr(sheet.name) for sheet in sheets[:20])
-                raise Reject(f"no sheet is called {wanted!r}; the file has: {has or 'no worksheets'}")
+                raise Reject(self._called(wanted))
             return named[:1]
         visible = [sheet.name for sheet in sheets if sheet.visible]
         if not visible:
             raise Reject("it has only hidden sheets" if sheets else "it has no worksheets")
         return visible
+
+    def _called(self, wanted: str) -> str:
+        has = ", ".join(repr(sheet.name) for sheet in self._book.sheets[:20])
+        return f"no sheet is called {wanted!r}; the file has: {has or 'no worksheets'}"
 
     def _lay_out(self) -> list[Layout]:
         """One layout a sheet, all with the same columns: one that a sheet lacked would be emptied in the table."""
@@ -214,6 +223,11 @@ class Reading:
             if type_of.mixture
         ]
         return [with_types(layout, types) for layout in layouts]
+
+
+def sheet_matches(name: str, pattern: str) -> bool:
+    """Whether a sheet is one of those that a pattern (`*`, `?`) names, in any case."""
+    return fnmatch.fnmatchcase(name.strip().casefold(), pattern.strip().casefold())
 
 
 def _second(name: str, header: Header, top: Sequence[Sequence[Cell]]) -> str:
