@@ -226,7 +226,7 @@ def test_buttons_retry_cancel_and_acknowledge_and_nothing_else_does(
     status, _, headers = browser.ask("/jobs/act", form, Origin=url)
     assert (status, headers["location"]) == (303, "/?done=acknowledge&count=1")
     assert state_of(settings, numbers["rows"]) == ("completed", True)
-    assert "1 jobs were acknowledged." in browser.ask(headers["location"])[1]
+    assert "Acknowledged: 1." in browser.ask(headers["location"])[1]
     assert browser.ask("/jobs/act", {**form, "action": "cancel", "id": numbers["refused"]})[0] == 303
     assert state_of(settings, numbers["refused"])[0] == "cancelled"
     assert browser.ask("/jobs/act", {**form, "action": "retry", "id": numbers["refused"]})[0] == 303

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from mailferry.mailbox.target.history import Undone
 
 
+class NoSuchJob(Reject):
+    """There is no job of that number."""
+
+
 def cancel(conn: Connection, job_id: int) -> Job:
     """Not to be done, or not to be asked about any more. One in progress is cancelled too, and its transaction ended. Raises Reject; Retry when that fails."""
     leases.end_work(conn, job_id)
@@ -217,5 +221,5 @@ def _sql(name: str) -> bytes:
 def _cannot(conn: Connection, job_id: int, done: str, when: str) -> Reject:
     job = job_of(conn, job_id)
     if job is None:
-        return Reject(f"There is no job {job_id}.")
+        return NoSuchJob(f"There is no job {job_id}.")
     return Reject(f"Job {job_id} is {job.state.replace('_', ' ')}; a job can be {done} while it is {when}.")

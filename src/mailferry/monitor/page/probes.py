@@ -39,6 +39,14 @@ class Probes:
         code = 200 if found["ready"] else 503
         return Response(json.dumps(found, default=str), code, media_type="application/json")
 
+    def metrics(self, request: Request) -> Response:  # noqa: ARG002 - the framework's signature
+        """For Prometheus; see docs/metrics.md."""
+        from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+        from mailferry.monitor.metrics import render
+
+        return Response(render(self._looks.status()), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
 
 def readiness(status: Status, configuration: Configuration) -> dict[str, Any]:
     """As /readyz answers. A feed without a run yet is fresh: it has not missed one."""

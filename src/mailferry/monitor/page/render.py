@@ -38,7 +38,7 @@ def language(accepted: str) -> str:
 
 @functools.cache
 def translator(lang: str) -> Callable[..., Markup]:
-    """`_("{count} gaps", count=3)`: the text in that language, with values that are escaped."""
+    """`_("{count} rows", count=3)`: the text in that language, with values that are escaped."""
 
     def translated(text: str, **values: object) -> Markup:
         found = TURKISH.get(text, text) if lang == "tr" else text
@@ -58,7 +58,7 @@ def page(template: str, lang: str, now: datetime, **values: Any) -> str:
             _=text,
             lang=lang,
             now=now,
-            ago=functools.partial(_ago, text, now),
+            ago=functools.partial(ago, text, now),
             clock=functools.partial(_clock, text, now),
             span=functools.partial(_span, text),
             number=functools.partial(number, lang),
@@ -113,7 +113,7 @@ def _span(text: Callable[..., Markup], seconds: float | None) -> Markup | str:
     return text("{n} s", n=int(seconds))
 
 
-def _ago(text: Callable[..., Markup], now: datetime, moment: datetime | None) -> Markup:
+def ago(text: Callable[..., Markup], now: datetime, moment: datetime | None) -> Markup:
     """How long since, or until, a time; the time itself as its title, and for programs."""
     if moment is None:
         return Markup("&ndash;")

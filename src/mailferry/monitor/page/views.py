@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, StreamingResponse
 
 from mailferry import __version__
 from mailferry.clock import local_now, local_zone
-from mailferry.errors import MailferryError
 from mailferry.events.coverage import HOUR
 from mailferry.mailbox.ledger import admin
 from mailferry.mailbox.ledger.jobs import JobState
@@ -27,12 +26,15 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from mailferry.errors import MailferryError
     from mailferry.mailbox.ledger.jobs import Details
     from mailferry.monitor.facts import FeedStatus
     from mailferry.monitor.page.looks import Looks
 
 #: On one page.
 FEEDS, NEEDS, JOBS, ROWS, MESSAGES, DAYS = 50, 25, 50, 100, 10, 30
+#: Of each file in a download.
+MOST_ROWS = 100_000
 #: Figures of a run's heartbeat that are shown.
 REQUESTS = (
     "api_requests",
@@ -177,12 +179,27 @@ class Pages:
             "hours": [f"{_moment((first + n) * HOUR).astimezone(zone):%H:%M}" for n in range(HOURS)],
         }
 
-    def missing(self, request: Request, error: Exception) -> Response:  # noqa: ARG002 - the framework's signature
-        return self.message(request, 404, "There is no such page", request.url.path)
+    def rejected(self, request: Request) -> Response:
+        """The rejected rows of a job as a file."""
+        from mailferry.report_jobs import rejected_csv
 
-    def troubled(self, request: Request, error: Exception) -> Response:
+        number = int_of(request.path_params["number"])
+        with self._looks.transaction() as conn:
+            details = admin.show(conn, number) if number >= 0 else None
+            if details is None:
+                return self.missing(request, 404)
+            rows = [(file, row) for file in details.files for row in rejected_rows(conn, file.id, MOST_ROWS)]
+        disposition = {"content-disposition": f'attachment; filename="job-{number}-rejected.csv"'}
+        return StreamingResponse(
+            rejected_csv(rows), media_type="text/csv; charset=utf-8", headers=disposition
+        )
+
+    def missing(self, request: Request, code: int = 404) -> Response:
+        """There is nothing at this address, or nothing of the kind that was asked for."""
+        return self.message(request, code, "There is no such page", request.url.path)
+
+    def troubled(self, request: Request, error: MailferryError) -> Response:
         """What cannot be shown at the moment, and why."""
-        assert isinstance(error, MailferryError)
         return self.message(request, 503, "This cannot be shown at the moment", str(error))
 
     def message(self, request: Request, code: int, headline: str, text: str, back: str = "/") -> Response:

@@ -25,13 +25,20 @@ KINDS = {
     "configuration": "Configuration not taken",
     "database": "Database",
 }
-#: What to do, where the page has the buttons for it; of other kinds the need itself says it.
+#: What to do; of a kind that is not known here, the need itself says it.
 ADVICE = {
     "job": "Ask the sender for a correct file, or correct what is wrong here and try again; then acknowledge it.",
     "rows": "The other rows are loaded. Send the rejected ones back for correction, then acknowledge it.",
     "gap": "Try again; if the provider no longer has that time, acknowledge the gap with a reason.",
     "failing": "The next run tries again; see the reason and the log.",
     "blocked": "Correct what the reason says; then run it now.",
+    "behind": "See why it is slow, or does not run.",
+    "silent": "See that its service, or its cron job, still runs, and its log.",
+    "missing": "See what moved or changed the files, then: mailferry verify --repair",
+    "disk": "Free space there: when it is full, everything that is written there waits.",
+    "workers": "Start it again on that host: mailferry start",
+    "configuration": "The old one is still at work; correct the new one, then: mailferry reload",
+    "database": "See that it runs and can be reached from this host. Work waits until it answers; nothing is lost.",
 }
 STATES = {
     "new": "new",
@@ -88,12 +95,13 @@ COUNTS = {
     "details_missing": "without detail",
     "unreadable": "unreadable values",
 }
+VOLUMES = {"events": "{count} events", "mailbox": "{count} rows"}
 QUEUE = {"todo": "waiting", "doing": "at work", "failed": "failed"}
 #: After a form: what was done, by the name of the action.
 DONE = {
-    "retry": "{count} jobs will be done again.",
-    "cancel": "{count} jobs were cancelled.",
-    "acknowledge": "{count} jobs were acknowledged.",
+    "retry": "To be done again: {count}.",
+    "cancel": "Cancelled: {count}.",
+    "acknowledge": "Acknowledged: {count}.",
     "run": "The feed will be run within seconds.",
     "retry-gaps": "The gaps are being asked for again; those that are filled leave this list.",
     "acknowledge-gaps": "The gaps were acknowledged.",
@@ -139,7 +147,8 @@ def _named(_: Callable[..., Any], texts: Mapping[str, str], name: object) -> Any
 
 
 def _advice(_: Callable[..., Any], need: Need) -> Any:
-    return _(ADVICE[need.kind]) if need.kind in ADVICE and (need.job_id or need.feed) else need.advice
+    many = need.kind == "job" and not need.job_id
+    return need.advice if many or need.kind not in ADVICE else _(ADVICE[need.kind])
 
 
 def _volume(_: Callable[..., Any], lang: str, feed: FeedStatus) -> Any:
@@ -147,5 +156,4 @@ def _volume(_: Callable[..., Any], lang: str, feed: FeedStatus) -> Any:
 
     if not feed.hours:
         return DASH
-    text = "{count} events" if feed.kind == "events" else "{count} rows"
-    return _(text, count=number(lang, sum(feed.hours)))
+    return _(VOLUMES[feed.kind], count=number(lang, sum(feed.hours)))

@@ -13,7 +13,9 @@
     const selected = String(window.getSelection() || "") !== "";
     return typing || chosen || selected || document.hidden;
   };
-  main.addEventListener("input", (event) => event.target.setAttribute("data-changed", ""));
+  main.addEventListener("input", (event) => {
+    if (event.target.type !== "checkbox") event.target.setAttribute("data-changed", "");
+  });
   main.addEventListener("change", (event) => {
     if (event.target.id !== "all") return;
     for (const box of main.querySelectorAll("input[name=id]")) box.checked = event.target.checked;
