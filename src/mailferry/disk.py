@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Seconds between tries to replace a file that another program (virus scanner, indexer) holds open on Windows.
 REPLACE_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0)
+#: What is left free of a disk where no `min_free` is set: so many bytes, or this share of a smaller disk.
+_LEFT_FREE, _LEFT_SHARE = 256 << 20, 0.02
 
 
 @contextlib.contextmanager
@@ -37,6 +40,27 @@ def explained(action: str, path: Path) -> Iterator[None]:
         raise Retry(
             f"cannot {action} {path}: {error.strerror or error}; {advice}. Nothing is lost, the next run repairs it"
         ) from error
+
+
+def floor(total: int, min_free: int | None) -> int:
+    """Bytes of a disk of so many that are left free; None for the usual, 0 for none."""
+    return min(_LEFT_FREE, int(_LEFT_SHARE * total)) if min_free is None else min_free
+
+
+def require_room(folder: Path, min_free: int | None, size: int = 0) -> None:
+    """Raise Retry where writing `size` bytes into an existing folder would leave less than the floor of its disk free.
+
+    A database on the same disk fares worse with a full one than mail and events that wait.
+    """
+    with explained("look at the disk of", folder):
+        usage = shutil.disk_usage(folder)
+    left = floor(usage.total, min_free)
+    if left and usage.free - size < left:
+        mib = 1 << 20
+        raise Retry(
+            f"{usage.free / mib:,.1f} MB are free on the disk of {folder}, and {left / mib:,.1f} MB have to stay free (min_free): "
+            "free space there. Nothing is lost; what arrives waits where it is"
+        )
 
 
 def sync_folder(folder: Path) -> None:

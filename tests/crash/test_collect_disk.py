@@ -56,6 +56,17 @@ def test_a_sync_that_fails_from_some_moment_on(tmp_path: Path, name: str, first:
         assert_repaired_by_the_next_run(site)
 
 
+def test_events_wait_at_the_provider_while_the_disk_is_nearly_full(tmp_path: Path) -> None:
+    with a_site(tmp_path, {OUTGOING: TRAITS}) as site:
+        site.configure(min_free=1 << 60)
+        ended = site.collect()
+        assert ended.status == 1, ended
+        assert "have to stay free (min_free)" in str(ended)
+        assert list(site.data_folder(OUTGOING).glob("*_outgoinglog_*")) == []
+        site.configure(min_free=0)
+        assert_repaired_by_the_next_run(site)
+
+
 @pytest.mark.parametrize("name", ["data", "checkpoint"])
 @pytest.mark.parametrize("first", [1, 3])
 def test_no_space_from_some_write_on(tmp_path: Path, name: str, first: int) -> None:

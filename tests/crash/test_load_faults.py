@@ -187,7 +187,7 @@ def test_a_mailbox_that_drops_in_the_middle_of_a_fetch(site: Site, account: Acco
         ("rename", "ENOSPC:when=1+"),
         ("fsync", "EIO:when=3+"),  # putting away
         ("rename", "EACCES:when=3+"),  # `processed` is not ours; one message has two files
-        ("mkdir", "EACCES:when=6+"),
+        ("mkdir", "EACCES:when=7+"),
     ],
 )
 def test_a_disk_that_refuses_fails_the_run_and_the_next_one_repairs(

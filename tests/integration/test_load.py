@@ -16,7 +16,7 @@ from support_run import Setting, one
 
 from mailferry import database
 from mailferry.mailbox import run_once
-from mailferry.mailbox.ledger import admin
+from mailferry.mailbox.ledger import admin, records
 from mailferry.mailbox.ledger.jobs import FileState, JobState
 from mailferry.testing.workbooks import Tab, protected, xlsx
 
@@ -235,6 +235,19 @@ def test_rejected_rows_stand_in_a_table_and_in_a_csv_beside_the_file(here: Setti
     assert lines[0] == ["sheet", "row", "column", "value", "reason"]
     assert len(lines) == 4
     assert rejects.removesuffix(".rejects.csv") in here.places()
+
+
+def test_mail_waits_in_the_mailbox_while_the_disk_is_nearly_full(
+    here: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "MOST_RETRIES", 0)
+    here.send(("1", "a", 1))
+    run = here.load(min_free=1 << 60)
+    assert (run.status, run.exit_status, run.arrived) == ("failed", 1, 0)
+    assert "have to stay free (min_free)" in run.error
+    assert [place for place in here.places() if not place.startswith(".")] == []
+    assert here.load(min_free=0).exit_status == 0
+    assert [row[0] for row in here.rows()] == ["1"]
 
 
 def test_rows_that_the_server_refuses_are_told_by_their_sheet_and_row(here: Setting, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -114,6 +115,13 @@ def test_each_trouble_of_a_feed_is_a_need() -> None:
 )
 def test_a_disk_is_low_by_its_share_and_in_bytes(free: int, total: int, low: bool) -> None:
     assert is_low(Disk(path="/data", free=free, total=total)) is low
+
+
+def test_a_disk_is_low_well_before_feeds_wait_for_room() -> None:
+    disk = Disk(path="/data", free=3 * GIB, total=100 * GIB, floor=2 * GIB)
+    assert is_low(disk)
+    assert "when 2,048 MB are left" in only(status(disks=[disk])).advice
+    assert not is_low(dataclasses.replace(disk, free=4 * GIB))
 
 
 def test_a_low_disk_and_an_unreachable_database_are_of_this_host_alone() -> None:

@@ -150,6 +150,10 @@ class EventFeed(Settings):
         "append",
         "where an event of an hour goes that was listed already: into the hour's file while that is not closed, or into a `_late` file",
     )
+    min_free: Seconds | None = setting(
+        None,
+        "bytes of the data's disk that stay free: before that, events wait at the provider; left out: 256 MiB",
+    )
     message_log_file_name: str = setting("messages_%Y-%m-%d_%H.log", "what the runs did")
     message_log_retention_count: Count = setting(2, "how many of them are kept")
     error_log_file_name: str = setting("errors_%Y-%m-%d_%H.log", "what went wrong, as JSON lines")

@@ -159,6 +159,12 @@ class MailboxFeed(Settings):
         "the only host whose service may run it; empty: any, or of a Maildir the first that did",
         variable="APP_HOST",
     )
+    min_free: int | None = setting(
+        None,
+        "bytes of the disk of `base_dir` that stay free: before that, mail waits in the mailbox; left out: 256 MiB",
+        variable="FILE_MIN_FREE",
+        ge=0,
+    )
     retention_days: int = setting(
         30,
         "days that processed and failed files are kept; 0: for ever",

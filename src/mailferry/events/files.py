@@ -138,6 +138,7 @@ class HourlyFiles:
             intent.states = {line.key: line.state for line in lines if line.state}
             intent.changed = {line.key: line.time for line in lines if line.changed}
             intent.stand_ins = {line.key: line.time for line in lines if line.stands_in and not line.changed}
+            disk.require_room(self.folder, self._feed.min_free, sum(len(line.data) + 1 for line in lines))
             checkpoint.save(self._feed.position_file, self.committed, intent)
             for name, part in files.items():
                 path = self.folder / name

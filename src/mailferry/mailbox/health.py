@@ -12,6 +12,7 @@ from psycopg import sql
 
 from mailferry import database
 from mailferry.config.mailbox_feed import Absent
+from mailferry.disk import require_room
 from mailferry.errors import MailferryError, Retry
 from mailferry.mailbox.folders import Folders
 from mailferry.mailbox.source.open import open_mailbox
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mailferry.config.mailbox_feed import MailboxFeed
-
-#: Bytes below which a disk is too full to go on with, besides what one attachment may take.
-_LEAST_FREE = 200 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,14 +70,9 @@ def faulty(error: MailferryError) -> Check:
 def _folders(feed: MailboxFeed) -> str:
     folders = Folders(base=feed.base_dir)
     folders.prepare()
+    require_room(folders.pending, feed.min_free, feed.mailbox.max_file_bytes)
     free = shutil.disk_usage(folders.pending).free
-    needed = _LEAST_FREE + feed.mailbox.max_file_bytes
     mib = 1024 * 1024
-    if free < needed:
-        raise Retry(
-            f"{feed.base_dir}: only {free // mib:,} MB free, {needed // mib:,} MB are needed; free space on that disk, "
-            "or choose another by APP_BASE_DIR"
-        )
     return f"{feed.base_dir} can be written, {free // mib:,} MB free"
 
 

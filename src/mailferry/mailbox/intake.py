@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mailferry import logs
+from mailferry.disk import require_room
 from mailferry.errors import MailferryError, Reject, Retry
 from mailferry.mailbox.attachments import WHOLE, accounted, choose, safe_name
 from mailferry.mailbox.ledger import records
@@ -37,13 +39,18 @@ def gather(work: Work) -> Iterator[Job]:
     recorded: as one that failed, so that it does not hold back the rest for ever; or, where the fault says of itself that
     it passes (Unavailable), as a job that is tried again until it does, or a person cancels it.
 
+    While the disk is nearly full, none is fetched: Retry.
+
     A message whose headers cannot be read holds back none: it may not even be wanted. At the end it is Undecided.
     """
+    room = functools.partial(require_room, work.folders.pending, work.feed.min_free)
+    room()
     look = search(work)
     for head in look.wanted:
         ref = head.ref
         if work.stop.is_set():
             return
+        room()
         try:
             job = _arrive(work, head)
         except DiskFault:

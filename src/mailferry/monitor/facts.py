@@ -109,6 +109,8 @@ class Disk:
     #: Bytes.
     free: int
     total: int
+    #: Below so many bytes feeds that write there wait.
+    floor: int = 0
 
 
 @dataclass(kw_only=True, slots=True)

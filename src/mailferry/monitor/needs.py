@@ -21,7 +21,7 @@ __all__ = ["Need", "needs", "summary"]
 
 #: Runs in a row that fail by a passing fault before that needs a person: the service repeats them within seconds.
 _PASSING = 3
-#: A disk is low when less is free than this share of it, and less than so many bytes.
+#: A disk is low when less is free than this share of it, and less than so many bytes; or than twice what feeds leave free.
 _LOW_SHARE, _LOW_BYTES = 0.05, 1 << 30
 _GAPS = {
     "saturated": "one second holds more events than the provider gives at once",
@@ -52,7 +52,7 @@ def summary(found: Iterable[Need]) -> str:
 
 def is_low(disk: Disk) -> bool:
     """Whether so little is free that work may soon stop."""
-    return disk.free < min(_LOW_SHARE * disk.total, _LOW_BYTES)
+    return disk.free < max(min(_LOW_SHARE * disk.total, _LOW_BYTES), 2 * disk.floor)
 
 
 def _of_database(status: Status) -> Iterator[Need]:
@@ -74,7 +74,7 @@ def _low(disk: Disk, host: str) -> Need:
         kind="disk",
         subject=f"little room on the disk of {disk.path}",
         reason=f"{disk.free // mib:,} of {disk.total // mib:,} MB are free",
-        advice=f"free space there on {host}; when it is full, everything that is written there waits",
+        advice=f"free space there on {host}; when {disk.floor // mib:,} MB are left (min_free), what is written there waits",
         local=True,
     )
 

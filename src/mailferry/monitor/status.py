@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from psycopg.rows import dict_row
 
-from mailferry import database
+from mailferry import database, disk
 from mailferry.errors import MailferryError
 from mailferry.events.coverage import HOUR
 from mailferry.mailbox.ledger import admin
@@ -21,6 +21,7 @@ from mailferry.service.plan import host_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from mailferry.config.event_feed import EventFeed
     from mailferry.config.schedule import Schedule
@@ -123,18 +124,22 @@ def _silent(feed: FeedStatus, schedule: Schedule, now: datetime) -> bool:
 def _disks(configuration: Configuration) -> list[Disk]:
     """The file systems of this host that are written to, each once."""
     settings = configuration.service
-    folders = [settings.data_dir, *filter(None, [settings.log_dir])]
-    folders += [feed.base_dir for feed in configuration.mailboxes]
+    #: What is left free there.
+    folders: dict[Path, int | None] = dict.fromkeys([settings.data_dir, *filter(None, [settings.log_dir])])
+    folders |= {feed.base_dir: feed.min_free for feed in configuration.mailboxes}
     for feed in configuration.events:
         if feed.destination == "files":
-            folders += [feed.folder, feed.position_file.parent]
+            folders |= {feed.folder: feed.min_free, feed.position_file.parent: feed.min_free}
     found: dict[int, Disk] = {}
-    for folder in dict.fromkeys(folders):
+    for folder, min_free in folders.items():
         try:
             device = os.stat(folder).st_dev  # noqa: PTH116 - a thousand feeds: no Path for each
-            if device not in found:
+            known = found.get(device)
+            if known is None:
                 usage = shutil.disk_usage(folder)
-                found[device] = Disk(path=str(folder), free=usage.free, total=usage.total)
+                known = Disk(path=str(folder), free=usage.free, total=usage.total)
+            least = max(known.floor, disk.floor(known.total, min_free))
+            found[device] = known if known.floor == least else dataclasses.replace(known, floor=least)
         except OSError:
             continue  # not made yet, or of another host
     return list(found.values())
