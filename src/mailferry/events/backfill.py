@@ -79,7 +79,8 @@ class Backfill(Collector):
                 await (self._tried(piece, progress, filled) if dry else self._filled(piece, filled))
                 took = time.monotonic() - began
                 width = min(LONGEST, max(SHORTEST, width * min(2.0, PIECE / max(took, 0.01))))
-                self._watch(self._feed.section, (filled.reached - filled.start) / (filled.end - filled.start))
+                share = (filled.reached - filled.start) / (filled.end - filled.start)
+                self._watch(self._feed.section, share, filled.listed)
             if filled.written and not dry and not self._stop.is_set():
                 await self._recount(filled)
             filled.stopped = self._stop.is_set()

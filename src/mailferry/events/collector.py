@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mailferry import logs
+from mailferry import logs, tracing
 from mailferry.errors import MailferryError, Stop
 from mailferry.events import audit, heartbeat
 from mailferry.events.destination import Line, in_thread
@@ -94,7 +94,7 @@ class Collector:
         take_over: bool = False,
         stop: asyncio.Event | None = None,
         place: Place | None = None,
-        watch: Callable[[str, float], None] = lambda _section, _share: None,
+        watch: Callable[[str, float, int], None] = lambda _section, _share, _events: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`watch` receives the share of the run that is done, 0 to 1; `stop` is set to end early and in good order.
@@ -129,8 +129,9 @@ class Collector:
     async def run(self) -> Result:
         """Collect everything up to now. An error is returned in the result, not raised."""
         try:
-            if await self._acquired():
-                await self._held()
+            with tracing.span("collect", feed=self._feed.section):
+                if await self._acquired():
+                    await self._held()
         finally:
             await in_thread(self._destination.release)
         return self._result
@@ -427,9 +428,8 @@ class Collector:
 
     async def _covered(self, done: Done, writer: Writer) -> None:
         await self._gaps(done, writer)
-        self._watch(
-            self._feed.section, (done.batch.range.end - self._span[0]) / (self._span[1] - self._span[0])
-        )
+        share = (done.batch.range.end - self._span[0]) / (self._span[1] - self._span[0])
+        self._watch(self._feed.section, share, self._metrics.events)
 
     async def _gaps(self, done: Done, writer: Writer) -> None:
         for gap in await writer.covered(done):

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mailferry import tracing
 from mailferry.config.event_feed import RANGE_LIMIT
 from mailferry.errors import Retry, Stop
 from mailferry.events import order, windows
@@ -249,7 +250,8 @@ class Reader:
 
     async def _list(self, asked: Range) -> list[order.Entry]:
         between = (asked.start - _FAR, min(asked.end + _FAR, self._clock() + _DAY))
-        return order.entries(await self._source.list(asked), self._identity, between=between)
+        with tracing.span("window", start=int(asked.start), end=int(asked.end)):
+            return order.entries(await self._source.list(asked), self._identity, between=between)
 
     # --- events
 

@@ -75,7 +75,7 @@ async def collect(
     *,
     pool: Pool | None = None,
     workers: int = 1,
-    watch: Callable[[str, float], None] = lambda _section, _share: None,
+    watch: Callable[[str, float, int], None] = lambda _section, _share, _events: None,
     clock: Callable[[], float] = time.time,
 ) -> tuple[list[Result], int | None]:
     """Run the feeds, at most `workers` at once, in their order. Returns the results, and the signal that ended it early.

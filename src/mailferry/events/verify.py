@@ -106,7 +106,7 @@ class Verifier(Backfill):
             return hours
         for piece in _pieces(progress.coverage, start, end, _PAGES * self._feed.page_limit):
             await self._compare(hours, piece)
-            self._watch(self._feed.section, (piece.end - start) / (end - start))
+            self._watch(self._feed.section, (piece.end - start) / (end - start), self._metrics.lists)
         return hours
 
     async def _compare(self, hours: Hours, piece: Range) -> None:

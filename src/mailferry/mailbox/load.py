@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from mailferry import logs
+from mailferry import logs, tracing
 from mailferry.config.mailbox_feed import Absent, AbsentScope, Order
 from mailferry.database import server_codec
 from mailferry.errors import MailferryError, Reject, Retry, Stop
@@ -125,6 +125,7 @@ def _load_together(work: Work, held: Claim, pieces: Sequence[Piece]) -> Job | No
                     raise fault
                 file = files[piece.file.id]
                 with (
+                    _part(file),
                     _contained(held),
                     conn.transaction(),
                     _loaded(conn, piece.feed, work.read, held, file, last=last_of_table) as outcome,
@@ -146,7 +147,7 @@ def _load_file(work: Work, held: Claim, file: File, *, last: bool) -> Job | None
     A Reject is the file's own and ends here; Retry and Stop are the job's.
     """
     try:
-        with _contained(held):
+        with _part(file), _contained(held):
             file = on_disk(work, held, file)
             with work.transaction() as conn:
                 leases.hold(conn, held)
@@ -159,6 +160,10 @@ def _load_file(work: Work, held: Claim, file: File, *, last: bool) -> Job | None
             done = _record(conn, held, file, outcome, last=last)
     _log(held, file, outcome)
     return done
+
+
+def _part(file: File) -> contextlib.AbstractContextManager[None]:
+    return tracing.span("part", section=file.section, kind=str(file.kind), file=file.id)
 
 
 def _record(conn: Connection, held: Claim, file: File, outcome: FileOutcome, *, last: bool) -> Job | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from mailferry import database, logs
+from mailferry import database, logs, tracing
 from mailferry.errors import MailferryError, Stop
 from mailferry.mailbox.intake import gather
 from mailferry.mailbox.ledger import leases, records
@@ -46,7 +46,7 @@ def poll(mail: MailPool, feed: str, on_recorded: Callable[[Job], object] = lambd
     `on_recorded` is called with each job as soon as it can be claimed, so that loading need not wait for the rest. Raises
     Retry, for the caller to try again after 1, 2 and 4 seconds, and Stop; what was recorded by then stays.
     """
-    with mail.acquire(feed) as work:
+    with tracing.span("poll", feed=feed), mail.acquire(feed) as work:
         with work.transaction() as conn:
             leases.resume(conn, feed)
         arrived = 0
@@ -100,7 +100,8 @@ def load_next(mail: MailPool, target: str, feeds: Collection[str]) -> Step:
     ids = logs.bound(feed=held.job.feed, job=held.job.id)
     with ids, mail.working(held), mail.acquire(held.job.feed) as work:
         try:
-            job = load_job(work, held)
+            with tracing.span("job", feed=held.job.feed, job=held.job.id):
+                job = load_job(work, held)
         except Stop as error:
             wait = records.AFTER_STOP.total_seconds()
             return Step(

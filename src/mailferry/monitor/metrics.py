@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -17,13 +18,12 @@ from prometheus_client.registry import Collector
 
 from mailferry import __version__
 from mailferry.mailbox.ledger.jobs import JobState
+from mailferry.monitor.facts import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from prometheus_client.core import Metric
-
-    from mailferry.monitor.facts import Status
 
 #: As https://prometheus.io/docs/instrumenting/exposition_formats/ has it.
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -58,26 +58,28 @@ class _Known(Collector):
         self._status = status
 
     def collect(self) -> Iterable[Metric]:
-        status = self._status
-        yield InfoMetricFamily("mailferry_build", "The version that answers.", {"version": __version__})
-        yield GaugeMetricFamily(
-            "mailferry_database_up", "Whether the database could be asked.", float(not status.database_error)
+        return families(self._status)
+
+
+def families(status: Status | None = None) -> Iterator[Metric]:
+    """Each metric with its samples; without a status, all that there can be, and none of their numbers."""
+    status = status or Status(at=datetime.now(UTC), host="", feeds=[])
+    yield InfoMetricFamily("mailferry_build", "The version that answers.", {"version": __version__})
+    yield GaugeMetricFamily(
+        "mailferry_database_up", "Whether the database could be asked.", float(not status.database_error)
+    )
+    yield _by_kind(status)
+    yield from _feeds(status)
+    if not status.database_error:
+        yield from _mail(status)
+        yield _workers(status)
+    for name, text, size in (("free", "Bytes that are free", "free"), ("size", "Bytes in all", "total")):
+        disks = GaugeMetricFamily(
+            f"mailferry_disk_{name}_bytes", f"{text} on a disk that is written to.", labels=["path"]
         )
-        yield _by_kind(status)
-        yield from _feeds(status)
-        if not status.database_error:
-            yield from _mail(status)
-            yield _workers(status)
-        for name, text, size in (
-            ("free", "Bytes that are free", "free"),
-            ("size", "Bytes in all", "total"),
-        ):
-            disks = GaugeMetricFamily(
-                f"mailferry_disk_{name}_bytes", f"{text} on a disk that is written to.", labels=["path"]
-            )
-            for disk in status.disks:
-                disks.add_metric([disk.path], getattr(disk, size))
-            yield disks
+        for disk in status.disks:
+            disks.add_metric([disk.path], getattr(disk, size))
+        yield disks
 
 
 def _by_kind(status: Status) -> Metric:

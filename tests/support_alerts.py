@@ -1,0 +1,114 @@
+"""Those that alerts go to: a mail server and a web server of the test's own, which can be told to refuse or to hang."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email
+import email.policy
+import json
+import socket
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from aiosmtpd.controller import Controller
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from email.message import EmailMessage
+
+
+@dataclass
+class Post:
+    """A mail server that keeps what it takes."""
+
+    port: int = 0
+    mails: list[EmailMessage] = field(default_factory=list)
+    recipients: list[list[str]] = field(default_factory=list)
+    #: What it answers to a mail; "" takes it.
+    refusal: str = ""
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802 - the library's name
+        if self.refusal:
+            return self.refusal
+        self.recipients.append(list(envelope.rcpt_tos))
+        self.mails.append(email.message_from_bytes(envelope.content, policy=email.policy.default))
+        return "250 taken"
+
+    @property
+    def url(self) -> str:
+        return f"smtp://127.0.0.1:{self.port}"
+
+
+@contextlib.contextmanager
+def post_office() -> Iterator[Post]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        # The library connects to the port that it was given.
+        post = Post(port=free.getsockname()[1])
+    controller = Controller(post, hostname="127.0.0.1", port=post.port)
+    controller.start()
+    try:
+        yield post
+    finally:
+        controller.stop()
+
+
+@dataclass
+class Web:
+    """A web server that keeps what is posted."""
+
+    port: int = 0
+    #: (path, body) of each request.
+    received: list[tuple[str, bytes]] = field(default_factory=list)
+    status: int = 200
+    hangs: bool = False
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def bodies(self, path: str) -> list[bytes]:
+        return [body for where, body in self.received if where == path]
+
+    def at(self, path: str) -> list[str]:
+        return [body.decode() for body in self.bodies(path)]
+
+    def json(self, path: str) -> list[Any]:
+        return [json.loads(body) for body in self.at(path)]
+
+
+@contextlib.contextmanager
+def web_server() -> Iterator[Web]:
+    found, ready, end = Web(), threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+
+    async def answer(request: web.Request) -> web.Response:
+        body = await request.read()
+        if found.hangs:
+            await end.wait()
+        found.received.append((request.path_qs, body))
+        return web.Response(status=found.status, text="no" if found.status >= 300 else "ok")
+
+    async def serve() -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", answer)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        found.port = runner.addresses[0][1]
+        ready.set()
+        await end.wait()
+        await runner.cleanup()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    ready.wait()
+    try:
+        yield found
+    finally:
+        loop.call_soon_threadsafe(end.set)
+        thread.join()
+        loop.close()
