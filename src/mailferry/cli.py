@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mailferry.commands import completeness, mailbox, service
+from mailferry.commands.alerts import alerts
 from mailferry.commands.config import config
 from mailferry.commands.events import collect
 from mailferry.commands.metrics import metrics
@@ -36,6 +37,7 @@ app.command()(service.status)
 app.command()(service.reload)
 app.command()(service.page)
 app.command()(metrics)
+app.add_typer(alerts, name="alerts")
 app.command()(simulate)
 
 

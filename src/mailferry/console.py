@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,10 +17,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, float], None]]:
-    """A bar for each section that runs, on a terminal; elsewhere nothing. Yields `watch(section, share)`, which moves a bar."""
+def progress(what: str = "events") -> Iterator[Callable[[str, float, int], None]]:
+    """A bar for each section that runs, on a terminal; elsewhere nothing.
+
+    Yields `watch(section, share, count)`, which moves a bar; `count` of `what` were done, for the rate.
+    """
     if not sys.stderr.isatty():
-        yield lambda _section, _share: None
+        yield lambda _section, _share, _count: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -29,14 +34,18 @@ def progress() -> Iterator[Callable[[str, float], None]]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[rate]}"),
     )
     bars = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
     tasks: dict[str, TaskID] = {}
 
-    def watch(section: str, share: float) -> None:
+    began = time.monotonic()
+
+    def watch(section: str, share: float, count: int) -> None:
         if section not in tasks:
-            tasks[section] = bars.add_task(section, total=1.0)
-        bars.update(tasks[section], completed=share, visible=share < 1)
+            tasks[section] = bars.add_task(section, total=1.0, rate="")
+        rate = f"{count / max(time.monotonic() - began, 0.001):,.0f} {what}/s"
+        bars.update(tasks[section], completed=share, visible=share < 1, rate=rate)
 
     def show(line: str) -> None:
         # Above the bars instead of through them.
@@ -44,3 +53,18 @@ def progress() -> Iterator[Callable[[str, float], None]]:
 
     with bars, logs.shown_by(show):
         yield watch
+
+
+def live(text: Callable[[], str], every: float) -> None:
+    """Show a text on the whole terminal, made again every so many seconds, until Ctrl+C."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Live(console=Console(), screen=True, auto_refresh=False, vertical_overflow="crop") as shown,
+    ):
+        while True:
+            shown.update(Text(text()), refresh=True)
+            time.sleep(every)

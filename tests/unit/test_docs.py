@@ -244,6 +244,8 @@ def test_every_configuration_in_the_docs_can_be_read(
         text += "\n[MailLogger:x]\napi_key = 9f8e7d6c5b4a\n"
     if language == "env" and "EMAIL_" not in text:
         text += "\nEMAIL_MAILDIR=Maildir\n"
+    if language == "toml" and text.startswith("[alerts]"):
+        text += '\n[events.x]\napi_key = "9f8e7d6c5b4a"\n'
     # Files with secrets are the reader's own.
     for place in re.findall(r"/etc/\S+?(?=[\"\s]|$)", text):
         secret = tmp_path / place.strip("/").replace("/", "-")
@@ -279,7 +281,9 @@ def test_every_command_of_ours_in_a_shell_block_exists_with_its_options() -> Non
         plain = re.sub(r"<<'(\w+)'.*?^\1$|echo \"[^\"]*\"", "", text, flags=re.MULTILINE | re.DOTALL)
         for call in re.findall(r"(?<![\w/.-])(?<!-U )mailferry ((?:[a-z]+\b)[^|&;>#)\n]*)", plain):
             words = call.split()
-            path = " ".join(["mailferry", *words[: 2 if words[0] in ("jobs", "config", "gaps") else 1]])
+            path = " ".join(
+                ["mailferry", *words[: 2 if words[0] in ("jobs", "config", "gaps", "alerts") else 1]]
+            )
             if path not in known:
                 unknown.append(f"{where}: {path}")
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mailferry.config.alert_settings import AlertSettings
 from mailferry.config.database import DatabaseSettings
 from mailferry.config.event_feed import EventFeed
 from mailferry.config.mailbox import MailboxSettings
@@ -35,6 +36,7 @@ def plan(*feeds: EventFeed | MailboxFeed, hosts: dict[str, str] | None = None) -
         service=ServiceSettings(host="here", data_dir=Path("/data")),
         database=DATABASE,
         page=PageSettings(),
+        alerts=AlertSettings(),
         events=tuple(feed for feed in feeds if isinstance(feed, EventFeed)),
         mailboxes=tuple(feed for feed in feeds if isinstance(feed, MailboxFeed)),
         warnings=(),

@@ -258,7 +258,7 @@ async def _all(
     feeds: Sequence[EventFeed],
     work: Callable[[Any], Awaitable[_T]],
     kind: str,
-    watch: Callable[[str, float], None],
+    watch: Callable[[str, float, int], None],
 ) -> dict[str, _T | str]:
     import asyncio
 

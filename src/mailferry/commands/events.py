@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mailferry import logs
+from mailferry import logs, tracing
 from mailferry.errors import ConfigError, MailferryError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from mailferry.config.event_feed import EventFeed
     from mailferry.config.event_feeds import EventFeeds
+    from mailferry.config.service import Configuration
     from mailferry.config.service_settings import ServiceSettings
     from mailferry.database import Pool
 
@@ -74,11 +75,17 @@ def run_collect(
     from mailferry.events.collector import Result
 
     set_up_logs(file.service)
+    tracing.set_up()
     faults = {name.partition(":")[2] or "default": found for name, found in file.faults.items() if every}
     faults |= run.prepare(feeds, file.path)
     feeds = [feed for feed in feeds if feed.section not in faults]
     if not feeds:
         raise ConfigError([fault for found in faults.values() for fault in found])
+    alerting = _alerting(file, feeds)
+    if alerting:
+        from mailferry.monitor.alerts import once
+
+        once.begin(alerting.alerts)
     with _pool(file, feeds, workers) as pool:
         ready = [
             feed for feed in feeds if feed.destination == "files" or not isinstance(pool, MailferryError)
@@ -101,8 +108,12 @@ def run_collect(
         Result(section=section, status="error", error="; ".join(found), misconfigured=True)
         for section, found in faults.items()
     ]
+    tracing.end()
     status = run.exit_status(results)
     typer.echo(report.as_json(results, status) if as_json else report.as_text(results))
+    if alerting and not stopped_by:
+        beside = next(feed.position_file for feed in file.feeds.values() if feed)
+        once.collected(alerting, results, beside, good=status == run.Exit.DONE)
     if stopped_by and os.name == "posix":
         # Everything is written; end as the signal would have, so that shells and systemd see why.
         sys.stdout.flush()
@@ -126,6 +137,36 @@ def _read(config: Path) -> EventFeeds:
         warnings=found.warnings,
         database=found.database,
         service=found.service,
+        alerts=found.alerts,
+    )
+
+
+def _alerting(file: EventFeeds, feeds: Sequence[EventFeed]) -> Configuration | None:
+    """What the alerts of a run go by; None where none are set up."""
+    from mailferry.config import service
+    from mailferry.config.database import DatabaseSettings
+    from mailferry.config.page_settings import PageSettings
+
+    alerts = file.alerts
+    if alerts is None:
+        alerts, faults = service.alerts_of_environment(os.environ)
+        for fault in faults:
+            typer.echo(f"warning: {fault}; not used", err=True)
+    if not alerts.any:
+        return None
+    folder = file.path.parent
+    database = file.database
+    if database is None and any(feed.destination == "table" for feed in feeds):
+        database = service.database_of_environment(os.environ, folder)
+    return service.Configuration(
+        service=file.service or service.ServiceSettings(data_dir=folder),
+        database=database or DatabaseSettings(data_dir=folder),
+        page=PageSettings(),
+        alerts=alerts,
+        events=tuple(feeds),
+        mailboxes=(),
+        warnings=(),
+        paths=(file.path,),
     )
 
 

@@ -67,7 +67,7 @@ def load(config: _Config = Path(CONFIG), feed: _Feed = "", as_json: _Json = Fals
     2 configuration;
     3 neither mailbox nor database could be reached.
     """
-    sys.exit(run_load(read(config, feed), as_json=as_json))
+    sys.exit(run_load(config, feed, as_json=as_json))
 
 
 def explain(
@@ -285,6 +285,10 @@ def _change(what: str, number: int, config: Path, *, as_json: bool) -> None:
 
 def read(config: Path | None, feed: str = "") -> MailboxFeed:
     """The feed `feed`, or the only one, of a file and the environment. Raises ConfigError."""
+    return _chosen(config, feed)[0]
+
+
+def _chosen(config: Path | None, feed: str) -> tuple[MailboxFeed, Configuration]:
     from mailferry import logs
 
     file = _file(config)
@@ -295,9 +299,9 @@ def read(config: Path | None, feed: str = "") -> MailboxFeed:
     logs.set_up(settings.log_level, folder=settings.log_dir, style=settings.log_format)
     names = [one.name for one in feeds]
     if not feed and len(feeds) == 1:
-        return feeds[0]
+        return feeds[0], found
     if feed in names:
-        return feeds[names.index(feed)]
+        return feeds[names.index(feed)], found
     what = f"no mailbox feed {feed!r}" if feed else f"{len(feeds)} mailbox feeds"
     raise ConfigError(
         [f"{file or 'the environment'}: has {what}; choose one by --feed: {', '.join(names) or 'none'}"]
@@ -320,33 +324,42 @@ def _configuration(file: Path | None) -> Configuration:
     return service.read([file])
 
 
-def run_load(feed: MailboxFeed, *, as_json: bool) -> int:
-    """One run; prints what it came to, and returns the exit status."""
+def run_load(config: Path | None, name: str = "", *, as_json: bool) -> int:
+    """One run; prints what it came to, and returns the exit status. Raises ConfigError."""
     import threading
 
-    from mailferry import report_jobs
+    from mailferry import report_jobs, tracing
     from mailferry.mailbox import run_once
 
+    feed, configuration = _chosen(config, name)
+    if configuration.alerts.any:
+        from mailferry.monitor.alerts import once
+
+        once.begin(configuration.alerts)
+    tracing.set_up()
     stop = threading.Event()
     with ending(stop) as received:
         run = _run(feed, stop)
+    tracing.end()
     if run is not None:
         typer.echo(report_jobs.run_json(run) if as_json else report_jobs.run_text(run))
     if received:
         return 128 + received[0]
     assert isinstance(run, run_once.Run)
+    if configuration.alerts.any:
+        once.loaded(configuration, run)
     return run.exit_status
 
 
 def _run(feed: MailboxFeed, stop: threading.Event) -> Run | None:
     """None where the work had to be broken off."""
-    from mailferry import logs
+    from mailferry import console, logs
     from mailferry.mailbox import run_once
     from mailferry.mailbox.load import Interrupted
 
     try:
-        with logs.bound(feed=feed.name):
-            return run_once.run(feed, stop=stop)
+        with logs.bound(feed=feed.name), console.progress("rows") as watch:
+            return run_once.run(feed, stop=stop, watch=watch)
     except Interrupted:
         typer.echo("broken off; the next run goes on from there", err=True)
         return None

@@ -31,6 +31,8 @@ Configs = Annotated[
 _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 #: Seconds that a worker gets to answer to `reload`: it looks every 5.
 _PATIENCE = 30.0
+#: Seconds between two looks of `status --watch`.
+_AGAIN = 2.0
 
 
 def start(config: Configs = None) -> None:
@@ -48,7 +50,9 @@ def run_start(paths: Sequence[Path]) -> int:
         # What a reload would read is being read; until the service listens to it, it must not end the process.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from mailferry.config import service as service_config
+    from mailferry.monitor.alerts.beside import Alerts
     from mailferry.monitor.page.serving import Beside
+    from mailferry.monitor.telemetry import Telemetry
     from mailferry.service import process
 
     configuration = service_config.read(paths)
@@ -57,7 +61,7 @@ def run_start(paths: Sequence[Path]) -> int:
     for warning in configuration.warnings:
         log.warning("%s", warning)
     try:
-        return process.run(paths, configuration, Beside())
+        return process.run(paths, configuration, [Telemetry(), Beside(), Alerts()])
     except Stop as error:
         log.error("%s", error)  # noqa: TRY400 - its text says all
         return 1
@@ -115,12 +119,39 @@ def reload(
     sys.exit(int(not good))
 
 
-def status(config: Configs = None, as_json: _Json = False) -> None:
+def status(
+    config: Configs = None,
+    as_json: _Json = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every two seconds, on a terminal, until Ctrl+C.")
+    ] = False,
+) -> None:
     """Show every feed with its position, last and next run, the mailboxes, the queue and the workers.
 
     Exit status: 0 all well; 1 something needs a person; 2 configuration; 3 the database cannot be reached.
     """
-    sys.exit(run_status(config or (), as_json=as_json))
+    if watch and as_json:
+        raise typer.BadParameter("give either --watch or --json")
+    if watch and sys.stdout.isatty():
+        _watch(config or ())
+    else:
+        sys.exit(run_status(config or (), as_json=as_json))
+
+
+def _watch(paths: Sequence[Path]) -> None:
+    from mailferry import console
+    from mailferry.clock import local_now
+    from mailferry.monitor import status as monitor
+    from mailferry.monitor.connected import Connected
+
+    configuration = read(paths)
+    with Connected() as connected:
+
+        def shown() -> str:
+            now = local_now()
+            return f"{now:%Y-%m-%d %H:%M:%S}, again every {_AGAIN:g} s; Ctrl+C ends\n\n{monitor.as_text(monitor.look_again(connected, configuration, now))}"
+
+        console.live(shown, _AGAIN)
 
 
 def run_status(paths: Sequence[Path], *, as_json: bool) -> int:

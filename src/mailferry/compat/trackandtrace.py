@@ -55,4 +55,4 @@ def _run(command: str, config: Path | None, *, as_json: bool) -> int:
         return service.run_status(paths, as_json=as_json)
     if command == "test-config":
         return mailbox.run_check(config, as_json=as_json)
-    return mailbox.run_load(mailbox.read(config), as_json=as_json)
+    return mailbox.run_load(config, as_json=as_json)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from mailferry.config import secret, tables, toml
+from mailferry.config.alert_settings import AlertSettings
 from mailferry.config.columns import ColumnRule, Route
 from mailferry.config.database import DatabaseSettings, is_local
 from mailferry.config.event_feed import CATEGORIES, PAGE_LIMIT, EventFeed, type_fault
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from mailferry.config.tables import Place
 
+_Apart = TypeVar("_Apart", PageSettings, AlertSettings)
 #: With any of these a database of one's own is meant.
 _CONNECTION = ("host", "name", "user", "password", "port")
 
@@ -79,7 +81,8 @@ class _Builder(Values):
             service=service,
             data_dir=data_dir,
             database=database,
-            page=self._page(),
+            page=self._apart(PageSettings, tables.PAGE, "page"),
+            alerts=self._apart(AlertSettings, tables.ALERTS, "alerts"),
             events=tuple((placed(place), feed) for place, feed in events if feed),
             mailboxes=tuple((placed(place), feed) for place, feed in mailboxes if feed),
             faults=tuple(dict.fromkeys((source.section(place), text) for place, text in source.faults)),
@@ -139,12 +142,12 @@ class _Builder(Values):
             return None
         return self._model(DatabaseSettings, values | {"data_dir": str(data_dir)}, given, place)
 
-    def _page(self) -> PageSettings | None:
-        place: Place = ("page",)
-        values, given = self._values(tables.PAGE, place)
-        if not values and place not in self._tables:
+    def _apart(self, model: type[_Apart], table: tables.Table, name: str) -> _Apart | None:
+        """What a table of its own says; None where the source does not speak of it."""
+        values, given = self._values(table, (name,))
+        if not values and (name,) not in self._tables:
             return None
-        return self._model(PageSettings, values, given, place)
+        return self._model(model, values, given, (name,))
 
     def _event(self, place: Place, data_dir: Path) -> EventFeed | None:
         source, name, shared = self._source, place[1], ("defaults", "events")

@@ -32,7 +32,7 @@ _FILES = {f"{name}_FILE": name for name, (_, one) in VARIABLES.items() if one.se
 #: All that are read.
 NAMES = (*VARIABLES, *_FILES, "DEBUG")
 #: An unknown variable of the file that begins so was meant for us.
-_OURS = ("EMAIL_", "DB_", "APP_", "FILE_", "PAGE_", "MAILFERRY_")
+_OURS = ("EMAIL_", "DB_", "APP_", "FILE_", "PAGE_", "ALERT_", "MAILFERRY_")
 
 
 def read(path: Path | None, environ: Mapping[str, str], *, needs_mailbox: bool = True) -> Source:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from mailferry.config.alert_settings import AlertSettings
     from mailferry.config.database import DatabaseSettings
     from mailferry.config.event_feed import EventFeed
     from mailferry.config.service_settings import ServiceSettings
@@ -43,6 +44,8 @@ class EventFeeds:
     database: DatabaseSettings | None = None
     #: None where the file does not speak of a service: the environment alone says how to log.
     service: ServiceSettings | None = None
+    #: None where the file cannot speak of alerts: the environment alone sets them up.
+    alerts: AlertSettings | None = None
 
     def choose(self, section: str | None, *, every: bool) -> list[EventFeed]:
         """The feeds to run: all that have no faults, the named one, or the only one.

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from mailferry.config.tables import (
+    ALERTS,
     COLUMN,
     DATABASE,
     EVENTS,
@@ -51,6 +52,7 @@ def schema() -> dict[str, Any]:
         "service": table(SERVICE),
         "database": table(DATABASE),
         "page": table(PAGE),
+        "alerts": table(ALERTS),
         "defaults": {"type": "object", "properties": defaults, "additionalProperties": False},
         "events": {"type": "object", "additionalProperties": {"$ref": "#/$defs/events"}},
         "mailbox": {"type": "object", "additionalProperties": {"$ref": "#/$defs/mailbox"}},

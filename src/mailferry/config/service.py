@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from mailferry.config import env, ini, toml
+from mailferry.config.alert_settings import AlertSettings
 from mailferry.config.build import build
 from mailferry.config.database import DatabaseSettings
 from mailferry.config.env import SYSTEM_FILE
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Configuration", "DatabaseSettings", "ServiceSettings", "default_paths", "read"]
 
+_Apart = TypeVar("_Apart", PageSettings, AlertSettings)
+
 #: Where a configuration is looked for: the first of these groups of which any file is there, all of it together.
 PLACES = (
     (Path("mailferry.toml"),),
@@ -45,6 +48,7 @@ class Configuration:
     #: The one database of the service and of every feed.
     database: DatabaseSettings
     page: PageSettings
+    alerts: AlertSettings
     events: tuple[EventFeed, ...]
     mailboxes: tuple[MailboxFeed, ...]
     #: Things that were understood, but perhaps not as they were meant.
@@ -73,7 +77,9 @@ def read(paths: Sequence[Path | None] = (), environ: Mapping[str, str] | None = 
         faults += [fault for _, fault in part.faults]
     service = _service(parts, environ, faults)
     database = _database(parts, service, environ, faults)
-    page = _page(parts, environ, faults)
+    apart = [*parts, *_beside_ini(parts, environ, faults)]
+    page = _one_of([(part.path, part.page) for part in apart], "page", faults) or PageSettings()
+    alerts = _one_of([(part.path, part.alerts) for part in apart], "alerts", faults) or AlertSettings()
     mailboxes = [
         (place, feed.model_copy(update={"database": database}))
         for part in parts
@@ -93,6 +99,7 @@ def read(paths: Sequence[Path | None] = (), environ: Mapping[str, str] | None = 
         service=service,
         database=database,
         page=page,
+        alerts=alerts,
         events=tuple(feed for _, feed in events),
         mailboxes=tuple(feed for _, feed in mailboxes),
         warnings=tuple(
@@ -219,18 +226,33 @@ def database_of_environment(environ: Mapping[str, str], data_dir: Path) -> Datab
     return (part.database or DatabaseSettings(data_dir=data_dir)).model_copy(update={"data_dir": data_dir})
 
 
-def _page(parts: list[Part], environ: Mapping[str, str], faults: list[str]) -> PageSettings:
-    """The one that a file describes; beside files of other kinds the environment's."""
-    if all(_suffix(part.path) == ".ini" for part in parts):
-        of_page = PageSettings.declared().values()
-        own = build(env.environment(environ, lambda setting: setting in of_page), environ)
-        faults += [fault for _, fault in own.faults]
-        parts = [*parts, own]
-    named = [(part.path, part.page) for part in parts if part.page]
-    for path, page in named[1:]:
-        if page != named[0][1]:
-            faults.append(f"{path}: says another thing of the page than {named[0][0]}; keep one of the two")
-    return named[0][1] if named else PageSettings()
+def alerts_of_environment(environ: Mapping[str, str]) -> tuple[AlertSettings, list[str]]:
+    """The alerts that the environment sets up, for feeds of an INI file; and the faults of what cannot be used."""
+    faults: list[str] = []
+    own = _apart_of_environment(environ, faults)
+    return own.alerts or AlertSettings(), faults
+
+
+def _beside_ini(parts: list[Part], environ: Mapping[str, str], faults: list[str]) -> list[Part]:
+    """INI files have no such tables: there the environment has."""
+    ini_alone = all(_suffix(part.path) == ".ini" for part in parts)
+    return [_apart_of_environment(environ, faults)] if ini_alone else []
+
+
+def _apart_of_environment(environ: Mapping[str, str], faults: list[str]) -> Part:
+    wanted = [*PageSettings.declared().values(), *AlertSettings.declared().values()]
+    own = build(env.environment(environ, lambda setting: setting in wanted), environ)
+    faults += [fault for _, fault in own.faults]
+    return own
+
+
+def _one_of(named: list[tuple[Path | None, _Apart | None]], what: str, faults: list[str]) -> _Apart | None:
+    """What the files say of the page or the alerts; two must not say different things."""
+    found = [(path, one) for path, one in named if one is not None]
+    for path, one in found[1:]:
+        if one != found[0][1]:
+            faults.append(f"{path}: says another thing of the {what} than {found[0][0]}; keep one of the two")
+    return found[0][1] if found else None
 
 
 def _identity(database: DatabaseSettings) -> tuple[str, int, str, str]:

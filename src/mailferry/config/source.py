@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from mailferry.config.alert_settings import AlertSettings
     from mailferry.config.database import DatabaseSettings
     from mailferry.config.event_feed import EventFeed
     from mailferry.config.mailbox_feed import MailboxFeed
@@ -109,6 +110,8 @@ class Part:
     database: DatabaseSettings | None
     #: None where the file does not speak of the status page.
     page: PageSettings | None
+    #: None where it does not speak of alerts.
+    alerts: AlertSettings | None
     events: tuple[tuple[Placed, EventFeed], ...]
     mailboxes: tuple[tuple[Placed, MailboxFeed], ...]
     #: By section; "" for those of the file as a whole.

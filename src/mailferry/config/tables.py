@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from mailferry.config.alert_settings import AlertSettings
 from mailferry.config.columns import ColumnRule, Route
 from mailferry.config.database import DatabaseSettings
 from mailferry.config.event_feed import EventFeed
@@ -52,6 +53,7 @@ def _table(model: type[Settings], name: str = "") -> Table:
 SERVICE = _table(ServiceSettings)
 DATABASE = _table(DatabaseSettings)
 PAGE = _table(PageSettings)
+ALERTS = _table(AlertSettings)
 EVENTS = _table(EventFeed)
 #: A mailbox feed's own table has options of two models.
 MAILBOX = _table(MailboxFeed)
@@ -93,9 +95,16 @@ _PLACES: dict[type[Settings], Place] = {
     MailboxFeed: ("mailbox", ""),
     ServiceSettings: ("service",),
     PageSettings: ("page",),
+    AlertSettings: ("alerts",),
 }
 #: What may stand in the tables of those names; in those of mailbox feeds, options of two models.
-_OF_TABLE = {"service": (SERVICE,), "database": (DATABASE,), "page": (PAGE,), "events": (EVENTS,)}
+_OF_TABLE = {
+    "service": (SERVICE,),
+    "database": (DATABASE,),
+    "page": (PAGE,),
+    "alerts": (ALERTS,),
+    "events": (EVENTS,),
+}
 #: Place and setting by variable.
 VARIABLES: dict[str, tuple[Place, Setting]] = {
     one.variable: ((*place, one.table) if one.table else place, one)

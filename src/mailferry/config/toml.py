@@ -1,7 +1,7 @@
 """`mailferry.toml`: any number of feeds of both kinds, their service and their database, in one file.
 
 [service]                  [defaults.events]        [defaults.mailbox]       what feeds of a kind share
-[database], [page]         [events.<name>]          [mailbox.<name>]         one table a feed
+[database], [page], [alerts]         [events.<name>]          [mailbox.<name>]         one table a feed
 [mailbox.<name>.imap], .oauth, .limits
 """
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from mailferry.config.tables import Place
 
-_TOP = ("service", "database", "page", "defaults", "events", "mailbox")
+_TOP = ("service", "database", "page", "alerts", "defaults", "events", "mailbox")
 #: Tables of options.
-_PLAIN = ("service", "database", "page")
+_PLAIN = ("service", "database", "page", "alerts")
 _KINDS = ("events", "mailbox")
 #: What a fault of the syntax mostly comes from, by the beginning of what tomllib says.
 _SYNTAX = {

@@ -14,6 +14,7 @@ from mailferry.config import secret
 from mailferry.config.event_feed import CATEGORIES, EventFeed
 from mailferry.config.mailbox import Auth, MailboxKind
 from mailferry.config.tables import (
+    ALERTS,
     COLUMN,
     DATABASE,
     EVENTS,
@@ -71,7 +72,11 @@ class _Section:
 def as_toml(configuration: Configuration, style: Style) -> str:
     """The text of a file that reads as this configuration (but for secrets that are not in it)."""
     sections = [_service(configuration, style)]
-    sections += [_database(configuration, style), _page(configuration, style)]
+    sections.append(_database(configuration, style))
+    apart = (("page", PAGE, configuration.page), ("alerts", ALERTS, configuration.alerts))
+    sections += [
+        _Section(name=name, parts=(name,), values=_chosen(table, one, style)) for name, table, one in apart
+    ]
     events = [_event(feed, configuration.service.data_dir, style) for feed in configuration.events]
     if style is not Style.WHOLE and len(events) > 1:
         sections.append(_common(events))
@@ -92,6 +97,7 @@ def as_plain(configuration: Configuration) -> dict[str, Any]:
         "service": _plain(configuration.service.model_dump()),
         "database": _plain(configuration.database.model_dump()),
         "page": _plain(configuration.page.model_dump()),
+        "alerts": _plain(configuration.alerts.model_dump()),
         "events": [_plain(feed.model_dump()) for feed in configuration.events],
         "mailboxes": [_plain(feed.model_dump(exclude={"database"})) for feed in configuration.mailboxes],
     }
@@ -137,10 +143,6 @@ def _database(configuration: Configuration, style: Style) -> _Section:
     unused = {*parts, "url"} if database.private else parts if database.url else {"url"}
     chosen = {name: value for name, value in chosen.items() if name not in unused}
     return _Section(name="database", parts=("database",), values=chosen)
-
-
-def _page(configuration: Configuration, style: Style) -> _Section:
-    return _Section(name="page", parts=("page",), values=_chosen(PAGE, configuration.page, style))
 
 
 def _event(feed: EventFeed, data_dir: Path, style: Style) -> _Section:

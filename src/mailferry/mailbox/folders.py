@@ -251,10 +251,15 @@ def _modified(path: Path) -> float:
 
 
 def write_rejects(path: Path, rows: Iterable[RejectedRow]) -> Path:
-    """The rows of the file at `path` that were not loaded, as CSV beside it, for people. Raises Retry.
+    """The rows of the file at `path` that were not loaded, as CSV beside it, for people. Raises Retry."""
+    target = path.with_name(path.name + REJECTS)
+    with explained("write", target):
+        replace_file(target, rejects_csv(rows), mode=0o640)
+    return target
 
-    With a byte order mark, by which spreadsheet programs know UTF-8.
-    """
+
+def rejects_csv(rows: Iterable[RejectedRow]) -> bytes:
+    """Rejected rows as CSV, with a byte order mark, by which spreadsheet programs know UTF-8."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(("sheet", "row", "column", "value", "reason"))
@@ -262,10 +267,7 @@ def write_rejects(path: Path, rows: Iterable[RejectedRow]) -> Path:
         writer.writerow(
             (_plain(row.sheet), row.row, _plain(row.column), _plain(row.value), _plain(row.reason))
         )
-    target = path.with_name(path.name + REJECTS)
-    with explained("write", target):
-        replace_file(target, text.getvalue().encode("utf-8-sig", "replace"), mode=0o640)
-    return target
+    return text.getvalue().encode("utf-8-sig", "replace")
 
 
 def _plain(text: str) -> str:

@@ -62,6 +62,8 @@ class Run:
     #: What the next run has to make good, each with its object.
     troubles: list[str] = field(default_factory=list)
     error: str = ""
+    #: Called after each job, as `run` says.
+    watch: Callable[[str, float, int], None] = field(default=lambda _feed, _share, _rows: None, repr=False)
 
     @property
     def exit_status(self) -> int:
@@ -79,12 +81,15 @@ def run(
     *,
     stop: threading.Event | None = None,
     clock: Callable[[], dt.datetime] = local_now,
+    watch: Callable[[str, float, int], None] = lambda _feed, _share, _rows: None,
 ) -> Run:
     """Load everything that has arrived. Faults are in the result, not raised; `stop` ends it after the current step.
 
+    `watch` is called after each job with the share of the known jobs that are done, 0 to 1, and the rows read.
+
     Passing faults of mailbox or database are tried again after 1, 2 and 4 seconds, as are those of a single job.
     """
-    result = Run(feed=feed.name)
+    result = Run(feed=feed.name, watch=watch)
     stop = stop or threading.Event()
     folders = Folders(base=feed.base_dir)
     try:
@@ -217,3 +222,6 @@ def _note(mail: MailPool, result: Run, job_id: int) -> None:
         details = admin.show(conn, job_id)
     if details:
         result.jobs[job_id] = details
+        done = len(result.jobs)
+        rows = sum(file.counts.read for one in result.jobs.values() for file in one.files)
+        result.watch(result.feed, done / max(done, result.arrived), rows)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mailferry.config.service import Configuration
     from mailferry.database import Connection, Pool
     from mailferry.events.progress import Progress
+    from mailferry.monitor.connected import Connected
     from mailferry.monitor.facts import Need
 
 #: Seconds past its time from which a feed that has not run counts as neglected.
@@ -99,6 +100,12 @@ def _complete(status: Status, configuration: Configuration, now: datetime, error
     for mailbox in configuration.mailboxes:
         by_name[mailbox.name].silent = _silent(by_name[mailbox.name], mailbox.due, now)
     status.disks = _disks(configuration)
+    judge(status)
+    return status
+
+
+def judge(status: Status) -> None:
+    """Say what needs a person, by what is known."""
     status.needs = needs(status)
     by_feed: dict[str, list[Need]] = {}
     for need in status.needs:
@@ -107,7 +114,6 @@ def _complete(status: Status, configuration: Configuration, now: datetime, error
         ours = by_feed.get(feed.name, [])
         feed.unhealthy = bool(ours)
         feed.error = summary(ours) or feed.run_error
-    return status
 
 
 def _silent(feed: FeedStatus, schedule: Schedule, now: datetime) -> bool:
@@ -143,6 +149,17 @@ def _disks(configuration: Configuration) -> list[Disk]:
         except OSError:
             continue  # not made yet, or of another host
     return list(found.values())
+
+
+def look_again(connected: Connected, configuration: Configuration, now: datetime) -> Status:
+    """As `look`, on connections that stay open."""
+    if not has_database(configuration):
+        return look_without(configuration, now)
+    try:
+        return look_with(connected.pool(configuration.database), configuration, now)
+    except MailferryError as error:
+        connected.close()
+        return look_without(configuration, now, mask(str(error)))
 
 
 def has_database(configuration: Configuration) -> bool:

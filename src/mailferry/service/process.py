@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mailferry.config.service import Configuration
 
     class Beside(Protocol):
-        """What goes along with the service, and must not disturb it: the status page."""
+        """What goes along with the service, and must not disturb it: the status page, the alerts."""
 
         def take(self, configuration: Configuration) -> None:
             """Go by this configuration from now on; must not block."""
@@ -44,7 +44,7 @@ LAST = 9.5
 THREADS = 64
 
 
-def run(paths: Sequence[Path], configuration: Configuration, beside: Beside) -> int:
+def run(paths: Sequence[Path], configuration: Configuration, beside: Sequence[Beside]) -> int:
     """Run the service until SIGTERM or SIGINT; returns the exit status. SIGHUP reloads the configuration.
 
     `paths` is where `configuration` was read from. Raises Stop where a person has to act first.
@@ -57,7 +57,8 @@ def run(paths: Sequence[Path], configuration: Configuration, beside: Beside) -> 
         try:
             blocking(_Process(paths, configuration, beside).main())
         finally:
-            beside.stop()
+            for one in beside:
+                one.stop()
     except MailferryError as error:
         if threading.active_count() == 1:
             raise
@@ -83,7 +84,7 @@ def _leave_late() -> NoReturn:
 
 
 class _Process:
-    def __init__(self, paths: Sequence[Path], configuration: Configuration, beside: Beside) -> None:
+    def __init__(self, paths: Sequence[Path], configuration: Configuration, beside: Sequence[Beside]) -> None:
         self._paths = paths
         self._beside = beside
         self._configuration = configuration
@@ -94,6 +95,10 @@ class _Process:
         #: A reload was asked for while one was running: the files may have changed since they were read.
         self._asked_again = False
 
+    def _take_beside(self, configuration: Configuration) -> None:
+        for one in self._beside:
+            one.take(configuration)
+
     def _made(self) -> Service:
         return Service(self._configuration, self._worker, self._notifier, on_reload=self._reload)
 
@@ -102,7 +107,7 @@ class _Process:
         loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="mailferry"))
         loop.set_exception_handler(_report)
         self._service = self._made()
-        self._beside.take(self._configuration)
+        self._take_beside(self._configuration)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -154,7 +159,7 @@ class _Process:
         logs.set_up(settings.log_level, folder=settings.log_dir, style=settings.log_format)
         log.info("a new configuration is taken")
         self._configuration = configuration
-        await asyncio.to_thread(self._beside.take, configuration)
+        await asyncio.to_thread(self._take_beside, configuration)
         self._service.stop()
 
 

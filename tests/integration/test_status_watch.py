@@ -1,0 +1,61 @@
+"""`mailferry status --watch` on a terminal, and without one."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+from support_wait import wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "mailferry", "status", "--watch", "--config", "uzmanposta.ini"]
+
+
+def configured(folder: Path) -> None:
+    config = folder / "uzmanposta.ini"
+    config.write_text("[MailLogger:outgoing]\napi_key = 9f8e7d6c5b4a3928\ndomain = example.com\n")
+    config.chmod(0o600)
+
+
+def test_on_a_terminal_it_shows_every_feed_again_until_it_is_interrupted(tmp_path: Path) -> None:
+    configured(tmp_path)
+    leader, follower = pty.openpty()
+    variables = {
+        "PATH": os.environ["PATH"],
+        "LC_ALL": "C.UTF-8",
+        "TERM": "xterm",
+        "COLUMNS": "100",
+        "LINES": "30",
+    }
+    with subprocess.Popen(
+        COMMAND, cwd=tmp_path, env=variables, stdin=follower, stdout=follower, stderr=follower
+    ) as shown:
+        os.close(follower)
+        said = b""
+
+        def twice() -> bool:
+            nonlocal said
+            said += os.read(leader, 65536)
+            return said.count(b"outgoing: new") >= 2
+
+        try:
+            wait_for("two looks", twice)
+            shown.send_signal(signal.SIGINT)
+            assert shown.wait(30) == 0
+        finally:
+            shown.kill()
+            os.close(leader)
+    assert b"Traceback" not in said
+
+
+def test_without_a_terminal_it_shows_it_once(tmp_path: Path) -> None:
+    configured(tmp_path)
+    done = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.count("outgoing: new")) == (0, 1)
+    assert "\x1b" not in done.stdout
