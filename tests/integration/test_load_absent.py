@@ -12,11 +12,14 @@ from support_run import Setting, one
 from test_table import as_csv
 
 from mailferry import database
-from mailferry.config.columns import Blanks, ColumnRule
+from mailferry.config.columns import Blanks, ColumnRule, Route
+from mailferry.config.mailbox_feed import Absent
 from mailferry.mailbox.ledger import admin
-from mailferry.mailbox.target import history, upsert
+from mailferry.mailbox.target import absent, history, upsert
+from mailferry.mailbox.target.absent import Scope
 from mailferry.mailbox.target.origins import Origin
 from mailferry.mailbox.target.table import Target
+from mailferry.testing.workbooks import Tab, xlsx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,6 +78,18 @@ def test_a_column_says_for_itself_what_its_empty_cells_do(here: Setting) -> None
     here.send(("1", None, None))
     assert here.load(blanks="keep", columns=rules).exit_status == 0
     assert here.rows() == [("1", None, 1)]
+
+
+def test_a_key_that_is_written_in_another_way_is_in_the_list(db: Connection) -> None:
+    db.execute("CREATE TABLE t (k numeric PRIMARY KEY, a text)")
+    target = Target.inspect(db, "t", "k")
+    assert target is not None
+    scope = Scope(feed="f", sender="s", whole_feed=False, what=Absent.DELETE, most=1, received=None)
+    for job, number in enumerate(("1", "1.0", "1.00"), 1):
+        origin = Origin(file="x", job_id=job)
+        upsert.load(db, target, ["k", "a"], as_csv((number, job), (2, 2)), origin, upsert.Rules(scope=scope))
+        assert absent.settle(db, target, scope, origin, keep=False) == (0, "")
+    assert db.execute("SELECT k::text, a FROM t ORDER BY k").fetchall() == [("1", "3"), ("2", "2")]
 
 
 # --- rows
@@ -178,6 +193,21 @@ def test_by_feed_all_senders_write_one_list(here: Setting) -> None:
     send(here, "c", sender="b@example.com")
     here.load(**settings)
     assert keys(here) == "c"
+
+
+def test_each_table_of_a_message_has_a_list_of_its_own(here: Setting, tmp_path: Path) -> None:
+    routes = (Route(sheet="A", table="a"), Route(sheet="B", table="b"))
+    for first, second in (("1 2", "3 4"), ("1", "3")):
+        tabs = [
+            Tab(name=name, rows=(("HAWB",), *((key,) for key in keys.split())))
+            for name, keys in (("A", first), ("B", second))
+        ]
+        here.maildir.deliver(
+            mail("Track and Trace", ("d.xlsx", xlsx(tmp_path / "book.xlsx", *tabs).read_bytes()))
+        )
+        run = here.load(absent="delete", max_absent=0.5, routes=routes)
+    assert [file.counts.absent for file in one(run).files] == [1, 1]
+    assert here.query("SELECT hawb FROM a UNION ALL SELECT hawb FROM b") == [("1",), ("3",)]
 
 
 def test_a_table_whose_rows_cannot_be_marked_stops_the_feed_with_the_statement_to_run(here: Setting) -> None:

@@ -362,6 +362,7 @@ ROWS: dict[str, tuple[str, tuple[str, ...], tuple[Any, ...], tuple[str, str, str
         ("other", "XX", "foreign key"),
     ),
     "a trigger's own code": ("n int", ("n",), (13,), ("", "", "not thirteen")),
+    "a deferred trigger": ("n int", ("n",), (13,), ("", "", "not thirteen")),
     "a policy of rows": ("p int", ("p",), (666,), ("", "", "row-level security")),
 }
 _MORE = """
@@ -376,6 +377,10 @@ _AFTER = {
         CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS
         $$BEGIN IF NEW.n = 13 THEN RAISE 'not thirteen' USING ERRCODE = 'XY013'; END IF; RETURN NEW; END$$;
         CREATE TRIGGER no BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION no()""",
+    "a deferred trigger": """
+        CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS
+        $$BEGIN IF NEW.n = 13 THEN RAISE 'not thirteen'; END IF; RETURN NEW; END$$;
+        CREATE CONSTRAINT TRIGGER no AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION no()""",
     "a policy of rows": """
         ALTER TABLE t ENABLE ROW LEVEL SECURITY;
         CREATE POLICY p ON t USING (true) WITH CHECK (p IS NULL OR p <> 666)""",

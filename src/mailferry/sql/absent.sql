@@ -1,8 +1,9 @@
 -- Rows that are absent from a list; see mailbox/target/absent.py for what each promises.
 
 -- name: not_whole
+-- What is still pending goes to other tables.
 SELECT count(*) FROM mailferry.files
-WHERE job_id = %(job)s AND id <> %(file)s AND (state <> 'loaded' OR rejected > 0)
+WHERE job_id = %(job)s AND id <> %(file)s AND (state NOT IN ('loaded', 'pending') OR rejected > 0)
 
 -- name: newer_list
 SELECT job_id FROM mailferry.row_scopes

@@ -55,7 +55,7 @@ def touch(
     conn.execute(
         sql.SQL(
             "INSERT INTO mailferry.row_scopes AS r (target, key, feed, sender, job_id, seen_at, first_job_id)"
-            " SELECT {title}, s.{key}::text, {feed}, {sender}, {job}, coalesce({seen}, now()), {job} FROM {stage} AS s"
+            " SELECT {title}, s.{key}::text, {feed}, {sender}, {job}, coalesce({seen}, clock_timestamp()), {job} FROM {stage} AS s"
             " ON CONFLICT (target, key) DO UPDATE SET feed = excluded.feed, sender = excluded.sender, job_id = excluded.job_id,"
             " seen_at = excluded.seen_at, first_job_id = CASE WHEN r.feed = excluded.feed AND ({whole} OR r.sender = excluded.sender)"
             " THEN r.first_job_id ELSE excluded.job_id END WHERE r.seen_at <= excluded.seen_at"
@@ -117,6 +117,15 @@ def _incomplete(conn: Connection, scope: Scope, origin: Origin) -> str:
     return f"job {newer[0]} brought a later one" if newer else ""
 
 
+def _listed(target: Target, job_id: int) -> sql.Composed:
+    """Keys that the job has, as values: the same number or time may stand there as two texts."""
+    key = target.column(target.key)
+    assert key is not None
+    return sql.SQL("SELECT key::{} FROM mailferry.row_scopes WHERE target = {} AND job_id = {}").format(
+        type_sql(key.type), sql.Literal(target.title), sql.Literal(job_id)
+    )
+
+
 def _where(target: Target, scope: Scope, job_id: int) -> sql.Composed:
     """Rows `t` of the table that the scope's messages had, by their entries `r`, and that are not marked yet."""
     key = target.column(target.key)
@@ -141,15 +150,21 @@ def _where(target: Target, scope: Scope, job_id: int) -> sql.Composed:
 def _count(conn: Connection, target: Target, scope: Scope, job_id: int) -> tuple[int, int]:
     """Rows that are absent, and rows that the scope had before."""
     statement = sql.SQL(
-        "SELECT count(*) FILTER (WHERE r.job_id <> {job}), count(*) FROM mailferry.row_scopes AS r, {target} AS t WHERE {where}"
-    ).format(job=sql.Literal(job_id), target=target.identifier, where=_where(target, scope, job_id))
+        "SELECT count(DISTINCT t.{key}) FILTER (WHERE l.key IS NULL), count(DISTINCT t.{key}) FROM mailferry.row_scopes AS r"
+        " CROSS JOIN {target} AS t LEFT JOIN ({listed}) AS l ON l.key = t.{key} WHERE {where}"
+    ).format(
+        key=sql.Identifier(target.key),
+        target=target.identifier,
+        listed=_listed(target, job_id),
+        where=_where(target, scope, job_id),
+    )
     ((absent, before),) = conn.execute(statement).fetchall()
     return absent, before
 
 
 def _statement(target: Target, scope: Scope, origin: Origin, *, keep: bool) -> sql.Composed:
-    where = sql.SQL("{} AND r.job_id <> {}").format(
-        _where(target, scope, origin.job_id), sql.Literal(origin.job_id)
+    where = sql.SQL("{} AND NOT EXISTS (SELECT FROM ({}) AS l WHERE l.key = t.{})").format(
+        _where(target, scope, origin.job_id), _listed(target, origin.job_id), sql.Identifier(target.key)
     )
     if scope.what is Absent.DELETE:
         change = sql.SQL("DELETE FROM {} AS t USING mailferry.row_scopes AS r").format(target.identifier)

@@ -144,12 +144,11 @@ class _Stage:
         self._copy(chunks)
         self._reject_missing()
         self._drop_superseded()
+        if scope := self._rules.scope:
+            # Those that stay as a later message has them, too, are in the list.
+            absent.touch(self._conn, self._target, self._table, self._key, scope, self._origin.job_id)
         self._drop_older()
         self._upsert_all()
-        if self._rules.scope:
-            absent.touch(
-                self._conn, self._target, self._table, self._key, self._rules.scope, self._origin.job_id
-            )
         self._drop()
         counts = self._counts
         counts.rejected = len(self._rejected)
