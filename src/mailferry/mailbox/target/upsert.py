@@ -135,13 +135,13 @@ class _Stage:
         self._copying = False
 
     def load(self, chunks: Iterable[bytes]) -> Loaded:
+        self._create()
+        self._copy(chunks)
         if self._rules.history or self._rules.keep_blanks:
             # What stands there before must still stand there when it is replaced, whatever other programs write.
             self._conn.execute(
                 sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(self._target.identifier)
             )
-        self._create()
-        self._copy(chunks)
         self._reject_missing()
         self._drop_superseded()
         if scope := self._rules.scope:

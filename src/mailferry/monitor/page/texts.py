@@ -205,6 +205,7 @@ TURKISH = {
     "rows rejected": "satırlar reddedildi",
     "loaded": "yüklendi",
     "duplicate": "yinelenen",
+    "undone": "geri alındı",
     "rejected": "reddedildi",
     "watched": "izleniyor",
     "unreachable": "ulaşılamıyor",

@@ -57,6 +57,7 @@ STATES = {
     "rows": "rows rejected",
     "loaded": "loaded",
     "duplicate": "duplicate",
+    "undone": "undone",
     "rejected": "rejected",
     "watching": "watched",
     "polling": "polled",
