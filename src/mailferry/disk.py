@@ -1,4 +1,8 @@
-"""The disk as mailferry uses it: whole lines appended, whole files replaced, both durable when the call returns."""
+"""The disk as mailferry uses it: whole lines appended, whole files replaced, both durable when the call returns.
+
+Who may write a folder may plant links in it: no name that is written to is followed elsewhere, and what is not a plain file
+is refused. New files and folders are never writable for others, whatever the umask.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -16,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+#: Permissions of what is made new; the umask may take more from them.
+FILE_MODE, FOLDER_MODE = 0o644, 0o755
 #: Seconds between tries to replace a file that another program (virus scanner, indexer) holds open on Windows.
 REPLACE_PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0)
 #: What is left free of a disk where no `min_free` is set: so many bytes, or this share of a smaller disk.
@@ -36,6 +43,8 @@ def explained(action: str, path: Path) -> Iterator[None]:
             errno.EROFS: "the disk is mounted read-only",
             errno.EISDIR: "a folder is in its place; move it away",
             errno.EIO: "the disk reports a fault; see the kernel log",
+            errno.ELOOP: "a symbolic link is in its place, and none is followed; move it away",
+            errno.ENXIO: "no plain file is in its place; move it away",
         }.get(error.errno or 0, "see that path")
         raise Retry(
             f"cannot {action} {path}: {error.strerror or error}; {advice}. Nothing is lost, the next run repairs it"
@@ -95,9 +104,9 @@ def replace_file(
         OSError: it could not be done; the old file is as it was.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    descriptor = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), mode or 0o666
-    )
+    # What a kill has left, or someone has planted, goes; what is planted after that makes O_EXCL fail.
+    temporary.unlink(missing_ok=True)
+    descriptor = opener(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode or FILE_MODE)
     try:
         _keep_mode(descriptor, path, mode)
         write_all(descriptor, data)
@@ -118,11 +127,36 @@ def replace_file(
         sync_folder(path.parent)
 
 
+def opener(path: str | Path, flags: int, mode: int = FILE_MODE) -> int:
+    """Open a plain file, and nothing else that may stand in its place; for `open(..., opener=disk.opener)`, too.
+
+    Raises:
+        OSError: it cannot be opened; ELOOP for a symbolic link, ENXIO for what is no plain file.
+    """
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, mode)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.ENXIO, "it is no plain file", str(path))
+    return descriptor
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing. Raises OSError."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        make_folder(folder.parent)
+    folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+
+
 def _keep_mode(descriptor: int, path: Path, mode: int | None) -> None:
     """Who may read the file that is replaced may read the new one; a new file goes by the umask."""
     if sys.platform != "win32":
         with contextlib.suppress(FileNotFoundError):
-            os.fchmod(descriptor, mode or path.stat().st_mode & 0o777)
+            before = path.lstat().st_mode
+            if mode or stat.S_ISREG(before):
+                os.fchmod(descriptor, mode or before & 0o777)
 
 
 def _held_by_another() -> bool:
@@ -132,7 +166,7 @@ def _held_by_another() -> bool:
 def append(path: Path, data: bytes) -> None:
     """Append to the file at `path`, made where it is missing, and wait until it is on the disk."""
     new = not path.exists()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+    descriptor = opener(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         write_all(descriptor, data)
         os.fsync(descriptor)
@@ -147,7 +181,7 @@ def rewrite(path: Path, offset: int, data: bytes) -> None:
 
     After a failed fsync the kernel calls pages clean that never reached the disk: only a new write brings them there.
     """
-    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
+    descriptor = opener(path, os.O_RDWR)
     try:
         os.lseek(descriptor, offset, os.SEEK_SET)
         write_all(descriptor, data)

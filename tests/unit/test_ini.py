@@ -87,6 +87,17 @@ def test_a_url_in_default_counts_for_mail_only(tmp_path: Path) -> None:
     assert urls == ["https://one.example.com/list", CATEGORIES["quarantine"][0], "https://two.example.com/x"]
 
 
+@pytest.mark.parametrize("host", ["provider.example.com", "192.0.2.7", "[2001:db8::1]:8080"])
+def test_http_to_another_host_is_refused_unless_it_is_allowed(tmp_path: Path, host: str) -> None:
+    (fault,) = faults(tmp_path, f"[MailLogger:a]\napi_key = {KEY}\nurl = http://{host}/logs\n")
+    assert "http:// sends the api_key unencrypted" in fault
+    assert "[MailLogger:a] url" in fault
+    allowed = feed(tmp_path, f"url = http://{host}/logs\nallow_http = yes")
+    assert allowed.url == f"http://{host}/logs"
+    for own in ("localhost", "127.0.0.1:8080", "[::1]:8080"):
+        assert feed(tmp_path, f"url = http://{own}/logs").url == f"http://{own}/logs"
+
+
 def test_every_fault_is_told_at_once_with_section_and_option(tmp_path: Path) -> None:
     text = """[DEFAULT]
 api_kee = x

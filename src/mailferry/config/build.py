@@ -171,6 +171,13 @@ class _Builder(Values):
             category = str(values.get("category", "mail"))
             if category in CATEGORIES and (fault := type_fault(category, str(values.get("type", "")))):
                 source.fault(place, f"{source.label(place, 'type')}: {fault}")
+        elif (
+            feed.url.startswith("http://")
+            and not feed.allow_http
+            and not is_local(urlsplit(feed.url).hostname or "")
+        ):
+            what = "http:// sends the api_key unencrypted; use https://, or set allow_http = true"
+            source.fault(place, f"{source.label(place, 'url')}: {what}")
         if feed is None or len(source.faults) > before:
             return None
         hide(feed.api_key.get_secret_value(), feed.masked_key)
@@ -199,10 +206,6 @@ class _Builder(Values):
 
     def _warn(self, feed: EventFeed, place: Place) -> None:
         label = self._source.label
-        if feed.url.startswith("http://") and not is_local(urlsplit(feed.url).hostname or ""):
-            self._source.warnings.append(
-                f"{label(place, 'url')}: http:// sends the api_key unencrypted; use https://"
-            )
         if feed.max_records_per_page > PAGE_LIMIT:
             what = f"the provider's limit, {PAGE_LIMIT}, is used"
             self._source.warnings.append(f"{label(place, 'max_records_per_page')}: {what}")

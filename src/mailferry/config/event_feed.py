@@ -208,6 +208,10 @@ class EventFeed(Settings):
     max_parallel_details: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = setting(
         2, "details in flight at once; `auto` finds out what the provider takes, from 1 to 32"
     )
+    max_answer_bytes: Count = setting(64 * 2**20, "bytes that one answer may have, unpacked")
+    allow_http: bool = setting(
+        False, "let `url` be http:// to another host, which sends the api_key unencrypted"
+    )
     use_session: bool = setting(True, "keep connections open between requests")
     verbose: bool = setting(True, "say every step, not only results and troubles")
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from mailferry.events import order, stored
 from mailferry.events import record as records
-from mailferry.events import stored
 from mailferry.events.held import differing
 from mailferry.events.hours import HOUR
 
@@ -194,7 +194,7 @@ def compare(
         if start <= event.time < end and (hour := hours.of(event.time)):
             hour.listed = (hour.listed or 0) + 1
     known = set(left)
-    groups = {event.group for event in left.values() if event.group}
+    groups = {order.group(event) for event in left.values()} - {""}
     contents: set[int] = set()
     #: Events whose line says something else, by their group: a later line may say the same.
     other: dict[str, tuple[Placed, list[str], Any]] = {}
@@ -204,7 +204,7 @@ def compare(
         if key is not None:
             event = left.pop(key)
             if names := differing(event.record, one.record, ignored):
-                other[event.group or event.key] = event, names, one.record
+                other[order.group(event) or event.key] = event, names, one.record
         elif appended and one.group in groups and content not in contents:
             if one.group in other and not differing(other[one.group][0].record, one.record, ignored):
                 del other[one.group]

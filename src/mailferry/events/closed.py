@@ -122,7 +122,7 @@ def compress(path: Path, target: Path) -> None:
     unfinished = target.with_name(f".{target.name}.tmp")
     unfinished.unlink(missing_ok=True)
     try:
-        with path.open("rb") as source, unfinished.open("xb") as file:
+        with path.open("rb") as source, open(unfinished, "xb", opener=disk.opener) as file:
             state = os.fstat(source.fileno())
             digest = hashlib.sha256()
             with stored.compressor(file, target.suffix) as writer:

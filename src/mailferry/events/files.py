@@ -334,7 +334,7 @@ def _locked(path: Path, patience: float = 0) -> BaseFileLock | None:
     """A lock on this file; None where another process has it for longer than `patience` seconds."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path, timeout=patience, thread_local=False)
+    lock = FileLock(path, timeout=patience, thread_local=False, mode=disk.FILE_MODE)
     try:
         lock.acquire()
     except Timeout:
@@ -358,7 +358,7 @@ def _whole_lines(path: Path) -> int:
     """The file's length, after ending a line that another program left open (ours are announced, and repaired)."""
     if not path.exists():
         return 0
-    with path.open("rb+") as file:
+    with open(path, "rb+", opener=disk.opener) as file:
         length = file.seek(0, 2)
         if length:
             file.seek(length - 1)

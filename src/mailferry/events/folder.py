@@ -53,7 +53,7 @@ def files_of(folder: Path, name_format: str) -> list[Found]:
         for entry in sorted(entries, key=lambda entry: entry.name):
             # A file that another program deletes meanwhile is gone.
             with contextlib.suppress(FileNotFoundError):
-                if matching.fullmatch(hour_name(entry.name)) and entry.is_file():
+                if matching.fullmatch(hour_name(entry.name)) and entry.is_file(follow_symlinks=False):
                     found.setdefault(plain(entry.name), Found(entry.stat().st_mtime, Path(entry.path)))
     return sorted(found.values())
 

@@ -10,8 +10,8 @@ from array import array
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from mailferry.events import order, stored
 from mailferry.events import record as records
-from mailferry.events import stored
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -52,7 +52,8 @@ class Held:
     def differing(self, event: Placed, record: Any, ignored: Collection[str] = ()) -> list[str]:
         """Fields of this record of an event that none of its held ones has with this value; none where none is held."""
         least: list[str] = []
-        held = [values for key in {event.key, event.group} for values in self._values.get(key, ())]
+        keys = {event.key, order.group(event)}
+        held = [values for key in keys for values in self._values.get(key, ())]
         for values in held:
             names = _differing(record, set(values), ignored)
             if not names:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from mailferry import logs
+from mailferry import disk, logs
 from mailferry.events.folder import files_of
 from mailferry.secrets import mask
 
@@ -124,7 +124,8 @@ class _Rotating:
 
     def _open(self, path: Path) -> None:
         self.close()
-        self._file = self._stack.enter_context(path.open("ab", buffering=0))
+        opened = open(path, "ab", buffering=0, opener=disk.opener)  # noqa: SIM115 - Path.open takes no opener
+        self._file = self._stack.enter_context(opened)
         self._path = path
         older = [found.path for found in files_of(self._folder, self._format) if found.path != path]
         for file in older[: max(0, len(older) + 1 - self._keep)]:

@@ -92,7 +92,7 @@ def _nth(base: bytes, number: int) -> str:
     return _digest(base if number == 1 else base + b"\0%d" % number)
 
 
-def group(entry: Entry) -> str:
+def group(entry: Entry | Placed) -> str:
     """The first key of those that share what this one is made of; "" where the record cannot change while the key stays."""
     return _nth(entry.base, 1) if entry.base else ""
 
@@ -183,8 +183,8 @@ class Placed(NamedTuple):
     state: str = ""
     #: Whether the time is its own.
     timed: bool = True
-    #: See `group`.
-    group: str = ""
+    #: As of `Entry`.
+    base: bytes = b""
 
 
 def oldest_first(answer: Sequence[Entry], start: int) -> list[Placed]:
@@ -198,7 +198,7 @@ def oldest_first(answer: Sequence[Entry], start: int) -> list[Placed]:
         if entry.time is not None:
             last = entry.time
         timed = entry.time is not None
-        placed.append(Placed(last, entry.key, entry.record, entry.state, timed, group(entry)))
+        placed.append(Placed(last, entry.key, entry.record, entry.state, timed, entry.base))
     placed.sort(key=_by_time)
     return placed
 

@@ -18,6 +18,7 @@ from mailferry.errors import Retry, Stop
 from mailferry.events import order, windows
 from mailferry.events import record as records
 from mailferry.events.destination import Line
+from mailferry.events.record import Decoded
 from mailferry.events.source import Expired, Postponed, Unreachable
 from mailferry.events.windows import Batch, Gap, Pages, Range
 
@@ -327,9 +328,11 @@ class Reader:
     def _line(self, event: Placed, *, changed: bool) -> Line | asyncio.Task[Line | None]:
         if not changed:
             self._count(event)
-        if self._feed.has_detail and records.queue_id(event.record) and records.time_spellings(event.record):
-            return asyncio.create_task(self._detail(event, changed=changed))
-        return self._ready(event, event.record, changed=changed)
+        if self._feed.has_detail and records.queue_id(event.record):
+            times = records.time_spellings(event.record)
+            if times:
+                return asyncio.create_task(self._detail(event, times, changed=changed))
+        return self._ready(event, Decoded(event.record), changed=changed)
 
     def _count(self, event: Placed) -> None:
         if not isinstance(event.record, dict):
@@ -337,30 +340,32 @@ class Reader:
         elif not event.timed:
             self._metrics.without_time += 1
 
-    async def _detail(self, event: Placed, *, changed: bool) -> Line | None:
+    async def _detail(self, event: Placed, times: Sequence[str], *, changed: bool) -> Line | None:
         """The event's line; None where its detail is what was written before, and only its list record says otherwise."""
         try:
-            detail = await self._source.detail(event.record)
+            detail = await self._source.detail(event.record, times)
         except (Stop, Postponed, Unreachable):
             raise
         except Retry as error:
             self._metrics.stand_ins += 1
             self._journal.error(f"{error}. The list record stands in for the detail", level=logging.WARNING)
-            return self._ready(event, event.record, changed=changed, stands_in=True)
+            return self._ready(event, Decoded(event.record), changed=changed, stands_in=True)
         if changed and self._held and event.key not in self._again and self._is_held(event, detail):
             return None
         return self._ready(event, detail, changed=changed)
 
-    def _is_held(self, event: Placed, detail: dict[str, Any]) -> bool:
+    def _is_held(self, event: Placed, detail: Decoded) -> bool:
         assert self._held
-        if self._held.differing(event, detail, self._identity.ignored):
+        exact = records.decode(detail.line) if detail.line else detail.value
+        if self._held.differing(event, exact, self._identity.ignored):
             return False
         self._unlike.update(self._held.differing(event, event.record, self._identity.ignored))
         return True
 
-    def _ready(self, event: Placed, record: Any, *, changed: bool, stands_in: bool = False) -> Line:
-        timed = event.timed or not isinstance(record, dict)
-        return Line(event.time, event.key, records.encode(record), event.state, changed, timed, stands_in)
+    def _ready(self, event: Placed, record: Decoded, *, changed: bool, stands_in: bool = False) -> Line:
+        timed = event.timed or not isinstance(record.value, dict)
+        line = record.line or records.encode(record.value)
+        return Line(event.time, event.key, line, event.state, changed, timed, stands_in)
 
 
 def _expired(window: Range, position: int) -> Batch:

@@ -33,6 +33,23 @@ _NUMBER = re.compile(rb"-?\d+(\.\d+)?([eE][-+]?\d+)?")
 _PIECE = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
 _CLOSES = {b"[": b"]", b"{": b"}"}
 _DEEPEST = 5000
+#: What compact JSON in UTF-8 does not have outside of its texts; and escapes, which a line is to have only where it must.
+_NOT_COMPACT = (
+    b"\\",
+    b"\n",
+    b"\r",
+    b"\t",
+    b'": ',
+    b'" :',
+    b', "',
+    b'" ,',
+    b"{ ",
+    b" }",
+    b"[ ",
+    b" ]",
+    b"} ",
+    b"] ",
+)
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -42,6 +59,8 @@ class Decoded(NamedTuple):
     value: Any
     #: Parts that no parser could read, and that stand in `value` as their text.
     unreadable: int = 0
+    #: The answer itself, where it is an object in one compact line already.
+    line: bytes | None = None
 
 
 def decode(body: bytes) -> Any:
@@ -68,6 +87,14 @@ def decode_leniently(body: bytes) -> Decoded:
         return Decoded(decode(body))
     except ValueError:
         return _salvaged(body.removeprefix(_BOM).strip(b" \t\r\n"), levels=5)
+
+
+def decode_line(body: bytes) -> Decoded:
+    """As `decode_leniently`; an object that is one compact line already is kept as that, with every digit as it is written."""
+    if body[:1] == b"{" and body[-1:] == b"}" and not any(sign in body for sign in _NOT_COMPACT):
+        with contextlib.suppress(orjson.JSONDecodeError):
+            return Decoded(orjson.loads(body), line=body)
+    return decode_leniently(body)
 
 
 def encode(record: Any) -> bytes:
@@ -239,7 +266,7 @@ def _salvaged(body: bytes, levels: int) -> Decoded:
             try:
                 if levels <= 1 or text[:2] == b"[[":
                     raise
-                value, count = _salvaged(text, levels - 1)
+                value, count, _ = _salvaged(text, levels - 1)
             except ValueError:
                 value, count = text.decode("utf-8", "surrogateescape"), 1
             unreadable += count

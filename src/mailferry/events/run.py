@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mailferry import logs
+from mailferry import disk, logs
 from mailferry.events.collector import Collector, Result
 from mailferry.events.connections import Connections
 from mailferry.events.places import Places, Silent
@@ -56,7 +56,7 @@ def prepare(feeds: Sequence[EventFeed], config: Path) -> dict[str, list[str]]:
             ("heartbeat_file", feed.heartbeat_file.parent),
         ):
             try:
-                folder.mkdir(parents=True, exist_ok=True)
+                disk.make_folder(folder)
                 if not os.access(folder, os.W_OK | os.X_OK):
                     raise PermissionError(0, "no permission")
                 with tempfile.TemporaryFile(dir=folder):

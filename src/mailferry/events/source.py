@@ -19,7 +19,7 @@ from mailferry.events.request import Again, NotThere, Request, Tries, Wait
 from mailferry.events.throttle import LONGEST_PAUSE, Ahead, Slots, retry_after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from multidict import CIMultiDictProxy
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mailferry.events.connections import Connections
     from mailferry.events.journal import Journal
     from mailferry.events.metrics import Metrics
+    from mailferry.events.record import Decoded
     from mailferry.events.windows import Range
 
 #: A request that the provider only ever asks to wait is given up after so many seconds; the next run goes on.
@@ -117,15 +118,15 @@ class Source:
         )
         return await self._get(request, _list_answer)
 
-    async def detail(self, listed: dict[str, Any]) -> dict[str, Any]:
-        """The full record of a listed mail event, which has a queue id and a time."""
+    async def detail(self, listed: dict[str, Any], times: Sequence[str]) -> Decoded:
+        """The full record of a listed mail event, which has a queue id and these spellings of its time."""
         feed = self._feed
         self._metrics.details += 1
         queue_id = records.queue_id(listed) or ""
         request = Request(
             "detail",
             f"{feed.url}/{quote(queue_id, safe='', errors='surrogatepass')}",
-            [{"time": time} for time in records.time_spellings(listed)],
+            [{"time": time} for time in times],
             self._detail_timeout,
             feed.detail_retries,
             feed.detail_sleep_time,
@@ -134,19 +135,19 @@ class Source:
             self._detail_slots,
         )
 
-        def whole(answer: Any) -> dict[str, Any]:
-            if records.is_detail(answer, listed):
-                return dict(answer)
-            other = records.queue_id(answer)
+        def whole(answer: Decoded) -> Decoded:
+            if records.is_detail(answer.value, listed):
+                return answer
+            other = records.queue_id(answer.value)
             if other not in {None, queue_id}:
                 raise Again(f"the answer is the record of another mail, {other:.80}")
-            raise Again(f"the answer is no record{_message(answer)}")
+            raise Again(f"the answer is no record{_message(answer.value)}")
 
         detail = await self._get(request, whole)
         self._answered += 1
         return detail
 
-    async def _get(self, request: Request, accept: Callable[[Any], _Answer]) -> _Answer:
+    async def _get(self, request: Request, accept: Callable[[Decoded], _Answer]) -> _Answer:
         self._place.asks()
         try:
             answer = await self._answer(request, accept)
@@ -155,7 +156,7 @@ class Source:
             self._place.asked()
         return answer
 
-    async def _answer(self, request: Request, accept: Callable[[Any], _Answer]) -> _Answer:
+    async def _answer(self, request: Request, accept: Callable[[Decoded], _Answer]) -> _Answer:
         tries = Tries(self._answered)
         while True:
             if time.monotonic() - tries.begun + self._throttle.left() > PATIENCE:
@@ -233,7 +234,7 @@ class Source:
         return kind(f"{self._name(request)}: {failure}, {tries.count} times; the next run tries again")
 
     async def _once(
-        self, request: Request, params: dict[str, str], accept: Callable[[Any], _Answer]
+        self, request: Request, params: dict[str, str], accept: Callable[[Decoded], _Answer]
     ) -> _Answer:
         """One try: what was asked for, or the exception that says how to go on."""
         status, headers, body = await self._exchange(request, params)
@@ -243,11 +244,11 @@ class Source:
         try:
             accepted = accept(answer)
         except Again:
-            error = records.error_status(answer)
+            error = records.error_status(answer.value)
             if error is None:
                 raise
             # The provider says 200, its error object says what is true.
-            raise self._refusal(request, error, headers, _message(answer)) from None
+            raise self._refusal(request, error, headers, _message(answer.value)) from None
         self._throttle.answered()
         return accepted
 
@@ -266,7 +267,7 @@ class Source:
                 allow_redirects=False,
             ) as response:
                 answered = True
-                return response.status, response.headers, await response.read()
+                return response.status, response.headers, await self._body(request, response)
         except TimeoutError:
             raise Again("no answer in time", reached=False, overload=True) from None
         except aiohttp.ClientPayloadError:
@@ -282,6 +283,21 @@ class Source:
             raise Again(f"the connection broke ({type(error).__name__})", reached=False) from None
         finally:
             self._place.received(answer=answered)
+
+    async def _body(self, request: Request, response: aiohttp.ClientResponse) -> bytes:
+        """The body, unpacked, in pieces. Raises Retry for one that is larger than it may be."""
+        most = self._feed.max_answer_bytes
+        pieces, size = [], 0
+        async for piece in response.content.iter_any():
+            size += len(piece)
+            if size > most:
+                response.close()  # the rest is not read
+                raise Retry(
+                    f"{self._name(request)}: the answer has more than max_answer_bytes = {most:,} bytes; see whether url is the "
+                    "provider's. If it is, raise that limit"
+                )
+            pieces.append(piece)
+        return b"".join(pieces)
 
     def _refusal(self, request: Request, status: int, headers: CIMultiDictProxy[str], said: str) -> Exception:
         """What a status other than 200 means."""
@@ -311,9 +327,10 @@ class Source:
             return NotThere(f"status {status}{said}")
         return Again(f"status {status}{said}", overload=status == 503)
 
-    def _decoded(self, body: bytes, request: Request) -> Any:
+    def _decoded(self, body: bytes, request: Request) -> Decoded:
         try:
-            decoded = records.decode_leniently(body)
+            decode = records.decode_line if request.kind == "detail" else records.decode_leniently
+            decoded = decode(body)
         except ValueError:
             what = (
                 "empty"
@@ -330,7 +347,7 @@ class Source:
                 request=_shown(request),
                 level=logging.WARNING,
             )
-        return decoded.value
+        return decoded
 
     def _name(self, request: Request) -> str:
         return f"[{self._feed.section}] {_shown(request)}"
@@ -346,10 +363,10 @@ def _shown(request: Request) -> str:
     return f"GET {request.url}?{params}"
 
 
-def _list_answer(answer: Any) -> list[Any]:
-    if not isinstance(answer, list):
-        raise Again(f"the answer is no list{_message(answer)}")
-    return answer
+def _list_answer(answer: Decoded) -> list[Any]:
+    if not isinstance(answer.value, list):
+        raise Again(f"the answer is no list{_message(answer.value)}")
+    return answer.value
 
 
 def _said(body: bytes) -> str:

@@ -45,7 +45,7 @@ def stamp(feed: EventFeed) -> int:
             continue
         answer = _ask(feed.timestamp_url, line)
         with disk.explained("write", path):
-            folder.mkdir(exist_ok=True)
+            disk.make_folder(folder)
             disk.replace_file(path, answer)
         had += 1
         if had == AT_ONCE:

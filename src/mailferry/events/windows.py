@@ -5,7 +5,8 @@ range's newest part. How long a page is has to be learned: the provider may retu
 is asked for up to and including that second. Where a page cannot be trusted to be in order, its range is halved.
 
 Whether `endtime` is inclusive is not known: every range is asked so that all seconds *before* its end are listed
-under both readings, and the next range begins at that end.
+under both readings, and the next range begins at that end. Only of the rest of a full page the answer itself shows how it was
+read: what the page has of its oldest second stands in it again, or not.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ class Pages:
 
     def __init__(self, limit: int) -> None:
         self._configured = self.limit = limit
+        #: Whether no answer has shown yet that `endtime` is exclusive.
+        self.inclusive = True
         #: Small sizes at which an answer was found to be whole.
         self._whole: set[int] = set()
 
@@ -104,6 +107,14 @@ def _round(size: int) -> bool:
     return size % 50 == 0 or size & (size - 1) == 0
 
 
+class _Rest(NamedTuple):
+    """What a full page leaves to do."""
+
+    range: Range
+    #: What the page has of its oldest second, the last one of the range.
+    known: frozenset[str]
+
+
 def plan(start: int, end: int, step: int) -> Iterator[Range]:
     """Neighbouring windows of `step` seconds from `start` to `end`; they share their border second."""
     while start < end:
@@ -116,13 +127,20 @@ def read(window: Range, pages: Pages) -> Generator[Range | Batch, Sequence[Entry
 
     Yields a Range to be asked for, and is sent its answer; or a Batch that is complete (what is sent back for it is ignored).
     """
-    todo: list[Range | Batch] = [window]  # the oldest lies on top
+    todo: list[Range | Batch | _Rest] = [window]  # the oldest lies on top
     while todo:
         asked = todo.pop()
         if isinstance(asked, Batch):
             yield asked
             continue
-        answer = yield asked
+        if isinstance(asked, _Rest):
+            asked, known = asked
+            answer = yield Range(asked.start, asked.end - 1)
+            if not any(entry.key in known for entry in answer):
+                pages.inclusive = False
+                answer = yield asked
+        else:
+            answer = yield asked
         if pages.doubtful(len(answer)):
             pages.learn(answer, (yield _older(asked, answer)))
         if not pages.full(len(answer)):
@@ -131,7 +149,7 @@ def read(window: Range, pages: Pages) -> Generator[Range | Batch, Sequence[Entry
             only = yield Range(asked.start, asked.start)
             yield _one_second(asked, answer, only, pages.limit)
         else:
-            todo += _split(asked, answer)
+            todo += _split(asked, answer, inclusive=pages.inclusive)
 
 
 def _older(asked: Range, answer: Sequence[Entry]) -> Range:
@@ -141,7 +159,7 @@ def _older(asked: Range, answer: Sequence[Entry]) -> Range:
     return Range(asked.start, max(asked.start, min(oldest + 1, asked.end)))
 
 
-def _split(asked: Range, answer: Sequence[Entry]) -> list[Range | Batch]:
+def _split(asked: Range, answer: Sequence[Entry], *, inclusive: bool) -> list[Range | Batch | _Rest]:
     """What a full page leaves to do, newest first."""
     start, end = asked
     oldest = answer[-1].time
@@ -152,6 +170,8 @@ def _split(asked: Range, answer: Sequence[Entry]) -> list[Range | Batch]:
     held = Batch(range=Range(oldest, end), answer=answer)
     rest = Range(start, oldest + 1)
     covered = end - oldest
+    if inclusive and 1 < rest.end - rest.start <= HELD_PAGES * covered:
+        return [held, _Rest(rest, frozenset(entry.key for entry in answer if entry.time == oldest))]
     if rest.end - rest.start <= HELD_PAGES * covered:
         return [held, rest]
     # So dense a window would pile up in memory: take the rest in pieces of about half as many pages.
