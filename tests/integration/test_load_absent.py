@@ -187,6 +187,26 @@ def test_a_list_that_is_not_whole_or_not_the_latest_removes_nothing(here: Settin
     assert "job 4 brought a later one" in one(run).files[0].counts.warnings[-1]
 
 
+def test_a_file_that_is_done_again_after_another_list_removes_nothing_of_that(here: Setting) -> None:
+    settings = {"absent": "delete", "max_absent": 1, "order": "arrival"}
+    here.query("CREATE TABLE tracking_data (hawb text PRIMARY KEY, status varchar(3), pieces int)")
+    send(here, "a", "c", "b")
+    here.load(**settings)
+    books = [
+        (f"{key}.xlsx", workbook(HEADER, (key, status, 1), ("ok", "x", 1)))
+        for key, status in (("a", "x"), ("c", "long"))
+    ]
+    here.maildir.deliver(mail("Track and Trace", *books, sender="a@example.com"))
+    send(here, "a", "b")
+    here.load(**settings)
+    assert keys(here) == "a b"
+    here.query("ALTER TABLE tracking_data ALTER status TYPE text")
+    with psycopg.connect(**database.parameters(here.settings)) as conn:
+        admin.retry(conn, 2)
+    here.load(**settings)
+    assert keys(here) == "a b c ok"
+
+
 def test_by_feed_all_senders_write_one_list(here: Setting) -> None:
     settings = {"absent": "delete", "absent_scope": "feed", "max_absent": 1}
     send(here, "a", "b")

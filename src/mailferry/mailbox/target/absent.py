@@ -110,10 +110,8 @@ def _incomplete(conn: Connection, scope: Scope, origin: Origin) -> str:
     ((others,),) = conn.execute(queries("absent")["not_whole"], job).fetchall()
     if others:
         return f"{others} files of the message were not loaded, or not with all their rows"
-    if scope.received is None:
-        return ""
     own = {"feed": scope.feed, "sender": scope.sender, "whole": scope.whole_feed, "seen": scope.received}
-    newer = conn.execute(queries("absent")["newer_list"], own).fetchone()
+    newer = conn.execute(queries("absent")["newer_list"], {**job, **own}).fetchone()
     return f"job {newer[0]} brought a later one" if newer else ""
 
 
