@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support_run import Setting
 from test_table import as_csv
 
-from mailferry import database
+from mailferry import database, report_jobs
 from mailferry.config.mailbox_feed import Absent
 from mailferry.errors import Reject
 from mailferry.mailbox.ledger import admin
@@ -215,7 +215,12 @@ def test_a_job_is_undone_once_says_who_counted_on_it_and_can_be_done_again(here:
     assert (done.rows, done.counted_on) == (history.Undone(deleted=1, put_back=1), (3,))
     assert done.job.undone_at is not None
     assert here.rows() == [("1", "a", 1), ("2", "a", 1), ("9", "c", 3)]
-    assert undo(here, 2).rows is None
+    said = report_jobs.undone_text(done)
+    assert "1 rows deleted that it had inserted, 1 as they were before, 0 there again" in said
+    assert "found rows of the table as they were: 3;" in said
+    again = undo(here, 2)
+    assert again.rows is None
+    assert "nothing to do" in report_jobs.undone_text(again)
     files = here.query("SELECT state, changed FROM mailferry.files ORDER BY id")
     assert files == [("loaded", True), (FileState.UNDONE, False), ("loaded", True)]
     with psycopg.connect(**database.parameters(here.settings)) as conn:

@@ -14,6 +14,7 @@ from test_table import as_csv
 from mailferry import database
 from mailferry.config.columns import Blanks, ColumnRule, Route
 from mailferry.config.mailbox_feed import Absent
+from mailferry.mailbox import health
 from mailferry.mailbox.ledger import admin
 from mailferry.mailbox.target import absent, history, upsert
 from mailferry.mailbox.target.absent import Scope
@@ -231,7 +232,17 @@ def test_each_table_of_a_message_has_a_list_of_its_own(here: Setting, tmp_path: 
 
 
 def test_a_table_whose_rows_cannot_be_marked_stops_the_feed_with_the_statement_to_run(here: Setting) -> None:
+    def checked(what: str) -> tuple[bool, str]:
+        found = [one for one in health.checks(here.feed(absent=what, history=True)) if one.name == "database"]
+        return found[0].ok, found[0].text
+
+    remedy = 'ALTER TABLE "public"."tracking_data" ADD COLUMN "absent_since" timestamptz;'
+    assert checked("mark")[0]  # it would be made
     here.query("CREATE TABLE tracking_data (hawb text PRIMARY KEY, status text, pieces int)")
     send(here, "a")
-    run = here.load(absent="mark")
-    assert 'ALTER TABLE "public"."tracking_data" ADD COLUMN "absent_since" timestamptz;' in run.error
+    assert remedy in here.load(absent="mark").error
+    assert (checked("mark")[0], remedy in checked("mark")[1]) == (False, True)
+    assert checked("delete")[0]
+    here.query(remedy)
+    assert checked("mark")[0]
+    assert here.load(absent="mark").exit_status == 0

@@ -101,7 +101,7 @@ def probe(conn: Connection, target: Target, what: Absent) -> None:
         conn.execute(sql.SQL("DELETE FROM {} WHERE false").format(target.identifier))
     else:
         column = sql.Identifier(ABSENT)
-        conn.execute(sql.SQL("UPDATE {} SET {1} = {1} WHERE false").format(target.identifier, column))
+        conn.execute(sql.SQL("UPDATE {0} SET {1} = {1} WHERE false").format(target.identifier, column))
 
 
 def _incomplete(conn: Connection, scope: Scope, origin: Origin) -> str:

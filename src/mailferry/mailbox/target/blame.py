@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
+from psycopg import sql
 
 from mailferry.database import translated
 from mailferry.errors import Reject, Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from mailferry.database import Connection
+
+#: string_data_right_truncation
+_TOO_LONG = "22001"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """A text that is staged for a column of another type."""
+
+    column: str
+    #: As `format_type()` writes it, and whether it is one of text.
+    type: str
+    textual: bool
+    #: Where it stands: a table with a condition that leaves one row of it, and its name there.
+    rows: sql.Composable
+    name: sql.Identifier
 
 
 @contextlib.contextmanager
@@ -78,3 +96,22 @@ def columns_of(conn: Connection, error: psycopg.Error) -> list[str]:
         where,
     )
     return [name for (name,) in rows]
+
+
+def misfits(conn: Connection, cells: Sequence[Cell], error: psycopg.Error) -> list[str]:
+    """The column whose type refuses its text, which the server does not say; [] where it is none of these."""
+    for cell in cells:
+        fitted = sql.SQL("SELECT {0}::{1}::text <> {0} FROM {2}").format(
+            cell.name, sql.SQL(cell.type), cell.rows
+        )
+        try:
+            with conn.transaction():
+                ((cut,),) = conn.execute(fitted).fetchall()
+        except psycopg.Error as again:
+            if again.sqlstate == error.sqlstate:
+                return [cell.column]
+        else:
+            # A cast cuts what an assignment refuses.
+            if cut and cell.textual and error.sqlstate == _TOO_LONG:
+                return [cell.column]
+    return []

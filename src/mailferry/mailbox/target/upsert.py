@@ -19,7 +19,7 @@ from mailferry.config.mailbox_feed import Absent
 from mailferry.database import translated
 from mailferry.errors import Reject, Retry
 from mailferry.mailbox.target import absent, history, origins
-from mailferry.mailbox.target.blame import blamed, columns_of
+from mailferry.mailbox.target.blame import Cell, blamed, columns_of, misfits
 from mailferry.mailbox.target.table import ABSENT, RECEIVED, type_sql
 from mailferry.mailbox.workbook.values import Counts, RejectedRow
 
@@ -38,8 +38,8 @@ MOST_PINNED = 100
 #: SQLSTATE classes that speak of a row: data exception, integrity, check option, a trigger's RAISE, a key too long
 #: for its index. Of any other, the same statement on no row says whether it does: a trigger may raise what it likes.
 _OF_A_ROW = ("22", "23", "44", "P0", "54")
-#: program_limit_exceeded, string_data_right_truncation
-_TOO_BIG, _TOO_LONG = "54000", "22001"
+#: program_limit_exceeded
+_TOO_BIG = "54000"
 #: Characters of a refused value that are kept.
 _SHOWN = 200
 
@@ -303,11 +303,25 @@ class _Stage:
             raise Reject(
                 f"The table {self._target.title} refuses more than {MOST_PINNED} rows, the last: {reason[:300]}"
             )
-        names = columns_of(self._conn, error) or self._misfits(row, error)
+        names = columns_of(self._conn, error) or misfits(self._conn, self._cells_of(row), error)
         values = [(name, self._staged(n, row)) for n, name in self._numbered(names)]
         shown = ", ".join(f"{name} = {value}" for name, value in values)
         value = values[0][1] if len(names) == len(values) == 1 else shown
         self._rejected.append(_rejected(row, ", ".join(names), value[:_SHOWN], reason[:300]))
+
+    def _cells_of(self, row: int) -> list[Cell]:
+        """Those that are staged as text, and cast or assigned with the upsert."""
+        return [
+            Cell(
+                column=column.name,
+                type=column.type,
+                textual=column.textual,
+                rows=sql.SQL("{} WHERE _row = {}").format(self._table, sql.Literal(row)),
+                name=sql.Identifier(f"c{n}"),
+            )
+            for n, column in enumerate(self._columns)
+            if not self._is_plain(column)
+        ]
 
     def _numbered(self, names: Sequence[str]) -> list[tuple[int, str]]:
         """Those that are staged, with their numbers."""
@@ -320,26 +334,6 @@ class _Stage:
         )
         ((value,),) = self._conn.execute(statement).fetchall()
         return value or ""
-
-    def _misfits(self, row: int, error: psycopg.Error) -> list[str]:
-        """The column whose type refuses its text in this row: the server does not say. [] where it is none."""
-        for n, column in enumerate(self._columns):
-            if self._is_plain(column):
-                continue
-            fitted = sql.SQL("SELECT s.{0}::{1}::text <> s.{0} FROM {2} AS s WHERE s._row = {3}").format(
-                sql.Identifier(f"c{n}"), type_sql(column.type), self._table, sql.Literal(row)
-            )
-            try:
-                with self._conn.transaction():
-                    ((cut,),) = self._conn.execute(fitted).fetchall()
-            except psycopg.Error as again:
-                if again.sqlstate == error.sqlstate:
-                    return [column.name]
-            else:
-                # A cast cuts what an assignment refuses.
-                if cut and column.textual and error.sqlstate == _TOO_LONG:
-                    return [column.name]
-        return []
 
     def _statement(self, low: int, high: int) -> sql.Composed:
         """Upsert the rows from `low` to `high`, and say how many were inserted and how many updated.
