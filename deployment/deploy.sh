@@ -31,7 +31,7 @@ usage: deploy.sh install | upgrade [--wheelhouse DIR] [--with EXTRA]...
 
   --wheelhouse DIR  install offline from this folder of wheels (default: `wheelhouse` beside this script, if there)
   --with EXTRA      oauth (sign in to Microsoft 365 and Google mailboxes), postgres (a PostgreSQL server for the private
-                    database); may be given again. An upgrade keeps the extras that are installed.
+                    database), otel (traces and metrics by OpenTelemetry); may be given again. An upgrade keeps the extras that are installed.
 TEXT
 }
 

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiosmtpd.controller import Controller
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
     from email.message import EmailMessage
 
@@ -43,12 +44,14 @@ class Post:
 
 
 @contextlib.contextmanager
-def post_office() -> Iterator[Post]:
+def post_office(tls: ssl.SSLContext | None = None) -> Iterator[Post]:
+    """`tls`: it offers STARTTLS, and takes no mail without."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         # The library connects to the port that it was given.
         post = Post(port=free.getsockname()[1])
-    controller = Controller(post, hostname="127.0.0.1", port=post.port)
+    more: dict[str, Any] = {"tls_context": tls, "require_starttls": True} if tls else {}
+    controller = Controller(post, hostname="127.0.0.1", port=post.port, **more)
     controller.start()
     try:
         yield post

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 LOCKS = (
     "requirements/runtime.txt",
-    *(f"deployment/requirements/{name}.txt" for name in ("oauth", "postgres", "build")),
+    *(f"deployment/requirements/{name}.txt" for name in ("oauth", "postgres", "otel", "build")),
 )
 
 

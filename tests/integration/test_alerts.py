@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -32,7 +34,6 @@ from mailferry.monitor.connected import Connected
 from mailferry.monitor.facts import Need
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -285,6 +286,23 @@ def test_a_password_is_not_sent_without_tls_to_another_machine(
     with pytest.raises(Retry, match="no STARTTLS"):
         mail_of(f"smtp://user:hunter2hunter2@127.0.0.1:{post.port}").deliver(message("a"), lambda _: None)
     assert not post.mails
+
+
+def test_a_certificate_counts_where_there_is_a_password_and_mail_servers_own_encrypt_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "is_local", lambda _: False)
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=mail", "-days", "1"]
+    subprocess.run([*made, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    with post_office(tls) as post:
+        mail_of(f"smtp://127.0.0.1:{post.port}").deliver(message("a"), lambda _: None)
+        assert len(post.mails) == 1
+        with pytest.raises(Retry, match="certificate verify failed"):
+            mail_of(f"smtp://user:hunter2hunter2@127.0.0.1:{post.port}").deliver(message("a"), lambda _: None)
+        assert len(post.mails) == 1
 
 
 def test_without_a_mail_server_this_machines_sendmail_gets_it(

@@ -1,4 +1,4 @@
-"""`mailferry status --watch` on a terminal, and without one."""
+"""What people watch: `mailferry status --watch`, on a terminal and without one, and how far a load is."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from support_load import Site
 from support_wait import wait_for
+
+from mailferry.config import service
+from mailferry.mailbox import run_once
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mailferry.config.database import DatabaseSettings
 
 COMMAND = [sys.executable, "-m", "mailferry", "status", "--watch", "--config", "uzmanposta.ini"]
 
@@ -59,3 +65,16 @@ def test_without_a_terminal_it_shows_it_once(tmp_path: Path) -> None:
     done = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout.count("outgoing: new")) == (0, 1)
     assert "\x1b" not in done.stdout
+
+
+def test_a_load_says_after_each_job_how_much_of_it_is_done(
+    tmp_path: Path, database_settings: DatabaseSettings
+) -> None:
+    site = Site(tmp_path, database_settings)
+    site.send(files=1)
+    site.send(files=2)
+    (feed,) = service.read([tmp_path / "config.env"], {}).mailboxes
+    said: list[tuple[str, float, int]] = []
+    result = run_once.run(feed, watch=lambda *told: said.append(told))
+    assert result.status == "done"
+    assert said == [(feed.name, 0.5, 3), (feed.name, 1.0, 9)]

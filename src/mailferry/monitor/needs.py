@@ -134,7 +134,7 @@ def _of_feed(feed: FeedStatus) -> Iterator[Need]:
             kind="gap",
             subject=f"{feed.name}: open gap",
             reason=f"{start} to {end}: {_GAPS.get(gap.kind, gap.kind)}",
-            advice=f"mailferry gaps retry {feed.name}, or: mailferry gaps acknowledge {feed.name}",
+            advice=f"mailferry gaps retry {feed.name}, or: mailferry gaps acknowledge {feed.name} --reason TEXT",
             since=datetime.fromtimestamp(gap.found_at, UTC) if gap.found_at else None,
             feed=feed.name,
             local=feed.local,

@@ -57,7 +57,7 @@ def collected(
         # What another process works on, and what was stopped, is judged by the run that ends it.
         judged = frozenset(result.section for result in results if result.status in ("completed", "error"))
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        give(configuration, status, memory_beside(checkpoint), now, judged)
+        give(configuration.alerts, status, memory_beside(checkpoint), now, judged)
     except (MailferryError, OSError) as error:
         log.warning("alerts: %s", error)
 

@@ -19,13 +19,14 @@ from mailferry.secrets import mask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
+    from datetime import datetime, timedelta
     from pathlib import Path
 
+    from mailferry.config.alert_settings import AlertSettings
     from mailferry.config.service import Configuration
     from mailferry.database import Pool
     from mailferry.monitor.alerts.channels import Channel, Lookup
-    from mailferry.monitor.alerts.decide import Announced
+    from mailferry.monitor.alerts.decide import Announced, Memory, Message
     from mailferry.monitor.alerts.memory import Store
     from mailferry.monitor.connected import Connected
     from mailferry.monitor.facts import Need, Status
@@ -60,6 +61,17 @@ class Pauses:
         self._failures.pop(channel, None)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """What one memory is compared with."""
+
+    host: str
+    needs: list[Need]
+    #: Whether `needs` would hold this one if it were still there.
+    judged: Callable[[Announced], bool]
+    lookup: Lookup = lambda _: None
+
+
 def turn(
     configuration: Configuration,
     file: FileStore,
@@ -75,17 +87,16 @@ def turn(
     An unreachable database is remembered in `file`. `known` adds what the caller knows of its own run; `feeds`: only these
     are judged. What cannot be delivered is logged, and due again the next time.
     """
+    settings = configuration.alerts
     if not has_database(configuration):
         status = look_without(configuration, now)
         known(status)
-        _give(configuration, status, file, now, pauses, status.needs, lambda _: True)
+        seen = _Seen(host=status.host, needs=status.needs, judged=lambda _: True)
+        _give(settings, seen, file, now, pauses)
         return status
 
     def ours(one: Announced | Need) -> bool:
         return feeds is None or one.feed in feeds
-
-    def judged(one: Announced) -> bool:
-        return ours(one) and one.host in ("", status.host)
 
     try:
         pool = connected.pool(configuration.database)
@@ -94,32 +105,33 @@ def turn(
         if status.database_error:
             connected.close()
         else:
-            needs = [need for need in status.needs if ours(need)]
-            _give(
-                configuration,
-                status,
-                TableStore(pool),
-                now,
-                pauses,
-                needs,
-                judged,
-                lambda job: _refused(pool, job),
+            seen = _Seen(
+                host=status.host,
+                needs=[need for need in status.needs if ours(need)],
+                judged=lambda one: ours(one) and one.host in ("", status.host),
+                lookup=lambda job: _refused(pool, job),
             )
+            _give(settings, seen, TableStore(pool), now, pauses)
     except MailferryError as error:
         connected.close()
         status = look_without(configuration, now, mask(str(error)))
         known(status)
     unreachable = [need for need in status.needs if need.key == "database"]
-    _give(configuration, status, file, now, pauses, unreachable, lambda one: one.key == "database")
+    seen = _Seen(host=status.host, needs=unreachable, judged=lambda one: one.key == "database")
+    _give(settings, seen, file, now, pauses)
     return status
 
 
 def give(
-    configuration: Configuration, status: Status, file: FileStore, now: datetime, feeds: frozenset[str]
+    settings: AlertSettings, status: Status, file: FileStore, now: datetime, feeds: frozenset[str]
 ) -> None:
     """Give the word that is due about these feeds, and this host, from what a run of theirs knows."""
-    needs = [need for need in status.needs if not need.feed or need.feed in feeds]
-    _give(configuration, status, file, now, Pauses(), needs, lambda one: not one.feed or one.feed in feeds)
+
+    def ours(one: Announced | Need) -> bool:
+        return not one.feed or one.feed in feeds
+
+    seen = _Seen(host=status.host, needs=[need for need in status.needs if ours(need)], judged=ours)
+    _give(settings, seen, file, now, Pauses())
 
 
 def memory_beside(path: Path) -> FileStore:
@@ -127,48 +139,30 @@ def memory_beside(path: Path) -> FileStore:
     return FileStore(path.parent / MEMORY)
 
 
-def _give(
-    configuration: Configuration,
-    status: Status,
-    store: Store,
-    now: datetime,
-    pauses: Pauses,
-    needs: list[Need],
-    judged: Callable[[Announced], bool],
-    lookup: Lookup = lambda _: None,
-) -> None:
-    for channel in channels(configuration.alerts):
+def _give(settings: AlertSettings, seen: _Seen, store: Store, now: datetime, pauses: Pauses) -> None:
+    for channel in channels(settings):
         if pauses.over(channel.name):
             try:
-                _send(channel, configuration, status, store, now, needs, judged, lookup)
+                _send(channel, settings.repeats, seen, store, now)
                 pauses.worked(channel.name)
             except MailferryError as error:
                 pause = pauses.failed(channel.name)
-                log.warning(
-                    "alerts by %s: %s; tried again in %g s, or by the next run", channel.name, error, pause
-                )
+                log.warning("alerts by %s: %s; again in %g s, or by the next run", channel.name, error, pause)
 
 
-def _send(
-    channel: Channel,
-    configuration: Configuration,
-    status: Status,
-    store: Store,
-    now: datetime,
-    needs: list[Need],
-    judged: Callable[[Announced], bool],
-    lookup: Lookup,
-) -> None:
-    rules = {"repeat_after": configuration.alerts.repeats, "judged": judged, "host": status.host}
-    if not decide(needs, store.look(channel.name), now, **rules):  # type: ignore[arg-type] # each is of its type
+def _send(channel: Channel, repeats: timedelta | None, seen: _Seen, store: Store, now: datetime) -> None:
+    def due(memory: Memory) -> Message:
+        return decide(seen.needs, memory, now, repeat_after=repeats, judged=seen.judged, host=seen.host)
+
+    if not due(store.look(channel.name)):
         return
     with store.held(channel.name) as held:
         if held is None:
             return  # another process sends; what is left is due the next time
         memory, remembers = held
-        for message in channel.split(decide(needs, memory, now, **rules)):  # type: ignore[arg-type]
+        for message in channel.split(due(memory)):
             if message:
-                to = channel.deliver(message, lookup)
+                to = channel.deliver(message, seen.lookup)
                 memory = remember(memory, message, now)
                 remembers(memory)
                 log.info("alerts by %s to %s: %s", channel.name, to, headline(message))
