@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -89,6 +90,15 @@ def run(command: Sequence[str | Path], *, good: Sequence[int] = (0,)) -> Cost:
         peak_mb=usage.ru_maxrss * unit / 1e6,
         output=output,
     )
+
+
+@functools.cache
+def bare_start() -> Cost:
+    """The median of nine starts of Python with asyncio and nothing else: what CPU seconds are measured in, on any machine."""
+    costs = sorted(
+        (run([sys.executable, "-c", "import asyncio"]) for _ in range(9)), key=lambda cost: cost.cpu
+    )
+    return costs[4]
 
 
 class Simulated:
