@@ -103,9 +103,10 @@ def test_disks_and_workers_have_numbers() -> None:
     workers = [{"host": "h1", "alive": alive} for alive in (True, True, False)] + [
         {"host": "h2", "alive": False}
     ]
-    found = samples(status(disks=[Disk(path="/data", free=5, total=9)], workers=workers))
+    found = samples(status(disks=[Disk(path="/data", free=5, total=9, floor=1)], workers=workers))
     assert found["mailferry_disk_free_bytes"] == {("/data",): 5}
     assert found["mailferry_disk_size_bytes"] == {("/data",): 9}
+    assert found["mailferry_disk_floor_bytes"] == {("/data",): 1}
     assert found["mailferry_workers"] == {("h1",): 2, ("h2",): 0}
 
 

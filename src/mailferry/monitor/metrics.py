@@ -73,10 +73,12 @@ def families(status: Status | None = None) -> Iterator[Metric]:
     if not status.database_error:
         yield from _mail(status)
         yield _workers(status)
-    for name, text, size in (("free", "Bytes that are free", "free"), ("size", "Bytes in all", "total")):
-        disks = GaugeMetricFamily(
-            f"mailferry_disk_{name}_bytes", f"{text} on a disk that is written to.", labels=["path"]
-        )
+    for name, size, text in (
+        ("free", "free", "Bytes that are free on a disk that is written to."),
+        ("size", "total", "Bytes of a disk that is written to."),
+        ("floor", "floor", "Bytes below which feeds that write there wait."),
+    ):
+        disks = GaugeMetricFamily(f"mailferry_disk_{name}_bytes", text, labels=["path"])
         for disk in status.disks:
             disks.add_metric([disk.path], getattr(disk, size))
         yield disks
