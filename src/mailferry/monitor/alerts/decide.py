@@ -2,7 +2,7 @@
 
 The memory is kept for each channel by itself, and changes only when a message was delivered: what a channel did not
 take is due again, with whatever has come meanwhile. A process that is killed between sending and remembering sends
-once more, and loses nothing.
+a second time, and loses nothing.
 """
 
 from __future__ import annotations
