@@ -62,6 +62,8 @@ def configured(
     if settings:
         where = {"host": settings.host, "port": settings.port, "name": settings.name, "user": settings.user}
         tables["database"] = {**where, "sslmode": "disable"}
+        if password := settings.password.get_secret_value():
+            tables["database"]["password"] = password
     for name in events:
         tables[f"events.{name}"] = {
             "api_key": KEY,

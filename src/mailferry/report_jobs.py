@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from mailferry.mailbox.explain import MessageVerdict
@@ -209,31 +208,6 @@ def details_text(details: Details, rejected: Sequence[tuple[File, Sequence[Rejec
             for row in rows
         ]
     return "\n".join(mask(line) for line in lines)
-
-
-def rejected_csv(rejected: Iterable[tuple[File, RejectedRow]]) -> Iterator[str]:
-    """Rows that were not loaded, for a spreadsheet program: CSV (RFC 4180), UTF-8 with a byte order mark, a record at a time.
-
-    A cell that such a program would take for a formula is quoted by an apostrophe, as it came by mail.
-    """
-    import csv
-    import io
-
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    records: Iterable[tuple[object, ...]] = (
-        (file.name, row.sheet, row.row, row.column, row.value, row.reason) for file, row in rejected
-    )
-    buffer.write("\ufeff")
-    for record in itertools.chain([("file", "sheet", "row", "column", "value", "reason")], records):
-        writer.writerow(map(_harmless, record))
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
-
-
-def _harmless(cell: object) -> object:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 # Checks, statistics, explanations

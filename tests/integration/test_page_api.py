@@ -144,15 +144,15 @@ def test_the_download_of_rejected_rows_is_no_program_for_a_spreadsheet(
             counts=Counts(read=2, rejected=2),
             rejected=rows,
         )
-    with (
-        served(configuration) as url,
-        urllib.request.urlopen(f"{url}/jobs/{number}/rejected.csv", timeout=30) as answer,
-    ):
-        assert answer.headers["content-disposition"] == f'attachment; filename="job-{number}-rejected.csv"'
-        lines = answer.read().decode("utf-8-sig").split("\r\n")
-    assert lines[0] == "file,sheet,row,column,value,reason"
-    assert lines[1] == 'shipments.xlsx,S,2,a,"\'=HYPERLINK(""http://evil.example"")",no number'
-    assert lines[2] == 'shipments.xlsx,S,3,a,"ü, ""quoted""\nline",no number'
+    with served(configuration) as url:
+        (link,) = re.findall(r'href="(/jobs/\d+/rejected/\d+)"', opened(f"{url}/jobs/{number}")[1])
+        with urllib.request.urlopen(url + link, timeout=30) as answer:
+            assert answer.headers["content-disposition"].startswith('attachment; filename="job-')
+            lines = answer.read().decode("utf-8-sig").split("\r\n")
+        assert opened(f"{url}/jobs/{number}/rejected/999")[0] == 404
+    assert lines[0] == "sheet,row,column,value,reason"
+    assert lines[1] == 'S,2,a,"\'=HYPERLINK(""http://evil.example"")",no number'
+    assert lines[2] == 'S,3,a,"ü, ""quoted""\nline",no number'
 
 
 def test_every_address_of_the_api_stands_in_the_docs_and_no_other() -> None:

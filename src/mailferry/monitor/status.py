@@ -16,6 +16,7 @@ from mailferry.events.coverage import HOUR
 from mailferry.mailbox.ledger import admin
 from mailferry.monitor.facts import Disk, FeedStatus, Status
 from mailferry.monitor.needs import needs, summary
+from mailferry.monitor.reach import Reaches
 from mailferry.secrets import mask
 from mailferry.service.plan import host_name
 
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     from mailferry.config.schedule import Schedule
     from mailferry.config.service import Configuration
     from mailferry.database import Connection, Pool
-    from mailferry.events.progress import Progress
     from mailferry.monitor.connected import Connected
     from mailferry.monitor.facts import Need
+    from mailferry.monitor.reach import Reach
 
 #: Seconds past its time from which a feed that has not run counts as neglected.
 OVERDUE = 300.0
@@ -53,22 +54,27 @@ def look(configuration: Configuration, now: datetime) -> Status:
     return look_without(configuration, now)
 
 
-def look_with(pool: Pool, configuration: Configuration, now: datetime) -> Status:
-    """As `look`, on connections that are open."""
+def look_with(
+    pool: Pool, configuration: Configuration, now: datetime, reaches: Reaches | None = None
+) -> Status:
+    """As `look`, on connections that are open; `reaches`, kept by one who looks often, spares reading what has not changed."""
+    reaches = reaches or Reaches()
     status = _blank(configuration, now)
     error = ""
     try:
         with database.transaction(pool) as conn:
-            _ask(conn, status, now, configuration.events)
+            _ask(conn, status, now, configuration.events, reaches)
     except MailferryError as fault:
         # What was asked before it failed is not half shown.
         status, error = _blank(configuration, now), mask(str(fault))
-    return _complete(status, configuration, now, error)
+    return _complete(status, configuration, now, error, reaches)
 
 
-def look_without(configuration: Configuration, now: datetime, error: str = "") -> Status:
+def look_without(
+    configuration: Configuration, now: datetime, error: str = "", reaches: Reaches | None = None
+) -> Status:
     """As `look`, what this host knows by itself; `error`: why the database is not asked, "" where there is none."""
-    return _complete(_blank(configuration, now), configuration, now, error)
+    return _complete(_blank(configuration, now), configuration, now, error, reaches or Reaches())
 
 
 def _blank(configuration: Configuration, now: datetime) -> Status:
@@ -81,7 +87,9 @@ def _blank(configuration: Configuration, now: datetime) -> Status:
     return Status(at=now, host=host_name(configuration), feeds=feeds)
 
 
-def _complete(status: Status, configuration: Configuration, now: datetime, error: str) -> Status:
+def _complete(
+    status: Status, configuration: Configuration, now: datetime, error: str, reaches: Reaches
+) -> Status:
     """What this host knows without the database, and what follows from all of it."""
     from mailferry.events.progress import falls_behind
 
@@ -93,7 +101,7 @@ def _complete(status: Status, configuration: Configuration, now: datetime, error
     for events in configuration.events:
         found = by_name[events.section]
         if events.destination == "files":
-            _read_checkpoint(events, found, now)
+            _read_checkpoint(events, found, now, reaches)
         if found.position:
             found.behind = falls_behind(found.position.timestamp(), now.timestamp(), events.keeps)
         found.silent = _silent(found, events.due, now)
@@ -135,7 +143,7 @@ def _disks(configuration: Configuration) -> list[Disk]:
     folders |= {feed.base_dir: feed.min_free for feed in configuration.mailboxes}
     for feed in configuration.events:
         if feed.destination == "files":
-            folders |= {feed.folder: feed.min_free, feed.position_file.parent: feed.min_free}
+            folders |= {feed.log_directory: feed.min_free, feed.position_file.parent: feed.min_free}
     found: dict[int, Disk] = {}
     for folder, min_free in folders.items():
         try:
@@ -171,9 +179,9 @@ def has_database(configuration: Configuration) -> bool:
     return (settings.data_dir / "postgres" / "data").is_dir()
 
 
-def _ask(conn: Connection, status: Status, now: datetime, events: Sequence[EventFeed]) -> None:
-    from mailferry.events.table import progress_of
-
+def _ask(
+    conn: Connection, status: Status, now: datetime, events: Sequence[EventFeed], reaches: Reaches
+) -> None:
     queries = database.queries("status")
     by_name = {feed.name: feed for feed in status.feeds}
     with conn.cursor(row_factory=dict_row) as cursor:
@@ -181,24 +189,24 @@ def _ask(conn: Connection, status: Status, now: datetime, events: Sequence[Event
             _fill(by_name[row["name"]], row, now)
         configured = {feed.section: feed for feed in events}
         for row in cursor.execute(queries["progress"], {"names": list(configured)}).fetchall():
-            reached = configured[row["feed"]]
-            _reached(by_name[reached.section], progress_of(row), reached, now, row["committed_at"])
+            feed = configured[row["feed"]]
+            _reached(by_name[feed.section], reaches.of_row(feed, row), now)
         status.workers = cursor.execute(queries["workers"]).fetchall()
     for metric, label, value in conn.execute(queries["totals"]).fetchall():
         status.totals.setdefault(metric, {})[label] = value
     if conn.execute(queries["has_queue"]).fetchone() == (True,):
         for name, state, count in conn.execute(queries["queue"]).fetchall():
             status.queue.setdefault(name, {})[state] = count
-    first = int(now.timestamp()) // HOUR - HOURS + 1
+    first = _first_hour(now)
     for name, hour, rows in conn.execute(queries["hours"], {"since": first * HOUR}).fetchall():
         if (found := by_name.get(name)) and found.kind == "mailbox" and first <= hour < first + HOURS:
             found.hours = found.hours or [0] * HOURS
             found.hours[hour - first] = rows
     refused = 0
     mailboxes = [feed for feed in status.feeds if feed.kind == "mailbox"]
-    for feed in mailboxes:
-        feed.statistics = admin.statistics(conn, now, feed.name)
-        refused += feed.statistics.refused
+    for mailbox in mailboxes:
+        mailbox.statistics = admin.statistics(conn, now, mailbox.name)
+        refused += mailbox.statistics.refused
     if refused:
         status.refusals = admin.refusals(conn, [feed.name for feed in mailboxes], MOST_REFUSALS)
         status.more_refusals = refused - len(status.refusals)
@@ -225,46 +233,33 @@ def _position(feed: FeedStatus, seconds: int, now: datetime) -> None:
     feed.lag_seconds = max(0, round(now.timestamp() - seconds))
 
 
-def _reached(
-    feed: FeedStatus, progress: Progress, configured: EventFeed, now: datetime, at: datetime | None
-) -> None:
-    """How far a feed got by its destination's own word, run by the service or by cron; `at`: when it last got on."""
-    _position(feed, progress.position, now)
-    feed.events, feed.late, feed.counts = progress.events, progress.late, progress.counts
-    feed.gaps, feed.gap_list = progress.gap_count, progress.open_gaps
-    feed.open_gaps = len(feed.gap_list)
-    feed.gap_kinds = progress.gap_kinds
-    feed.last_good = max(filter(None, (feed.last_good, at)), default=None)
-    coverage = progress.coverage
-    feed.missing = coverage.missing
-    first = int(now.timestamp()) // HOUR - HOURS + 1
-    feed.hours = [0] * HOURS
-    for span in coverage.within(first * HOUR, (first + HOURS) * HOUR):
-        # Spans of the last days lie within one hour each.
-        feed.hours[max(0, span.start // HOUR - first)] += span.held
-    if coverage.spans:
-        feed.covered_from = datetime.fromtimestamp(coverage.spans[0].start, UTC)
-    audited_to = coverage.audited_to(configured.audit_delays[-1]) if configured.audit_delays else None
-    if audited_to is not None:
-        feed.audited_to = datetime.fromtimestamp(audited_to, UTC)
+def _reached(feed: FeedStatus, reach: Reach, now: datetime) -> None:
+    """How far a feed got by its destination's own word, run by the service or by cron."""
+    _position(feed, reach.position, now)
+    feed.events, feed.late, feed.counts = reach.events, reach.late, reach.counts
+    feed.gaps, feed.gap_list, feed.open_gaps = reach.gaps, reach.open_gaps, len(reach.open_gaps)
+    feed.gap_kinds = reach.gap_kinds
+    feed.last_good = max(filter(None, (feed.last_good, reach.at)), default=None)
+    feed.missing, feed.covered_from, feed.audited_to = reach.missing, reach.covered_from, reach.audited_to
+    first = _first_hour(now)
+    feed.hours = [reach.hours.get(hour, 0) for hour in range(first, first + HOURS)]
     if feed.state in ("new", "unknown"):
         feed.state = "completed"
 
 
-def _read_checkpoint(feed: EventFeed, status: FeedStatus, now: datetime) -> None:
-    """Of files on this host the checkpoint itself is the newest word."""
-    from mailferry.events import checkpoint
+def _first_hour(now: datetime) -> int:
+    """Of `FeedStatus.hours`, in hours of Unix time."""
+    return int(now.timestamp()) // HOUR - HOURS + 1
 
+
+def _read_checkpoint(feed: EventFeed, status: FeedStatus, now: datetime, reaches: Reaches) -> None:
+    """Of files on this host the checkpoint itself is the newest word."""
     try:
-        found = checkpoint.load(feed.position_file)
-        if found:
-            at = datetime.fromtimestamp(feed.position_file.stat().st_mtime, UTC)
-            _reached(status, found.progress, feed, now, at)
+        if found := reaches.of_file(feed):
+            _reached(status, found, now)
             status.local = True
     except MailferryError as error:
         status.checkpoint_error = mask(str(error))
-    except FileNotFoundError:
-        pass  # taken away this moment
 
 
 # For people and for programs

@@ -75,7 +75,7 @@ def application(looks: Looks, clock: Callable[[], float] = time.time) -> Starlet
             Route("/signin", forms.sign_in_page),
             Route("/signin", forms.sign_in, methods=["POST"]),
             Route("/signout", forms.sign_out, methods=["POST"]),
-            Route("/jobs/{number}/rejected.csv", pages.rejected),
+            Route("/jobs/{number}/rejected/{file}", pages.rejected),
             Route("/api/v1/openapi.json", api.described),
             Route("/api/v1/status", api.status),
             Route("/api/v1/needs", api.needs),

@@ -37,6 +37,13 @@ def bars(values: Sequence[int], width: float, height: float) -> list[Bar]:
     return made
 
 
+def outline(values: Sequence[int], width: float, height: float) -> str:
+    """The same bars as one SVG path: of many feeds, that is much shorter."""
+    return "".join(
+        f"M{x} {height}V{y}h{wide}V{height}" for x, y, wide, tall in bars(values, width, height) if tall
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Day:
     """What is known of one day of the calendar."""

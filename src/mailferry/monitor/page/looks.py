@@ -15,6 +15,7 @@ from mailferry import database
 from mailferry.clock import local_now
 from mailferry.errors import MailferryError, Reject, Retry
 from mailferry.monitor import status as monitor
+from mailferry.monitor.reach import Reaches
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Looks:
         self._pool: Pool | None = None
         self._last: tuple[float, Status] | None = None
         self._coming: Future[Status] | None = None
+        self._reaches = Reaches()
 
     @property
     def configuration(self) -> Configuration:
@@ -53,7 +55,7 @@ class Looks:
             self._configuration = configuration
             self._last = self._coming = None
         with contextlib.suppress(RuntimeError):  # closed meanwhile
-            self._asking.submit(self._disconnect)
+            self._asking.submit(self._begin_again)
 
     def close(self) -> None:
         """Close the connections; what still waits for the database is not waited for."""
@@ -106,11 +108,13 @@ class Looks:
 
     def _look(self, configuration: Configuration) -> Status:
         if not monitor.has_database(configuration):
-            return monitor.look_without(configuration, local_now())
+            return monitor.look_without(configuration, local_now(), "", self._reaches)
         try:
-            found = monitor.look_with(self._connected(configuration), configuration, local_now())
+            found = monitor.look_with(
+                self._connected(configuration), configuration, local_now(), self._reaches
+            )
         except MailferryError as error:
-            found = monitor.look_without(configuration, local_now(), mask(str(error)))
+            found = monitor.look_without(configuration, local_now(), mask(str(error)), self._reaches)
         if found.database_error:
             # The private server may come back on another port.
             self._disconnect()
@@ -121,6 +125,10 @@ class Looks:
             few = configuration.database.model_copy(update={"pool_min": 1, "pool_max": 4})
             self._pool = self._open.enter_context(database.connect(few))
         return self._pool
+
+    def _begin_again(self) -> None:
+        self._reaches = Reaches()
+        self._disconnect()
 
     def _disconnect(self) -> None:
         self._pool = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mailferry.monitor.page.chart import bars
+from mailferry.monitor.page.chart import bars, outline
 from mailferry.monitor.page.texts import TURKISH
 from mailferry.secrets import mask
 
@@ -77,7 +77,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_printable,
     )
-    made.globals["bars"] = bars
+    made.globals |= {"bars": bars, "outline": outline}
     made.filters["mask"] = mask
     return made
 

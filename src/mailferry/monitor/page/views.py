@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from starlette.responses import HTMLResponse, StreamingResponse
+from starlette.responses import HTMLResponse, Response
 
 from mailferry import __version__
 from mailferry.clock import local_now, local_zone
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.requests import Request
-    from starlette.responses import Response
 
     from mailferry.errors import MailferryError
     from mailferry.mailbox.ledger.jobs import Details
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 #: On one page.
 FEEDS, NEEDS, JOBS, ROWS, MESSAGES, DAYS = 50, 25, 50, 100, 10, 30
-#: Of each file in a download.
+#: Of a file in a download.
 MOST_ROWS = 100_000
 #: Figures of a run's heartbeat that are shown.
 REQUESTS = (
@@ -180,19 +179,19 @@ class Pages:
         }
 
     def rejected(self, request: Request) -> Response:
-        """The rejected rows of a job as a file."""
-        from mailferry.report_jobs import rejected_csv
+        """The rejected rows of a job's file, to be sent back."""
+        from mailferry.mailbox.folders import rejects_csv
 
-        number = int_of(request.path_params["number"])
+        number, file_id = (int_of(request.path_params[name]) for name in ("number", "file"))
         with self._looks.transaction() as conn:
             details = admin.show(conn, number) if number >= 0 else None
-            if details is None:
-                return self.missing(request, 404)
-            rows = [(file, row) for file in details.files for row in rejected_rows(conn, file.id, MOST_ROWS)]
-        disposition = {"content-disposition": f'attachment; filename="job-{number}-rejected.csv"'}
-        return StreamingResponse(
-            rejected_csv(rows), media_type="text/csv; charset=utf-8", headers=disposition
-        )
+            if details is None or file_id not in [file.id for file in details.files]:
+                return self.missing(request)
+            text = rejects_csv(rejected_rows(conn, file_id, MOST_ROWS))
+        disposition = {
+            "content-disposition": f'attachment; filename="job-{number}-file-{file_id}-rejected.csv"'
+        }
+        return Response(text, media_type="text/csv; charset=utf-8", headers=disposition)
 
     def missing(self, request: Request, code: int = 404) -> Response:
         """There is nothing at this address, or nothing of the kind that was asked for."""
