@@ -11,7 +11,8 @@ import time
 from typing import TYPE_CHECKING
 
 from support_fork import Forked, mailferry
-from support_page import configured, opened, past
+from support_page import configured, free_port, opened, past
+from support_service import Host, head, hosts, toml
 from support_wait import PATIENCE, wait_for
 
 from mailferry.monitor.page.serving import Beside
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
+
+    from mailferry.config.database import DatabaseSettings
 
 
 def answers(url: str) -> bool:
@@ -62,6 +65,38 @@ def test_the_command_serves_until_it_is_ended(tmp_path: Path) -> None:
     finally:
         process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE) == 0, (tmp_path / "log").read_text()
+
+
+def test_the_service_serves_its_page_and_a_reload_takes_it_elsewhere(
+    tmp_path: Path, database_settings: DatabaseSettings
+) -> None:
+    def place(host: Host) -> str:
+        listen = f"127.0.0.1:{free_port()}"
+        feed: dict[str, object] = {
+            "api_key": "0123456789abcdef",
+            "domain": "example.com",
+            "url": "http://127.0.0.1:9/",
+        }
+        tables: dict[str, dict[str, object]] = {
+            **head(host, database_settings),
+            "page": {"listen": listen},
+            "events.out": feed,
+        }
+        host.config.write_text(toml(tables))
+        host.config.chmod(0o600)
+        return f"http://{listen}"
+
+    with hosts(tmp_path, database_settings, "a") as (host,):
+        first = place(host)
+        host.start()
+        wait_for(host.log, functools.partial(answers, first))
+        assert '"workers": {"ok": true, "alive": 1}' in opened(f"{first}/readyz")[1]
+        second = place(host)
+        host.signal(signal.SIGHUP)
+        wait_for(host.log, functools.partial(answers, second))
+        assert not answers(first)
+        assert host.end() == 0
+        assert not answers(second)
 
 
 def test_a_checkpoint_is_read_again_when_it_has_changed_and_only_then(

@@ -15,6 +15,7 @@ from mailferry import database
 from mailferry.clock import local_now
 from mailferry.errors import MailferryError, Reject, Retry
 from mailferry.monitor import status as monitor
+from mailferry.monitor.connected import Connected
 from mailferry.monitor.reach import Reaches
 from mailferry.secrets import mask
 
@@ -39,7 +40,7 @@ class Looks:
         self._configuration = configuration
         self._lock = threading.Lock()
         self._asking = ThreadPoolExecutor(1, thread_name_prefix="mailferry page asks")
-        self._open = contextlib.ExitStack()
+        self._connected = Connected()
         self._pool: Pool | None = None
         self._last: tuple[float, Status] | None = None
         self._coming: Future[Status] | None = None
@@ -110,9 +111,8 @@ class Looks:
         if not monitor.has_database(configuration):
             return monitor.look_without(configuration, local_now(), "", self._reaches)
         try:
-            found = monitor.look_with(
-                self._connected(configuration), configuration, local_now(), self._reaches
-            )
+            self._pool = self._connected.pool(configuration.database)
+            found = monitor.look_with(self._pool, configuration, local_now(), self._reaches)
         except MailferryError as error:
             found = monitor.look_without(configuration, local_now(), mask(str(error)), self._reaches)
         if found.database_error:
@@ -120,16 +120,10 @@ class Looks:
             self._disconnect()
         return found
 
-    def _connected(self, configuration: Configuration) -> Pool:
-        if self._pool is None:
-            few = configuration.database.model_copy(update={"pool_min": 1, "pool_max": 4})
-            self._pool = self._open.enter_context(database.connect(few))
-        return self._pool
-
     def _begin_again(self) -> None:
         self._reaches = Reaches()
         self._disconnect()
 
     def _disconnect(self) -> None:
         self._pool = None
-        self._open.close()
+        self._connected.close()
