@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from mailferry import database
@@ -64,9 +64,9 @@ class Looks:
         self._asking.shutdown(wait=False, cancel_futures=False)
 
     def forget(self) -> None:
-        """Something was changed: the next look asks again."""
+        """Something was changed: the next look asks again, and does not wait for one that began before."""
         with self._lock:
-            self._last = None
+            self._last = self._coming = None
 
     def status(self) -> Status:
         """The latest statistics, at most FRESH seconds old where the database answers."""
@@ -77,15 +77,22 @@ class Looks:
             if self._coming is None:
                 self._coming = self._asking.submit(self._look, self._configuration)
             coming = self._coming
+        wait([coming], PATIENCE)
+        over = coming.done()
+        found = None
         try:
-            found = coming.result(PATIENCE)
-        except TimeoutError:
-            error = f"no answer from the database within {PATIENCE:g} s"
-            return monitor.look_without(self._configuration, local_now(), error)
-        with self._lock:
-            if self._coming is coming:
-                self._coming, self._last = None, (time.monotonic(), found)
-        return found
+            # What comes too late is taken by a later request; until then, none waits as long.
+            found = coming.result() if over else self._without_answer()
+            return found
+        finally:
+            with self._lock:
+                if self._coming is coming:
+                    self._last = (time.monotonic(), found) if found else None
+                    self._coming = None if over else coming
+
+    def _without_answer(self) -> Status:
+        error = f"no answer from the database within {PATIENCE:g} s"
+        return monitor.look_without(self._configuration, local_now(), error, self._reaches)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Connection]:
