@@ -45,7 +45,7 @@ class PageSettings(Settings):
 
     @property
     def open_to_all(self) -> bool:
-        """Whether there is no sign-in: whoever is on this machine may see and act."""
+        """Whether there is no sign-in: all users of this machine may see and act."""
         return self.token is None and not self.proxy_header
 
     @field_validator("listen")

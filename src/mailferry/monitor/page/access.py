@@ -97,7 +97,7 @@ class Access:
         )
 
     def signed_in(self, address: str, header: Callable[[str], list[str]], cookie: str) -> str | None:
-        """Who asks: "" where nothing is asked for, the proxy's user, "token"; None: somebody unknown.
+        """Who asks: "" where nothing is asked for, the proxy's user, "token"; None: not signed in.
 
         `header` returns the values of a header by its name. Programs' wrong tokens count as tries.
         """

@@ -44,7 +44,7 @@ class Actions:
         return job
 
     def jobs(self, action: str, numbers: Sequence[int], by: str) -> tuple[int, list[str]]:
-        """Of many jobs, each in a transaction of its own: how many it was done to, and why not to the others."""
+        """Of many jobs, each in a transaction of its own: how many it was done to, and why not to the rest."""
         done, faults = 0, []
         for number in numbers:
             try:

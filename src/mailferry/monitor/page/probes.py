@@ -41,11 +41,9 @@ class Probes:
 
     def metrics(self, request: Request) -> Response:  # noqa: ARG002 - the framework's signature
         """For Prometheus; see docs/metrics.md."""
-        from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+        from mailferry.monitor.metrics import CONTENT_TYPE, render
 
-        from mailferry.monitor.metrics import render
-
-        return Response(render(self._looks.status()), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        return Response(render(self._looks.status()), media_type=CONTENT_TYPE)
 
 
 def readiness(status: Status, configuration: Configuration) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -126,7 +127,9 @@ def _listening(settings: PageSettings) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family)
     except OSError as error:
+        # Python adds the address to the system's words, and name services have numbers below zero.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise Stop(
-            f"The status page cannot be served on {settings.listen}: {error.strerror or error}. Set another address: "
+            f"The status page cannot be served on {settings.listen}: {why}. Set another address: "
             "listen of [page] (PAGE_LISTEN)."
         ) from error

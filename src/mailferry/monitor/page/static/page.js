@@ -37,8 +37,8 @@
       const next = new DOMParser().parseFromString(await answer.text(), "text/html");
       const fresh = next.getElementById("main");
       if (!fresh || busy()) return;
-      const told = fresh.querySelector(".done");
-      if (told) told.remove();
+      const said = fresh.querySelector(".done");
+      if (said) said.remove();
       if (fresh.innerHTML.trim() !== main.innerHTML.trim()) {
         const focused = main.contains(document.activeElement) ? place(document.activeElement) : null;
         const open = [...main.querySelectorAll("details")].map((one) => one.open);
