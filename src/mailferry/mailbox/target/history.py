@@ -46,6 +46,7 @@ class Undone:
 
 def kept(target: Target, origin: Origin) -> sql.Composed:
     """A part of a statement, after its `done` (`fresh`, and the row `changed`), that puts each change on record."""
+    names, new = _as_texts(target, sql.SQL("(d.changed)"))
     pairs = sql.SQL(", ").join(
         sql.SQL("({}, was.{column}::text, (d.changed).{column}::text)").format(
             sql.Literal(column.name), column=sql.Identifier(column.name)
@@ -54,26 +55,43 @@ def kept(target: Target, origin: Origin) -> sql.Composed:
     )
     return sql.SQL(
         ", kept AS (INSERT INTO mailferry.row_changes (job_id, file_id, target, table_oid, key_column, key, old, new)"
-        " SELECT {job}, {file}, {title}, {oid}, {key_column}, (d.changed).{key}::text, CASE WHEN NOT d.fresh THEN c.old END, c.new"
+        " SELECT {job}, {file}, {title}, {oid}, {key_column}, (d.changed).{key}::text, c.both[1],"
+        " CASE WHEN d.fresh THEN jsonb_object({names}, {new}) ELSE c.both[2] END"
         # A query sees the table as it was before the statement.
         " FROM done AS d LEFT JOIN {target} AS was ON was.{key} = (d.changed).{key}"
-        " CROSS JOIN LATERAL (SELECT jsonb_object_agg(v.name, v.old) AS old, jsonb_object_agg(v.name, v.new) AS new"
-        " FROM (VALUES {pairs}) AS v (name, old, new) WHERE d.fresh OR v.old IS DISTINCT FROM v.new) AS c)"
-    ).format(**_common(target, origin), target=target.identifier, key=sql.Identifier(target.key), pairs=pairs)
+        " CROSS JOIN LATERAL (SELECT CASE WHEN NOT d.fresh THEN ("
+        "SELECT ARRAY[jsonb_object_agg(v.name, v.old), jsonb_object_agg(v.name, v.new)]"
+        " FROM (VALUES {pairs}) AS v (name, old, new) WHERE v.old IS DISTINCT FROM v.new"
+        # So that it is not worked out twice.
+        ") END AS both OFFSET 0) AS c)"
+    ).format(
+        **_common(target, origin),
+        target=target.identifier,
+        key=sql.Identifier(target.key),
+        names=names,
+        new=new,
+        pairs=pairs,
+    )
 
 
 def kept_deleted(target: Target, origin: Origin) -> sql.Composed:
     """As `kept`, of a statement that deletes."""
-    row = sql.SQL("(d.changed)")
-    pairs = sql.SQL(", ").join(
-        sql.SQL("({}, {}.{}::text)").format(sql.Literal(column.name), row, sql.Identifier(column.name))
-        for column in recorded(target)
-    )
+    names, old = _as_texts(target, sql.SQL("(d.changed)"))
     return sql.SQL(
         ", kept AS (INSERT INTO mailferry.row_changes (job_id, file_id, target, table_oid, key_column, key, old)"
-        " SELECT {job}, {file}, {title}, {oid}, {key_column}, {row}.{key}::text, c.old FROM done AS d"
-        " CROSS JOIN LATERAL (SELECT jsonb_object_agg(v.name, v.old) AS old FROM (VALUES {pairs}) AS v (name, old)) AS c)"
-    ).format(**_common(target, origin), row=row, key=sql.Identifier(target.key), pairs=pairs)
+        " SELECT {job}, {file}, {title}, {oid}, {key_column}, (d.changed).{key}::text, jsonb_object({names}, {old})"
+        " FROM done AS d)"
+    ).format(**_common(target, origin), key=sql.Identifier(target.key), names=names, old=old)
+
+
+def _as_texts(target: Target, row: sql.Composable) -> tuple[sql.Composed, sql.Composed]:
+    """Two arrays: the columns' names, and their values as texts."""
+    columns = recorded(target)
+    names = sql.SQL("ARRAY[{}]::text[]").format(sql.SQL(", ").join(sql.Literal(one.name) for one in columns))
+    values = sql.SQL("ARRAY[{}]").format(
+        sql.SQL(", ").join(sql.SQL("{}.{}::text").format(row, sql.Identifier(one.name)) for one in columns)
+    )
+    return names, values
 
 
 def _common(target: Target, origin: Origin) -> dict[str, sql.Composable]:
