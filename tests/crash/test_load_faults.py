@@ -84,7 +84,7 @@ def test_a_reading_child_killed_in_the_middle_of_a_file_is_replaced(site: Site) 
 
 def test_a_reading_child_that_stands_still_is_ended_and_its_file_is_rejected(site: Site) -> None:
     site.send(large=LARGE, files=1)
-    feed = feed_of(site.base, site.maildir.root, site.settings, limits=Limits(wall_seconds=6))
+    feed = feed_of(site.base, site.maildir.root, site.settings, limits=Limits(wall_seconds=6), history=True)
     runs: list[run_once.Run] = []
     with held_up(site) as wait:
         thread = threading.Thread(target=lambda: runs.append(run_once.run(feed)))

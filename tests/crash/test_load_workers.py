@@ -44,7 +44,7 @@ def site(tmp_path: Path, database_settings: DatabaseSettings) -> Site:
 
 @contextlib.contextmanager
 def at_work(site: Site, base: Path | None = None) -> Iterator[MailPool]:
-    feed = feed_of(base or site.base, site.maildir.root, site.settings)
+    feed = feed_of(base or site.base, site.maildir.root, site.settings, history=True)
     with (
         database.connect(site.settings) as pool,
         MailPool({"test": feed}, pool, worker_id="poll", stop=threading.Event()) as mail,
@@ -99,7 +99,7 @@ def take_turns(mail: MailPool, pool: database.Pool, feed: str) -> bool:
 def workers(site: Site, *names: str, lease: float = 30, base: Path | None = None) -> Iterator[list[Forked]]:
     """Worker processes; what they say goes to files in the site's folder."""
     settings = site.settings.model_copy(update={"pool_max": 6})
-    feed = feed_of(base or site.base, site.maildir.root, settings)
+    feed = feed_of(base or site.base, site.maildir.root, settings, history=True)
     with contextlib.ExitStack() as stack:
         started = []
         for name in names:
