@@ -106,6 +106,18 @@ def test_without_full_pages_each_window_is_asked_for_once() -> None:
     assert listing.asked == [Range(start, start + 300) for start in range(0, 3000, 300)]
 
 
+def test_the_rest_of_a_page_is_asked_for_without_a_second_that_is_whole_already() -> None:
+    """Under both readings; that `endtime` is exclusive is found out once."""
+    times = [second for second in range(900) for _ in range(5)]
+    for inclusive in (True, False):
+        listing = Listing(times, cap=98, inclusive=inclusive)
+        got, gaps = collected(listing, 0, 900, 300)
+        assert (got, gaps) == (times, [])
+        # A page shows 19 whole seconds and a part of the next one, which is listed again.
+        fewest = 3 * 300 / 19
+        assert len(listing.asked) <= fewest + 3 + (not inclusive)
+
+
 def test_a_dense_window_takes_hardly_more_requests_than_it_has_pages() -> None:
     times = [second for second in range(300) for _ in range(30)]
     listing = Listing(times, cap=1000, inclusive=True)

@@ -42,7 +42,8 @@ def collect(
     """Collect events from the provider into hourly files or a table; exactly where the last run ended.
 
     Exit status: 0 done, or skipped as another run has the section; 1 a section failed, the next run goes on;
-    2 configuration; 3 the provider was not reached at all; 4 done, with a new gap on record.
+    2 configuration; 3 the provider was not reached at all; 4 done, with a new gap on record, or with files that could
+    not be deleted, compressed or sealed.
     """
     if every and section is not None:
         raise typer.BadParameter("give either --all or --section")

@@ -136,7 +136,7 @@ def read(window: Range, pages: Pages) -> Generator[Range | Batch, Sequence[Entry
         if isinstance(asked, _Rest):
             asked, known = asked
             answer = yield Range(asked.start, asked.end - 1)
-            if not any(entry.key in known for entry in answer):
+            if not known.issubset(entry.key for entry in answer):
                 pages.inclusive = False
                 answer = yield asked
         else:
