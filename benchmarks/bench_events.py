@@ -225,12 +225,9 @@ def idle(folder: Path) -> Iterator[Figure]:
         collect(config, "--parallel")
         now = int(time.time())
         urls = folder / "lists"
-        urls.write_text(
-            "".join(
-                f"{feed['list_url']}?domain={feed['domain']}&starttime={now - 300}&endtime={now}\n"
-                for feed in provider.announced["feeds"]
-            )
-        )
+        feed = provider.announced["feeds"][0]
+        question = f"{feed['list_url']}?domain={feed['domain']}&starttime={now - 300}&endtime={now}\n"
+        urls.write_text(50 * question)
         rounds = [(collect(config, "--parallel")[0].cpu, _limit(provider, urls, 5)[0].cpu) for _ in range(5)]
     ours, bare = (statistics.median(costs) for costs in zip(*rounds, strict=True))
     yield Figure(

@@ -32,30 +32,6 @@ def test_a_record_comes_out_of_its_line_as_it_went_in(value: object, ascii_only:
         assert json.loads(line) == value
 
 
-@given(st.dictionaries(st.text(max_size=3), values))
-def test_an_object_that_is_a_line_already_is_kept_digit_by_digit(value: dict[str, object]) -> None:
-    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False, separators=(",", ":"))):
-        body = text.encode("utf-8", "surrogatepass")
-        decoded = records.decode_line(body)
-        if decoded.line is None:
-            assert decoded == records.decode_leniently(body)
-        else:
-            assert decoded.line == body
-            assert decoded.value.keys() == value.keys()
-            assert b"\n" not in decoded.line
-
-
-def test_a_line_is_compact_and_escapes_only_what_it_must() -> None:
-    kept = b'{"a":1.50,"b":12345678901234567890123,"c":"x, y: z","d":[{"e":[]},{}]}'
-    assert records.decode_line(kept).line == kept
-    for body in (
-        b'{"a": 1}', b'{"a":1, "b":2}', b'{"a":[1,\n2]}', b'{"a":"\\u0131"}', b'{"a":"\\/"}', b'[{"a":1}]', b"\xef\xbb\xbf{}",
-        b'{"a":"\xff"}', b'{"a":"\x01"}',
-    ):  # fmt: skip
-        decoded = records.decode_line(body)
-        assert (decoded.line, decoded.value) == (None, records.decode_leniently(body).value)
-
-
 def test_text_is_written_as_utf_8_and_not_escaped() -> None:
     assert records.encode(records.decode(b'{"s":"\\u015fi\\u015fe"}')) == '{"s":"şişe"}'.encode()
 

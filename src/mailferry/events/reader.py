@@ -18,7 +18,6 @@ from mailferry.errors import Retry, Stop
 from mailferry.events import order, windows
 from mailferry.events import record as records
 from mailferry.events.destination import Line
-from mailferry.events.record import Decoded
 from mailferry.events.source import Expired, Postponed, Unreachable
 from mailferry.events.windows import Batch, Gap, Pages, Range
 
@@ -332,7 +331,7 @@ class Reader:
             times = records.time_spellings(event.record)
             if times:
                 return asyncio.create_task(self._detail(event, times, changed=changed))
-        return self._ready(event, Decoded(event.record), changed=changed)
+        return self._ready(event, event.record, changed=changed)
 
     def _count(self, event: Placed) -> None:
         if not isinstance(event.record, dict):
@@ -349,23 +348,21 @@ class Reader:
         except Retry as error:
             self._metrics.stand_ins += 1
             self._journal.error(f"{error}. The list record stands in for the detail", level=logging.WARNING)
-            return self._ready(event, Decoded(event.record), changed=changed, stands_in=True)
+            return self._ready(event, event.record, changed=changed, stands_in=True)
         if changed and self._held and event.key not in self._again and self._is_held(event, detail):
             return None
         return self._ready(event, detail, changed=changed)
 
-    def _is_held(self, event: Placed, detail: Decoded) -> bool:
+    def _is_held(self, event: Placed, detail: dict[str, Any]) -> bool:
         assert self._held
-        exact = records.decode(detail.line) if detail.line else detail.value
-        if self._held.differing(event, exact, self._identity.ignored):
+        if self._held.differing(event, detail, self._identity.ignored):
             return False
         self._unlike.update(self._held.differing(event, event.record, self._identity.ignored))
         return True
 
-    def _ready(self, event: Placed, record: Decoded, *, changed: bool, stands_in: bool = False) -> Line:
-        timed = event.timed or not isinstance(record.value, dict)
-        line = record.line or records.encode(record.value)
-        return Line(event.time, event.key, line, event.state, changed, timed, stands_in)
+    def _ready(self, event: Placed, record: Any, *, changed: bool, stands_in: bool = False) -> Line:
+        timed = event.timed or not isinstance(record, dict)
+        return Line(event.time, event.key, records.encode(record), event.state, changed, timed, stands_in)
 
 
 def _expired(window: Range, position: int) -> Batch:

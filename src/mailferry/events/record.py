@@ -26,30 +26,14 @@ _MILLISECONDS = 100_000_000_000
 
 #: Every digit and the point become 0: a plain search then finds the long numbers, far faster than a pattern.
 _DIGITS_ALIKE = bytes.maketrans(b"123456789.", b"0" * 10)
-#: 16 digits and a point, or 17 digits, behind what may stand before a number: fewer always fit.
-_LONG = tuple(before + b"0" * 17 for before in (b":", b",", b"[", b" ", b"-", b"\n", b"\t"))
+#: 16 digits and a point, or 17 digits: fewer always fit; and what may stand before a number.
+_LONG = b"0" * 17
+_BEFORE = frozenset(b":,[ -\n\t")
 _NUMBER = re.compile(rb"-?\d+(\.\d+)?([eE][-+]?\d+)?")
 #: What is of interest on the way to the end of a JSON value: strings, and brackets outside of them.
 _PIECE = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
 _CLOSES = {b"[": b"]", b"{": b"}"}
 _DEEPEST = 5000
-#: What compact JSON in UTF-8 does not have outside of its texts; and escapes, which a line is to have only where it must.
-_NOT_COMPACT = (
-    b"\\",
-    b"\n",
-    b"\r",
-    b"\t",
-    b'": ',
-    b'" :',
-    b', "',
-    b'" ,',
-    b"{ ",
-    b" }",
-    b"[ ",
-    b" ]",
-    b"} ",
-    b"] ",
-)
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -59,8 +43,6 @@ class Decoded(NamedTuple):
     value: Any
     #: Parts that no parser could read, and that stand in `value` as their text.
     unreadable: int = 0
-    #: The answer itself, where it is an object in one compact line already.
-    line: bytes | None = None
 
 
 def decode(body: bytes) -> Any:
@@ -87,14 +69,6 @@ def decode_leniently(body: bytes) -> Decoded:
         return Decoded(decode(body))
     except ValueError:
         return _salvaged(body.removeprefix(_BOM).strip(b" \t\r\n"), levels=5)
-
-
-def decode_line(body: bytes) -> Decoded:
-    """As `decode_leniently`; an object that is one compact line already is kept as that, with every digit as it is written."""
-    if body[:1] == b"{" and body[-1:] == b"}" and not any(sign in body for sign in _NOT_COMPACT):
-        with contextlib.suppress(orjson.JSONDecodeError):
-            return Decoded(orjson.loads(body), line=body)
-    return decode_leniently(body)
 
 
 def encode(record: Any) -> bytes:
@@ -222,13 +196,13 @@ def _iso_seconds(text: str) -> int | None:
 def _has_long_number(body: bytes) -> bool:
     """Whether a number in it has digits that orjson would not keep."""
     alike = body.translate(_DIGITS_ALIKE)
-    for long in _LONG:
-        at = alike.find(long)
-        while at >= 0:
-            number = _NUMBER.match(body, at if long[:1] == b"-" else at + 1)
+    at = alike.find(_LONG)
+    while at >= 0:
+        if at == 0 or body[at - 1] in _BEFORE:
+            number = _NUMBER.match(body, at - 1 if body[at - 1 : at] == b"-" else at)
             if number and not _fits(number[0], whole=number[1] is None and number[2] is None):
                 return True
-            at = alike.find(long, at + len(long))
+        at = alike.find(_LONG, at + len(_LONG))
     return False
 
 
@@ -266,7 +240,7 @@ def _salvaged(body: bytes, levels: int) -> Decoded:
             try:
                 if levels <= 1 or text[:2] == b"[[":
                     raise
-                value, count, _ = _salvaged(text, levels - 1)
+                value, count = _salvaged(text, levels - 1)
             except ValueError:
                 value, count = text.decode("utf-8", "surrogateescape"), 1
             unreadable += count

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from mailferry.events.connections import Connections
     from mailferry.events.journal import Journal
     from mailferry.events.metrics import Metrics
-    from mailferry.events.record import Decoded
     from mailferry.events.windows import Range
 
 #: A request that the provider only ever asks to wait is given up after so many seconds; the next run goes on.
@@ -118,7 +117,7 @@ class Source:
         )
         return await self._get(request, _list_answer)
 
-    async def detail(self, listed: dict[str, Any], times: Sequence[str]) -> Decoded:
+    async def detail(self, listed: dict[str, Any], times: Sequence[str]) -> dict[str, Any]:
         """The full record of a listed mail event, which has a queue id and these spellings of its time."""
         feed = self._feed
         self._metrics.details += 1
@@ -135,19 +134,19 @@ class Source:
             self._detail_slots,
         )
 
-        def whole(answer: Decoded) -> Decoded:
-            if records.is_detail(answer.value, listed):
-                return answer
-            other = records.queue_id(answer.value)
+        def whole(answer: Any) -> dict[str, Any]:
+            if records.is_detail(answer, listed):
+                return dict(answer)
+            other = records.queue_id(answer)
             if other not in {None, queue_id}:
                 raise Again(f"the answer is the record of another mail, {other:.80}")
-            raise Again(f"the answer is no record{_message(answer.value)}")
+            raise Again(f"the answer is no record{_message(answer)}")
 
         detail = await self._get(request, whole)
         self._answered += 1
         return detail
 
-    async def _get(self, request: Request, accept: Callable[[Decoded], _Answer]) -> _Answer:
+    async def _get(self, request: Request, accept: Callable[[Any], _Answer]) -> _Answer:
         self._place.asks()
         try:
             answer = await self._answer(request, accept)
@@ -156,7 +155,7 @@ class Source:
             self._place.asked()
         return answer
 
-    async def _answer(self, request: Request, accept: Callable[[Decoded], _Answer]) -> _Answer:
+    async def _answer(self, request: Request, accept: Callable[[Any], _Answer]) -> _Answer:
         tries = Tries(self._answered)
         while True:
             if time.monotonic() - tries.begun + self._throttle.left() > PATIENCE:
@@ -234,7 +233,7 @@ class Source:
         return kind(f"{self._name(request)}: {failure}, {tries.count} times; the next run tries again")
 
     async def _once(
-        self, request: Request, params: dict[str, str], accept: Callable[[Decoded], _Answer]
+        self, request: Request, params: dict[str, str], accept: Callable[[Any], _Answer]
     ) -> _Answer:
         """One try: what was asked for, or the exception that says how to go on."""
         status, headers, body = await self._exchange(request, params)
@@ -244,11 +243,11 @@ class Source:
         try:
             accepted = accept(answer)
         except Again:
-            error = records.error_status(answer.value)
+            error = records.error_status(answer)
             if error is None:
                 raise
             # The provider says 200, its error object says what is true.
-            raise self._refusal(request, error, headers, _message(answer.value)) from None
+            raise self._refusal(request, error, headers, _message(answer)) from None
         self._throttle.answered()
         return accepted
 
@@ -327,10 +326,9 @@ class Source:
             return NotThere(f"status {status}{said}")
         return Again(f"status {status}{said}", overload=status == 503)
 
-    def _decoded(self, body: bytes, request: Request) -> Decoded:
+    def _decoded(self, body: bytes, request: Request) -> Any:
         try:
-            decode = records.decode_line if request.kind == "detail" else records.decode_leniently
-            decoded = decode(body)
+            decoded = records.decode_leniently(body)
         except ValueError:
             what = (
                 "empty"
@@ -347,7 +345,7 @@ class Source:
                 request=_shown(request),
                 level=logging.WARNING,
             )
-        return decoded
+        return decoded.value
 
     def _name(self, request: Request) -> str:
         return f"[{self._feed.section}] {_shown(request)}"
@@ -363,10 +361,10 @@ def _shown(request: Request) -> str:
     return f"GET {request.url}?{params}"
 
 
-def _list_answer(answer: Decoded) -> list[Any]:
-    if not isinstance(answer.value, list):
-        raise Again(f"the answer is no list{_message(answer.value)}")
-    return answer.value
+def _list_answer(answer: Any) -> list[Any]:
+    if not isinstance(answer, list):
+        raise Again(f"the answer is no list{_message(answer)}")
+    return answer
 
 
 def _said(body: bytes) -> str:
