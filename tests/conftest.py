@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
-
-if TYPE_CHECKING:
-    import pytest
 
 # A busy machine is no failure: what is tested here is never how long it takes.
 settings.register_profile("untimed", deadline=None)
@@ -20,9 +17,13 @@ pytest_plugins = ["fixtures_postgres", "fixtures_dovecot", "fixtures_logs", "fix
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let those that take longest begin first: each worker gets one run of the list, and its slow ones lead it.
 
-    They mostly wait, so that the workers beside them have the processors; at the end they would wait alone.
+    They mostly wait, so that the workers beside them have the processors; at the end they would wait alone. On a busy
+    machine each has ten minutes.
     """
     slow = [item for item in items if item.get_closest_marker("slow")]
+    for item in slow:
+        if not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(600))
     rest = [item for item in items if not item.get_closest_marker("slow")]
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     ordered: list[pytest.Item] = []

@@ -7,6 +7,7 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+import pytest
 from support_events import SIGN_INS, START, a_site, forked
 from support_fork import KILLED, injected
 from typer.testing import CliRunner
@@ -37,6 +38,7 @@ def contents(site: Site) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_kills_while_hours_are_closed(tmp_path: Path) -> None:
     traits = Traits(rate=0.02, start=START, end=START + 4 * HOUR, detail_bytes=100)
     with a_site(tmp_path, {SIGN_INS: traits}, now=START + 5 * HOUR) as site:

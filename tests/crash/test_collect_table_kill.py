@@ -6,6 +6,7 @@ import random
 from functools import partial
 from typing import TYPE_CHECKING
 
+import pytest
 from support_events import OUTGOING, SIGN_INS, START
 from support_fork import KILLED
 from support_link import Step, Wire
@@ -19,7 +20,6 @@ from mailferry.testing.provider import Settings
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
     from support_fork import Forked
     from support_table import TableSite
 
@@ -83,6 +83,7 @@ def test_kill_at_each_statement_and_the_next_run_goes_on(
         site.assert_exactly_once(OUTGOING)
 
 
+@pytest.mark.slow
 def test_a_connection_that_is_cut_at_each_statement_fails_the_run_and_the_next_one_goes_on(
     tmp_path: Path, database_settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

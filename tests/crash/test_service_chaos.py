@@ -22,7 +22,6 @@ FAULTS = 50
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_fifty_random_faults_lose_nothing_and_double_nothing(
     tmp_path: Path, new_database: Callable[..., DatabaseSettings], account: Account, server_folder: Path
 ) -> None:

@@ -367,6 +367,7 @@ def reload(host: Host) -> tuple[int, list[str]]:
 # --- neighbours
 
 
+@pytest.mark.slow
 def test_feeds_stay_on_their_host_and_a_wrong_password_holds_up_nobody(
     tmp_path: Path, empty: DatabaseSettings, account: Account, provider: Provider
 ) -> None:

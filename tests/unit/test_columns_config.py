@@ -152,6 +152,7 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.dictionaries(TEXT.filter(str.strip), st.fixed_dictionaries({}, optional=OPTIONS), max_size=3))
 def test_what_is_declared_is_written_back_as_it_was(columns: dict[str, dict[str, Any]]) -> None:
