@@ -12,7 +12,7 @@ from mailferry.events.windows import Gap
 
 #: Events without their detail that are kept on record; the count of all goes on.
 MISSING_KEPT = 1000
-#: Changed events that files do not show, kept on record: one that is forgotten may be counted once more.
+#: Changed events that files do not show, kept on record: one that is forgotten may be counted again.
 NEWER_KEPT = 1000
 #: Closed gaps kept on record, and gaps in all; the count goes on.
 GAPS_KEPT = 100

@@ -145,7 +145,7 @@ def _entry(values: dict[str, Any]) -> Entry:
 def sealed_names(path: Path) -> set[str]:
     """The files that are sealed by any line of a manifest that can be read, even where its chain is broken.
 
-    Whoever edited the manifest, a sealed file is not appended to. Raises Retry.
+    Whatever the manifest says now, a sealed file is not appended to. Raises Retry.
     """
     names: set[str] = set()
     with disk.explained("read", path):

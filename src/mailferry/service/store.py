@@ -14,6 +14,7 @@ from psycopg.rows import dict_row
 from mailferry import __version__
 from mailferry.clock import local_zone
 from mailferry.database import queries, translated
+from mailferry.retry import pause
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -134,7 +135,7 @@ class Store:
         One that was stopped is due at once, for another worker to continue.
         """
         again = ended.status == "failed" and begun.failures < MOST_RETRIES
-        again_in = timedelta(seconds=2**begun.failures) if again else None
+        again_in = timedelta(seconds=pause(begun.failures + 1)) if again else None
         await self._do(
             "end",
             name=name,

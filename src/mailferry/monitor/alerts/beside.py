@@ -72,7 +72,7 @@ class Alerts:
             self._pauses, self._file = Pauses(), FileStore(configuration.service.data_dir / MEMORY)
         self._pings.start(configuration)
         status = turn(configuration, self._file, local_now(), self._pauses, connected)
-        self._pings.tell(configuration, status)
+        self._pings.send(configuration, status)
 
 
 class _Pings:
@@ -88,7 +88,7 @@ class _Pings:
             self._began = True
             self._ping(configuration, "start")
 
-    def tell(self, configuration: Configuration, status: Status) -> None:
+    def send(self, configuration: Configuration, status: Status) -> None:
         now = time.monotonic()
         if now - self._at >= PING or self._well is not status.healthy:
             self._at, self._well = now, status.healthy
