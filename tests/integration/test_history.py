@@ -241,3 +241,7 @@ def test_without_history_nothing_is_undone(here: Setting) -> None:
         undo(here, 2)
     with pytest.raises(Reject, match="no job 3"):
         undo(here, 3)
+    with psycopg.connect(**database.parameters(here.settings)) as conn:
+        admin.cancel(conn, 2)
+    assert undo(here, 2).rows == history.Undone()
+    assert here.rows() == [("1", "a", 1)]

@@ -102,8 +102,8 @@ def undo(conn: Connection, job_id: int) -> Undoing:
     Raises Reject where the job is not done, where its feed kept no history, and as `history.undo`.
     """
     job = one(conn, _sql("job_to_undo"), {"id": job_id})
-    if job is None or not job.ended:
-        raise _cannot(conn, job_id, "undone", "completed or failed")
+    if job is None or job.state in (JobState.PENDING, JobState.IN_PROGRESS):
+        raise _cannot(conn, job_id, "undone", "completed, failed or cancelled")
     if job.undone_at is not None:
         return Undoing(job=job, rows=None)
     if names := [name for (name,) in conn.execute(_sql("without_history"), {"id": job_id})]:
