@@ -53,7 +53,8 @@ def good(key: str = "1") -> tuple[str, bytes]:
 
 def refused(here: Accounts) -> int:
     with psycopg.connect(**database.parameters(here.settings)) as conn:
-        return admin.statistics(conn, datetime.now(UTC)).refused
+        name = here.feed().name
+        return admin.statistics(conn, datetime.now(UTC), [name])[name].refused
 
 
 def test_a_message_without_any_file_is_done_or_refused_as_the_setting_says(here: Accounts) -> None:
@@ -146,7 +147,8 @@ def test_warnings_are_counted_on_the_job_and_in_the_statistics(here: Accounts) -
     here.receive(("a.xlsx", workbook(HEADER, ("1", "x", 1), ("1", "y", 2))))
     assert one(here.load()).job.warnings == 1
     with psycopg.connect(**database.parameters(here.settings)) as conn:
-        assert admin.statistics(conn, datetime.now(UTC)).today.warnings == 1
+        name = here.feed().name
+        assert admin.statistics(conn, datetime.now(UTC), [name])[name].today.warnings == 1
 
 
 def unavailable(*_: object) -> None:

@@ -115,7 +115,8 @@ def test_statistics_count_today_and_this_week_by_the_callers_calendar(db: Connec
         end = now - timedelta(minutes=ago)
         statement = "UPDATE mailferry.jobs SET started_at = %s, finished_at = %s WHERE uid = %s"
         db.execute(statement, (end - timedelta(seconds=3), end, uid))
-    got = admin.statistics(db, now)
+    found = admin.statistics(db, now, ["f", "other"])
+    got = found["f"]
     assert (got.today.completed, got.week.completed, got.states) == (1, 2, {JobState.COMPLETED: 3})
     assert (got.week.files, got.week.rows_read, got.week.inserted, got.week.errors, got.week.seconds) == (
         2,
@@ -124,6 +125,10 @@ def test_statistics_count_today_and_this_week_by_the_callers_calendar(db: Connec
         0,
         3.0,
     )
-    assert admin.statistics(db, now, feed="other").week.seconds is None
+    assert (found["other"].week.seconds, found["other"].week.completed, found["other"].states) == (
+        None,
+        0,
+        {},
+    )
     with pytest.raises(ValueError, match="aware"):
-        admin.statistics(db, datetime(2026, 3, 4))  # noqa: DTZ001 - that is the point
+        admin.statistics(db, datetime(2026, 3, 4), [])  # noqa: DTZ001 - that is the point

@@ -204,8 +204,9 @@ def _ask(
             found.hours[hour - first] = rows
     refused = 0
     mailboxes = [feed for feed in status.feeds if feed.kind == "mailbox"]
+    found_of = admin.statistics(conn, now, [mailbox.name for mailbox in mailboxes])
     for mailbox in mailboxes:
-        mailbox.statistics = admin.statistics(conn, now, mailbox.name)
+        mailbox.statistics = found_of[mailbox.name]
         refused += mailbox.statistics.refused
     if refused:
         status.refusals = admin.refusals(conn, [feed.name for feed in mailboxes], MOST_REFUSALS)

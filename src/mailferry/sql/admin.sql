@@ -56,8 +56,7 @@ WHERE refused AND acknowledged_at IS NULL AND (%(id)s::bigint IS NULL OR id = %(
 RETURNING *
 
 -- name: refused
-SELECT count(*) FROM mailferry.jobs
-WHERE refused AND acknowledged_at IS NULL AND (%(feed)s::text IS NULL OR feed = %(feed)s)
+SELECT feed, count(*) FROM mailferry.jobs WHERE refused AND acknowledged_at IS NULL AND feed = ANY(%(feeds)s) GROUP BY feed
 
 -- name: refusals
 -- From the index of refused jobs: those are few, whatever the ledger holds.
@@ -91,7 +90,7 @@ ORDER BY received DESC, id DESC LIMIT %(limit)s OFFSET %(offset)s
 SELECT section, name, reason FROM mailferry.passed_parts WHERE job_id = %(id)s ORDER BY ordinal
 
 -- name: statistics
-SELECT count(*) FILTER (WHERE j.state = 'completed') AS completed,
+SELECT j.feed, count(*) FILTER (WHERE j.state = 'completed') AS completed,
        count(*) FILTER (WHERE j.state = 'failed') AS failed,
        coalesce(sum(f.files), 0)::bigint AS files,
        coalesce(sum(f.errors), 0)::bigint AS errors,
@@ -109,7 +108,7 @@ CROSS JOIN LATERAL (
            sum(rejected) AS rejected
     FROM mailferry.files WHERE job_id = j.id
 ) AS f
-WHERE j.finished_at >= %(since)s AND j.state IN ('completed', 'failed') AND (%(feed)s::text IS NULL OR j.feed = %(feed)s)
+WHERE j.finished_at >= %(since)s AND j.state IN ('completed', 'failed') AND j.feed = ANY(%(feeds)s) GROUP BY j.feed
 
 -- name: states
-SELECT state, count(*) FROM mailferry.jobs WHERE (%(feed)s::text IS NULL OR feed = %(feed)s) GROUP BY state
+SELECT feed, state, count(*) FROM mailferry.jobs WHERE feed = ANY(%(feeds)s) GROUP BY feed, state

@@ -191,27 +191,34 @@ def show(conn: Connection, job_id: int) -> Details | None:
     )
 
 
-def statistics(conn: Connection, now: datetime, feed: str | None = None) -> Statistics:
-    """What was done today and this week, by `now`'s calendar; `now` is aware."""
+def statistics(conn: Connection, now: datetime, feeds: Sequence[str]) -> dict[str, Statistics]:
+    """What was done today and this week, by `now`'s calendar, of each of the feeds; `now` is aware."""
     if now.tzinfo is None:
         raise ValueError("now must be aware")
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     # Midnight is asked for by the calendar: a day of a week may have 23 or 25 hours.
     monday = (midnight.replace(tzinfo=None) - timedelta(days=now.weekday())).replace(tzinfo=now.tzinfo)
-    tallies = []
+    today, week = (_tallies(conn, since, feeds) for since in (midnight, monday))
+    names = {"feeds": list(feeds)}
+    states: dict[str, dict[JobState, int]] = {}
+    for feed, state, count in conn.execute(_sql("states"), names).fetchall():
+        states.setdefault(feed, {})[JobState(state)] = count
+    refused: dict[str, int] = dict(conn.execute(_sql("refused"), names).fetchall())
+    return {
+        feed: Statistics(
+            today=today.get(feed, Tally()),
+            week=week.get(feed, Tally()),
+            refused=refused.get(feed, 0),
+            states=states.get(feed, {}),
+        )
+        for feed in feeds
+    }
+
+
+def _tallies(conn: Connection, since: datetime, feeds: Sequence[str]) -> dict[str, Tally]:
     with conn.cursor(row_factory=dict_row) as cursor:
-        for since in (midnight, monday):
-            row = cursor.execute(_sql("statistics"), {"since": since, "feed": feed}).fetchone()
-            assert row is not None
-            tallies.append(Tally(**row))
-    states = conn.execute(_sql("states"), {"feed": feed}).fetchall()
-    ((refused,),) = conn.execute(_sql("refused"), {"feed": feed}).fetchall()
-    return Statistics(
-        today=tallies[0],
-        week=tallies[1],
-        refused=refused,
-        states={JobState(state): count for state, count in states},
-    )
+        rows = cursor.execute(_sql("statistics"), {"since": since, "feeds": list(feeds)}).fetchall()
+    return {row.pop("feed"): Tally(**row) for row in rows}
 
 
 def _sql(name: str) -> bytes:

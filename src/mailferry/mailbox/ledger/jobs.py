@@ -179,20 +179,20 @@ class Details:
 class Tally:
     """Finished jobs of a span of time, and their rows."""
 
-    completed: int
-    failed: int
-    files: int
+    completed: int = 0
+    failed: int = 0
+    files: int = 0
     #: Files rejected or failed.
-    errors: int
-    rows_read: int
-    inserted: int
-    updated: int
-    unchanged: int
-    rejected: int
+    errors: int = 0
+    rows_read: int = 0
+    inserted: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    rejected: int = 0
     #: About the files.
-    warnings: int
+    warnings: int = 0
     #: Mean time from the start of the last attempt to the end, or None without any job.
-    seconds: float | None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
