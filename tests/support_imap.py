@@ -9,7 +9,9 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from mailferry.mailbox.mime.tree import from_message, header_block, leaves
+from mailferry.mailbox.mime.headers import header_block
+from mailferry.mailbox.mime.scanner import from_message
+from mailferry.mailbox.mime.tree import leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -14,10 +14,11 @@ from msoffcrypto.method.rc4 import DocumentRC4
 from msoffcrypto.method.rc4_cryptoapi import DocumentRC4CryptoAPI
 from msoffcrypto.method.xor_obfuscation import DocumentXOR
 
-from mailferry.config.spreadsheet import ErrorCells
+from mailferry.config.spreadsheet import ErrorCells, Limits
 from mailferry.errors import Reject
+from mailferry.mailbox.workbook.archive import entries, open_zip, unpacked
 from mailferry.mailbox.workbook.contract import RowContract
-from mailferry.mailbox.workbook.formats import PlainZip, files_in_zip, kind_of
+from mailferry.mailbox.workbook.formats import PlainZip, kind_of
 from mailferry.mailbox.workbook.passwords import DEFAULT
 from mailferry.mailbox.workbook.reader import Reader
 from mailferry.mailbox.workbook.values import Column, Kind
@@ -101,9 +102,9 @@ def test_a_duration_has_one_type_in_both_formats(reader: Reader) -> None:
 def test_delimited_text_in_an_archive_is_found(reader: Reader, tmp_path: Path) -> None:
     with pytest.raises(PlainZip):
         kind_of(DATA / "csv.zip")
-    ((entry, content),) = [
-        (entry, content.read()) for entry, content in files_in_zip(DATA / "csv.zip", 1_000_000)
-    ]
+    with open_zip(DATA / "csv.zip", Limits()) as archive:
+        (entry,) = entries(archive, 1_000_000)
+        content = b"".join(unpacked(archive, entry.number, 1_000_000))
     assert entry.name == "rapor.csv"
     rows, _, _, _ = read(reader, written(tmp_path / "rapor", content))
     assert rows == [["C1", "Gümrükte Şube", "3"]]

@@ -19,10 +19,13 @@ from support_imap import DONE, HELLO, OAUTH, ScriptedImap, Tokens, through
 from support_link import Link
 
 from mailferry.errors import Retry, Stop
+from mailferry.mailbox.mime.headers import header_block
+from mailferry.mailbox.mime.scanner import from_message
 from mailferry.mailbox.mime.transfer_encoding import decoded
-from mailferry.mailbox.mime.tree import Part, from_message, header_block, leaves
+from mailferry.mailbox.mime.tree import Part, leaves
 from mailferry.mailbox.source.imap import ImapMailbox
-from mailferry.mailbox.source.imap_connection import MAX_LITERAL, is_loopback
+from mailferry.mailbox.source.imap_connection import is_loopback
+from mailferry.mailbox.source.imap_meter import MAX_LITERAL
 from mailferry.mailbox.source.message import MessageRef, Outcome, Verdict
 from mailferry.mailbox.storing import store
 

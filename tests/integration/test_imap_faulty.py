@@ -12,8 +12,9 @@ from support_imap import FaultyFolder, Served, through
 
 from mailferry.config.mailbox import MailboxSettings
 from mailferry.errors import Reject, Retry
+from mailferry.mailbox.mime.scanner import from_message
 from mailferry.mailbox.mime.transfer_encoding import PIECE, decoded
-from mailferry.mailbox.mime.tree import from_message, leaves
+from mailferry.mailbox.mime.tree import leaves
 from mailferry.mailbox.source.imap import ImapMailbox
 from mailferry.mailbox.source.matcher import Matcher
 

@@ -93,7 +93,7 @@ def test_archives_in_archives_are_opened_three_deep(taken: Callable[..., list[Pa
 
 def test_what_archives_unpack_to_is_bounded_in_all(taken: Callable[..., list[PartOutcome]]) -> None:
     bomb = _zip(**{f"n{number}_zip": _zip(big_dat=b"PK\x03\x04" + b"\0" * 3_000_000) for number in range(9)})
-    found = taken(_mail("a.zip", bomb), Limits(inflated=10_000_000))
+    found = taken(_mail("a.zip", bomb), Limits(message=10_000_000))
     assert any("unpacks to more than 10 MB" in one.reason for one in found if one.verdict is Verdict.REJECTED)
     assert len(found) < 12
 

@@ -25,11 +25,11 @@ from mailferry.config.spreadsheet import Limits, UnknownColumns
 from mailferry.errors import MailferryError, Reject, Retry, Stop
 from mailferry.mailbox.workbook.cells import is_blank
 from mailferry.mailbox.workbook.contract import RowContract, lay_out
-from mailferry.mailbox.workbook.formats import MIB, kind_of
+from mailferry.mailbox.workbook.formats import kind_of
 from mailferry.mailbox.workbook.header import find_header
 from mailferry.mailbox.workbook.reader import Reader
 from mailferry.mailbox.workbook.row_writer import RowWriter
-from mailferry.mailbox.workbook.values import Column, Kind
+from mailferry.mailbox.workbook.values import MIB, Column, Kind
 from mailferry.testing.workbooks import Bombs, Number, Tab, compound, ods, sheet_xml, xls, xlsx
 
 if TYPE_CHECKING:

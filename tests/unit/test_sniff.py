@@ -11,13 +11,27 @@ from hypothesis import strategies as st
 
 from mailferry.config.spreadsheet import Limits
 from mailferry.errors import Reject
-from mailferry.mailbox.workbook.formats import MIB, Entry, PlainZip, files_in_zip, kind_of
-from mailferry.mailbox.workbook.values import Kind
+from mailferry.mailbox.workbook.archive import entries, open_zip, unpacked
+from mailferry.mailbox.workbook.formats import PlainZip, kind_of
+from mailferry.mailbox.workbook.values import MIB, Kind
 from mailferry.testing.workbooks import Tab, compound, ods, xls, xlsx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+
+def files_in_zip(path: Path, largest: int) -> tuple[list[tuple[str, str, bytes]], dict[str, str]]:
+    """Member, name and content of the files that can be unpacked, and of the others, by name, why not."""
+    taken, left = [], {}
+    with open_zip(path, Limits()) as archive:
+        for entry in entries(archive, largest):
+            if entry.reason:
+                left[entry.name] = entry.reason
+            else:
+                content = b"".join(unpacked(archive, entry.number, largest))
+                taken.append((entry.member, entry.name, content))
+    return taken, left
 
 
 def test_the_name_says_nothing(tmp_path: Path) -> None:
@@ -124,6 +138,11 @@ def test_a_zip_is_measured_before_it_is_opened(tmp_path: Path) -> None:
         kind_of(path, Limits(inflated=1_000_000))
     with pytest.raises(Reject, match="bomb"):
         kind_of(path, Limits(ratio_from=1_000_000))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for at in range(20):
+            archive.writestr(f"{at}.xml", b"0" * 100_000)
+    with pytest.raises(Reject, match="bomb"):
+        kind_of(path, Limits(ratio_from=1_000_000))
     with pytest.raises(PlainZip):
         kind_of(path)
 
@@ -159,18 +178,14 @@ def test_spreadsheets_come_out_of_a_zip_and_the_rest_has_reasons(tmp_path: Path)
         archive.writestr("c:\\temp\\two.dat", book)
         archive.writestr("readme.txt", b"hello")
         archive.writestr("large.xlsx", book + b"\0" * 100_000)
-    passed: list[tuple[Entry, str]] = []
-    taken = {
-        (entry.member, entry.name): b"".join(iter(content.read, b""))
-        for entry, content in files_in_zip(path, 90_000, passed=passed)
-    }
-    assert taken == {
-        ("../../etc/book.xlsx", "book.xlsx"): book,
-        ("c:/temp/two.dat", "two.dat"): book,
-        ("readme.txt", "readme.txt"): b"hello",
-    }
-    assert [entry.name for entry, _ in passed] == ["large.xlsx"]
-    assert all(reason for _, reason in passed)
+    taken, left = files_in_zip(path, 90_000)
+    assert taken == [
+        ("../../etc/book.xlsx", "book.xlsx", book),
+        ("c:/temp/two.dat", "two.dat", book),
+        ("readme.txt", "readme.txt", b"hello"),
+    ]
+    assert list(left) == ["large.xlsx"]
+    assert "larger than 0 MB" in left["large.xlsx"]
 
 
 def test_a_member_that_is_protected_or_damaged_is_passed_over(tmp_path: Path) -> None:
@@ -183,14 +198,12 @@ def test_a_member_that_is_protected_or_damaged_is_passed_over(tmp_path: Path) ->
     at = data.find(b"PK\x01\x02")
     data = data[: at + 8] + bytes([data[at + 8] | 1]) + data[at + 9 :]
     path.write_bytes(data)
-    passed: list[tuple[Entry, str]] = []
-    members = files_in_zip(path, MIB, passed=passed)
-    entry, content = next(members)
-    assert entry.name == "torn.xlsx"
-    with pytest.raises(Reject, match="damaged"):
-        b"".join(iter(content.read, b""))
-    secret = Entry(member="secret.xlsx", name="secret.xlsx")
-    assert passed == [(secret, "protected by a password; send it without")]
+    with open_zip(path, Limits()) as archive:
+        secret, torn = entries(archive, MIB)
+        assert secret.reason == "protected by a password; send it without"
+        assert (torn.name, torn.reason) == ("torn.xlsx", "")
+        with pytest.raises(Reject, match="damaged"):
+            list(unpacked(archive, torn.number, MIB))
 
 
 @pytest.mark.filterwarnings(
@@ -211,12 +224,9 @@ def test_files_of_one_name_in_a_zip_are_told_apart_and_the_same_way_each_time(tm
     with zipfile.ZipFile(path, "w") as archive:
         for at, name in enumerate(names):
             archive.writestr(name, b"PK\x03\x04" + bytes([at]))
-    looks = [
-        [(entry.member, entry.name, content.read()[-1]) for entry, content in files_in_zip(path, MIB)]
-        for _ in range(2)
-    ]
+    looks = [files_in_zip(path, MIB)[0] for _ in range(2)]
     assert looks[0] == looks[1]
-    assert [content for _, _, content in looks[0]] == list(range(7))
+    assert [content[-1] for _, _, content in looks[0]] == list(range(7))
     assert [name for _, name, _ in looks[0]] == ["r.xlsx"] * 3 + ["r.xlsx [entry 5]", "r.xlsx", "1", "2"]
     members = [member for member, _, _ in looks[0]]
     assert members[:4] == ["a/r.xlsx", "b/r.xlsx", "a/r.xlsx [entry 3]", "a/r.xlsx [entry 5]"]
@@ -231,6 +241,6 @@ def test_a_method_that_may_ask_for_any_memory_is_not_unpacked(tmp_path: Path) ->
         archive.writestr("book.xlsx", b"PK\x03\x04")
     with pytest.raises(PlainZip):
         kind_of(path)
-    passed: list[tuple[Entry, str]] = []
-    assert list(files_in_zip(path, MIB, passed=passed)) == []
-    assert [entry.name for entry, reason in passed if "method" in reason] == ["mimetype", "book.xlsx"]
+    taken, left = files_in_zip(path, MIB)
+    assert taken == []
+    assert [name for name, reason in left.items() if "method" in reason] == ["mimetype", "book.xlsx"]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mailferry.errors import Reject
 from mailferry.mailbox.mime.headers import contains, parse_headers, words
-from mailferry.mailbox.mime.tree import MAX_DEPTH, from_message, leaves
+from mailferry.mailbox.mime.scanner import from_message
+from mailferry.mailbox.mime.tree import MAX_DEPTH, leaves
 from mailferry.mailbox.source.bodystructure import from_bodystructure
 
 MAILS = Path(__file__).parent.parent / "data" / "mails"

@@ -47,7 +47,9 @@ class Limits:
     #: Entries of a zip, and the sum of the sizes that it states for them, bytes.
     entries: int = 10_000
     inflated: int = 2048 * _MIB
-    #: How much larger than its compressed bytes an entry over `ratio_from` bytes may be; deflate can do 1,032.
+    #: Bytes that all archives and containers of one message may unpack to.
+    message: int = 1024 * _MIB
+    #: How much larger than its compressed bytes an archive over `ratio_from` bytes may be; deflate can do 1,032.
     ratio: int = 200
     ratio_from: int = 64 * _MIB
     #: A child reads this many files before a new one takes its place.

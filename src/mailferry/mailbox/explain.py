@@ -13,7 +13,7 @@ from mailferry.mailbox.attachments import accounted, choose
 from mailferry.mailbox.source.matcher import Matcher
 from mailferry.mailbox.source.message import PartOutcome, Verdict
 from mailferry.mailbox.source.open import open_mailbox
-from mailferry.mailbox.storing import store
+from mailferry.mailbox.storing import Budget, store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,10 +86,11 @@ def _message(feed: MailboxFeed, mailbox: Mailbox, ref: MessageRef, *, is_marked:
     parts, others = choose(summary, feed.mailbox)
     found = list(others)
     if not is_marked:
+        budget = Budget(feed.limits.message)
         with tempfile.TemporaryDirectory(prefix="mailferry-") as folder:
             for part in parts:
                 try:
-                    found += store(mailbox, ref, part, Path(folder), feed.mailbox, feed.limits)
+                    found += store(mailbox, ref, part, Path(folder), feed.mailbox, feed.limits, budget)
                 except MailferryError as error:
                     found.append(
                         PartOutcome(

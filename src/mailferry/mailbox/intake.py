@@ -16,7 +16,7 @@ from mailferry.mailbox.mime.headers import parse_headers
 from mailferry.mailbox.search import Undecided, search
 from mailferry.mailbox.settle import moved_message, settle
 from mailferry.mailbox.source.message import PartOutcome, Summary, Unavailable, Verdict
-from mailferry.mailbox.storing import DiskFault, store
+from mailferry.mailbox.storing import Budget, DiskFault, store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -105,7 +105,8 @@ def take(mailbox: Mailbox, summary: Summary, feed: MailboxFeed, pending: Path) -
     # Files are named by where they come from, and two feeds on one mailbox must not get hold of each other's. Mailboxes
     # find a message by the rest.
     ref = replace(summary.ref, account=f"{feed.name}\0{summary.ref.account}")
-    taken = [store(mailbox, ref, part, pending, feed.mailbox, feed.limits) for part in parts]
+    budget = Budget(feed.limits.message)
+    taken = [store(mailbox, ref, part, pending, feed.mailbox, feed.limits, budget) for part in parts]
     found = [*outcomes, *(outcome for some in taken for outcome in some)]
     return accounted(found, summary, feed.mailbox)
 

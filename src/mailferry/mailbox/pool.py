@@ -25,6 +25,7 @@ from mailferry.mailbox.folders import Folders, reading_prefix
 from mailferry.mailbox.ledger import leases
 from mailferry.mailbox.ledger.jobs import ClaimLost
 from mailferry.mailbox.source.open import open_mailbox
+from mailferry.mailbox.workbook.inspector import Inspector
 from mailferry.mailbox.workbook.reader import Reader
 
 if TYPE_CHECKING:
@@ -180,10 +181,13 @@ class MailPool:
         feed = self.feeds[feed_name]
         self._wait_for_folders(feed)
         tokens = self.tokens(feed_name)
-        mailbox = self._mailboxes.acquire(feed_name) or open_mailbox(
-            feed.mailbox, tokens=tokens, at_first_use=True
-        )
         folders = Folders(base=feed.base_dir)
+        mailbox = self._mailboxes.acquire(feed_name) or open_mailbox(
+            feed.mailbox,
+            tokens=tokens,
+            at_first_use=True,
+            inspector=Inspector(feed.limits, functools.partial(self._reader, feed.limits, folders.pending)),
+        )
         try:
             yield Work(
                 feed=feed,
@@ -205,13 +209,18 @@ class MailPool:
     def _read(
         self, limits: Limits, folder: Path, path: Path, kind: Kind, contract: RowContract
     ) -> Iterator[Sheet]:
-        """Open a spreadsheet in a reading child that is idle, or in a new one."""
+        """Open a spreadsheet in a reading child."""
+        with self._reader(limits, folder) as reader, reader.open(path, kind, contract) as sheet:
+            yield sheet
+
+    @contextlib.contextmanager
+    def _reader(self, limits: Limits, folder: Path) -> Iterator[Reader]:
+        """A reading child that is idle, or a new one."""
         reader = self._readers.acquire((limits, folder)) or Reader(limits, folder, reading_prefix())
         with self._lock:
             self._reading.add(reader)
         try:
-            with reader.open(path, kind, contract) as sheet:
-                yield sheet
+            yield reader
         finally:
             with self._lock:
                 self._reading.discard(reader)

@@ -19,14 +19,13 @@ from mailferry.config.spreadsheet import Limits
 from mailferry.disk import sync_folder
 from mailferry.errors import Reject, Retry
 from mailferry.mailbox.attachments import Candidate, name_matches, safe_name, unwanted
-from mailferry.mailbox.containers.recognise import PACKED, Container, container_of, held_by, unopened_archive
+from mailferry.mailbox.containers.kinds import PACKED, Container, may_hold, unopened_archive
 from mailferry.mailbox.containers.removed import MOST_NOTICE, notice
 from mailferry.mailbox.mime.file_buffer import FileBuffer
 from mailferry.mailbox.mime.headers import clean, text
-from mailferry.mailbox.mime.transfer_encoding import PIECE
 from mailferry.mailbox.source.message import PartOutcome, Verdict
-from mailferry.mailbox.workbook.formats import MIB, PlainZip, files_in_zip, kind_of
-from mailferry.mailbox.workbook.text_kind import BEGINNING
+from mailferry.mailbox.workbook.text_kind import BEGINNING, plain_kind
+from mailferry.mailbox.workbook.values import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from mailferry.mailbox.containers.inner import Inner
     from mailferry.mailbox.mime.tree import Part
     from mailferry.mailbox.source.message import Mailbox, MessageRef
-    from mailferry.mailbox.workbook.formats import Entry
+    from mailferry.mailbox.workbook.inspector import Found, Inspector
     from mailferry.mailbox.workbook.values import Kind
 
 #: Archives within each other, and containers of all kinds.
@@ -56,6 +55,21 @@ class DiskFault(Retry):
     """The disk takes nothing at the moment, whatever the message."""
 
 
+class Budget:
+    """Bytes that may yet be unpacked, of one message."""
+
+    def __init__(self, most: int) -> None:
+        self.most = self.left = most
+
+    def take(self, size: int) -> None:
+        """Raises Reject once it is used up."""
+        self.left -= size
+        if self.left < 0:
+            raise _TooLarge(
+                f"the message unpacks to more than {self.most / MIB:,.0f} MB, archives within archives counted"
+            )
+
+
 def store(
     mailbox: Mailbox,
     ref: MessageRef,
@@ -63,13 +77,23 @@ def store(
     pending: Path,
     settings: MailboxSettings,
     limits: Limits | None = None,
+    budget: Budget | None = None,
 ) -> tuple[PartOutcome, ...]:
     """Fetch a part; each spreadsheet that it is, or that is in it, ends durably in `pending`.
 
-    The same part leads to the same file names again, so a repetition after a crash leaves nothing over. Raises Retry
+    `budget` is that of the message, without it one of this part alone. The same part leads to the same file names again, so a repetition after a crash leaves nothing over. Raises Retry
     for the mailbox's faults and a file that cannot be written, DiskFault where none can.
     """
-    storing = _Storing(ref=ref, part=part, pending=pending, settings=settings, limits=limits or Limits())
+    limits = limits or Limits()
+    storing = _Storing(
+        ref=ref,
+        part=part,
+        pending=pending,
+        settings=settings,
+        limits=limits,
+        inspector=mailbox.inspector,
+        budget=budget or Budget(limits.message),
+    )
     one = Candidate(name=part.name, mime=part.mime, disposition=part.disposition)
     try:
         with contextlib.closing(mailbox.fetch(ref, part)) as pieces:  # type: ignore[type-var]  # fetch is a generator in both mailboxes; the protocol promises an iterator
@@ -121,10 +145,10 @@ class _Storing:
     pending: Path
     settings: MailboxSettings
     limits: Limits
+    inspector: Inspector
+    budget: Budget
     outcomes: list[PartOutcome] = field(default_factory=list)
     _members: set[str] = field(default_factory=set)
-    #: Bytes of files in archives and containers that were read.
-    _unpacked: int = 0
 
     # --- one file
 
@@ -139,29 +163,27 @@ class _Storing:
                 self._refuse(file, error, _beginning(path))
 
     def _sort(self, file: _File, path: Path, size: int, sha256: str) -> None:
-        container = self._container(file, path, size)
-        if container is not None:
-            self._open(file, path, container)
-            return
-        if file.one.is_body and not _beginning(path).startswith(PACKED):
+        if file.one.is_body and size <= BEGINNING and not may_hold(_beginning(path)):
             raise _NothingInText
-        try:
-            kind = kind_of(path, self.limits)
-        except PlainZip:
-            self._unzip(file, path)
-            return
-        if not (file.matched or name_matches(file.one.name, self.settings.name_filter)):
+        found = self.inspector.look(
+            path,
+            name=file.one.name,
+            mime=file.one.mime,
+            is_body=file.one.is_body,
+            charset=self.settings.charset,
+            largest=self.settings.max_file_bytes,
+            limits=self.limits,
+        )
+        if found.container is Container.ZIP:
+            self._unzip(file, path, found)
+        elif found.container is not None:
+            self._open(file, path, found)
+        elif found.kind is None:
+            raise _NothingInText
+        elif not (file.matched or name_matches(file.one.name, self.settings.name_filter)):
             self._add(file, Verdict.SKIPPED, self._no_match)
-            return
-        self._keep(file, path, kind, size, sha256)
-
-    def _container(self, file: _File, path: Path, size: int) -> Container | None:
-        container = container_of(_beginning(path), file.one.name, file.one.mime)
-        if file.one.is_body and container is Container.MESSAGE:
-            return None
-        if container is None and file.one.mime == "text/plain" and size > BEGINNING:
-            return Container.UUENCODED  # it may begin anywhere in a long text
-        return container
+        else:
+            self._keep(file, path, found.kind, size, sha256)
 
     @property
     def _no_match(self) -> str:
@@ -176,11 +198,11 @@ class _Storing:
             digest.update(piece)
             looked_at = size >= BEGINNING
             size += len(piece)
-            if not looked_at and size >= BEGINNING:
+            if not looked_at and size >= BEGINNING and not file.archives:
                 incoming.flush()
                 self._look_early(file, Path(incoming.name))
             if file.depth:
-                self._count(len(piece))
+                self.budget.take(len(piece))
             if size > self.settings.max_file_bytes:
                 largest = self.settings.max_file_bytes / MIB
                 raise _TooLarge(f"larger than {largest:,.1f} MB, the largest attachment that is taken")
@@ -195,34 +217,22 @@ class _Storing:
     def _look_early(self, file: _File, path: Path) -> None:
         """Spare the rest of what is known not to be wanted."""
         start = _beginning(path)
-        if (
-            start.startswith(PACKED)
-            or file.one.mime == "text/plain"
-            or container_of(start, file.one.name, file.one.mime) is not None
-        ):
-            return
-        kind_of(path)
-
-    def _count(self, size: int) -> None:
-        self._unpacked += size
-        if self._unpacked > self.limits.inflated:
-            raise _TooLarge(
-                f"it unpacks to more than {self.limits.inflated / MIB:,.0f} MB, archives within archives counted"
-            )
+        if not (file.one.is_container or file.one.mime == "text/plain" or may_hold(start)):
+            plain_kind(start)
 
     # --- what lies in it
 
-    def _open(self, file: _File, path: Path, container: Container) -> None:
+    def _open(self, file: _File, path: Path, found: Found) -> None:
+        assert found.container
+        if not found.inners:
+            if file.one.is_body:
+                raise _NothingInText
+            self._not_opened(file, found.container)
+            return
         with FileBuffer.open(path) as buffer:
-            inners = held_by(container, buffer, (self.settings.charset,))
-            if not inners:
-                if file.one.is_body:
-                    raise _NothingInText
-                self._not_opened(file, container)
-                return
-            for number, inner in enumerate(inners, 1):
-                child = self._child(file, self._candidate(file, inner, container), number, archive=False)
-                self._take_inner(child, inner.read(buffer))
+            for number, inner in enumerate(found.inners, 1):
+                one = self._candidate(file, inner, found.container)
+                self._take_inner(self._child(file, one, number, archive=False), inner.read(buffer))
 
     def _not_opened(self, file: _File, container: Container) -> None:
         if container is Container.UUENCODED:
@@ -238,19 +248,18 @@ class _Storing:
             return Candidate(name=file.one.name.removesuffix(".p7m"))
         return Candidate(name=inner.name, mime=inner.mime, disposition=inner.disposition)
 
-    def _unzip(self, file: _File, path: Path) -> None:
+    def _unzip(self, file: _File, path: Path, found: Found) -> None:
         if file.archives >= _MOST_ARCHIVES:
             raise Reject(f"archives within each other more than {_MOST_ARCHIVES} deep, which are not opened")
-        others: list[tuple[Entry, str]] = []
         number = len(self.outcomes)
-        for count, (entry, content) in enumerate(
-            files_in_zip(path, self.settings.max_file_bytes, self.limits, others), 1
-        ):
-            child = self._child(file, Candidate(name=entry.name), count, archive=True, member=entry.member)
-            self._take_inner(child, iter(lambda: content.read(PIECE), b""))  # noqa: B023 - used up within this turn
-        for entry, reason in others:
-            child = self._child(file, Candidate(name=entry.name), 0, archive=True, member=entry.member)
-            self._refuse(child, Reject(reason), b"")
+        for count, packed in enumerate(found.packed, 1):
+            child = self._child(file, Candidate(name=packed.name), count, archive=True, member=packed.member)
+            if packed.reason:
+                self._refuse(child, Reject(packed.reason), b"")
+                continue
+            largest = min(self.settings.max_file_bytes, self.budget.left + 1)
+            pieces = self.inspector.unpack(path, packed.number, largest=largest, limits=self.limits)
+            self._take_inner(child, pieces)
         if file.one.is_declared and not any(one.verdict is Verdict.TAKEN for one in self.outcomes[number:]):
             raise Reject("a zip archive without a workbook in it, whatever its name says")
         if len(self.outcomes) == number:

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mailferry.mailbox.mime.transfer_encoding import PIECE, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mailferry.mailbox.mime.headers import Buffer
+
 #: Files of one container; one with more wants to use up memory.
 MOST_FILES = 1000
-
-
-class Buffer(Protocol):
-    """Bytes that are read where they are asked for: `bytes`, or a `FileBuffer`."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: slice, /) -> bytes: ...
-    def find(self, sub: bytes, start: int, end: int, /) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,50 +3,27 @@
 from __future__ import annotations
 
 import re
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from mailferry.mailbox.containers import signed, tnef, uuencoded
 from mailferry.mailbox.containers.inner import Inner
-from mailferry.mailbox.mime.tree import from_message, leaves
+from mailferry.mailbox.containers.kinds import PACKED, Container
+from mailferry.mailbox.mime.scanner import from_message
+from mailferry.mailbox.mime.tree import leaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mailferry.mailbox.containers.inner import Buffer
+    from mailferry.mailbox.mime.headers import Buffer
 
 #: Bytes from the beginning that are enough to recognise one, but for uuencode.
 START = 4096
-
-#: How zip archives and OLE2 compound files begin, in their first four bytes.
-PACKED = (b"PK\x03\x04", b"PK\x05\x06", b"\xd0\xcf\x11\xe0")
 
 _SHEET_IN_BASE64 = re.compile(rb"\s*(UEsDB|0M8R4KGx)[A-Za-z0-9+/]{40,}[A-Za-z0-9+/=\s]*\Z")
 _FIELD = rb"[A-Za-z][A-Za-z0-9-]{0,70}:[^\r\n]*\r?\n(?:[ \t][^\r\n]*\r?\n)*"
 _HEADERS = re.compile(rb"(?:From [^\r\n]*\r?\n)?(?:" + _FIELD + rb"){3}")
 _OF_A_MESSAGE = re.compile(rb"^(?:received|return-path|from):", re.IGNORECASE | re.MULTILINE)
 _OF_MIME = re.compile(rb"^(?:mime-version|content-type):", re.IGNORECASE | re.MULTILINE)
-#: Archives that are not opened, and what they are called.
-_ARCHIVES = (
-    (b"Rar!", "a RAR archive"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"BZh", "a bzip2 archive"),
-    (b"\xfd7zXZ", "an xz archive"),
-    (b"\x28\xb5\x2f\xfd", "a zstd archive"),
-    (b"MSCF", "a cabinet archive"),
-    (b"\x60\xea", "an ARJ archive"),
-)
-
-
-class Container(Enum):
-    """What holds files; a zip archive is one too, see `workbook.formats`."""
-
-    SIGNED = "an S/MIME message"
-    TNEF = "winmail.dat"
-    MESSAGE = "a message"
-    UUENCODED = "text with files in uuencode"
-    BASE64 = "base64 without a header that says so"
 
 
 def container_of(start: bytes, name: str, mime: str) -> Container | None:
@@ -64,16 +41,6 @@ def container_of(start: bytes, name: str, mime: str) -> Container | None:
     if _HEADERS.match(headers) and _OF_A_MESSAGE.search(headers) and _OF_MIME.search(headers):
         return Container.MESSAGE
     return Container.UUENCODED if b"begin " in start else None
-
-
-def unopened_archive(start: bytes) -> str:
-    """What to do about an archive that is not opened; "" for anything else."""
-    if start[257:262] == b"ustar":
-        return "a tar archive, which is not opened: have the file sent as it is, or in a .zip"
-    for magic, what in _ARCHIVES:
-        if start.startswith(magic):
-            return f"{what}, which is not opened: have the file sent as it is, or in a .zip"
-    return ""
 
 
 def held_by(container: Container, buffer: Buffer, charsets: Sequence[str] = ()) -> list[Inner]:

@@ -14,7 +14,7 @@ from mailferry.errors import Reject
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mailferry.mailbox.containers.inner import Buffer
+    from mailferry.mailbox.mime.headers import Buffer
 
 #: Object identifiers as they are encoded.
 _PKCS7 = bytes.fromhex("2a864886f70d0107")

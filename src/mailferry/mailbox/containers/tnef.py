@@ -12,7 +12,7 @@ from mailferry.mailbox.containers.inner import MOST_FILES, Inner
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mailferry.mailbox.containers.inner import Buffer
+    from mailferry.mailbox.mime.headers import Buffer
 
 SIGNATURE = b"\x78\x9f\x3e\x22"
 TYPE = "application/ms-tnef"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mailferry.mailbox.containers.inner import MOST_FILES, Inner
 
 if TYPE_CHECKING:
-    from mailferry.mailbox.containers.inner import Buffer
+    from mailferry.mailbox.mime.headers import Buffer
 
 _BEGIN = re.compile(rb"begin [0-7]{3,4} ([^\r\n]{1,500})\r?\n")
 _LONGEST_LINE = 520

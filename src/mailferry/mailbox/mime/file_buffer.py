@@ -22,7 +22,7 @@ class FileBuffer:
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         """`file` is at our disposal and closed at the end; `name` is for errors."""
-        self._file, self._name = file, name
+        self.file, self._name = file, name
         stat = os.fstat(file.fileno())
         self._size = stat.st_size
         #: Unix seconds.
@@ -38,7 +38,7 @@ class FileBuffer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self.file.close()
 
     def __len__(self) -> int:
         return self._size
@@ -67,7 +67,7 @@ class FileBuffer:
 
     def _read(self, start: int, size: int) -> bytes:
         try:
-            self._file.seek(start)
-            return self._file.read(size)
+            self.file.seek(start)
+            return self.file.read(size)
         except OSError as error:
             raise Retry(f"{self._name} cannot be read: {error.strerror}") from None

@@ -9,7 +9,7 @@ from email.errors import HeaderParseError
 from email.header import decode_header
 from email.parser import BytesHeaderParser
 from email.utils import getaddresses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +38,30 @@ class Headers:
     message_id: str
     #: The addresses of `From`, without the names beside them.
     addresses: tuple[str, ...] = ()
+
+
+class Buffer(Protocol):
+    """Bytes that are read where they are asked for: `bytes`, or a `FileBuffer`."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: slice, /) -> bytes: ...
+    def find(self, sub: bytes, start: int, end: int, /) -> int: ...
+
+
+def header_block(message: Buffer, start: int = 0, end: int | None = None) -> tuple[bytes, int]:
+    """The header block that starts here, and where the body after the empty line begins."""
+    end = len(message) if end is None else end
+    if message[start : start + 2] == b"\r\n":
+        return b"", min(start + 2, end)
+    if message[start : start + 1] == b"\n":
+        return b"", min(start + 1, end)
+    found = [
+        (at, at + len(blank))
+        for blank in (b"\n\r\n", b"\n\n")
+        if (at := message.find(blank, start, min(end, start + MAX_HEADER))) >= 0
+    ]
+    stop, body = min(found, default=(min(end, start + MAX_HEADER), end))
+    return message[start : min(stop + 1, end)], body
 
 
 def parse_headers(block: bytes, charsets: Sequence[str] = ()) -> Headers:

@@ -18,19 +18,20 @@ from mailferry.errors import Reject, Retry
 from mailferry.mailbox.mime.file_buffer import FileBuffer
 from mailferry.mailbox.mime.headers import MAX_HEADER, is_raw, parse_headers
 from mailferry.mailbox.mime.transfer_encoding import PIECE, decoded
-from mailferry.mailbox.mime.tree import Part, from_message, leaves, reconciled, sections
+from mailferry.mailbox.mime.tree import Part, reconciled, sections, structure
 from mailferry.mailbox.source.bodystructure import from_bodystructure
 from mailferry.mailbox.source.imap_connection import Dropped, is_passing
 from mailferry.mailbox.source.imap_heads import heads, received
 from mailferry.mailbox.source.imap_session import UNREADABLE, ImapSession, content
 from mailferry.mailbox.source.matcher import Matcher
-from mailferry.mailbox.source.message import Head, MessageRef, Outcome, Summary
+from mailferry.mailbox.source.message import Head, MessageRef, Outcome, Summary, head_of
+from mailferry.mailbox.workbook.inspector import Inspector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mailferry.config.mailbox import MailboxSettings
-    from mailferry.mailbox.mime.tree import Node
+    from mailferry.mailbox.mime.tree import Node, Structure
     from mailferry.mailbox.source.imap_connection import TokenSource
 
 #: Messages searched at once: imaplib takes no line of over a million bytes, and a UID is up to 11 of them.
@@ -52,12 +53,14 @@ class ImapMailbox:
         tokens: TokenSource | None = None,
         look_only: bool = False,
         at_first_use: bool = False,
+        inspector: Inspector | None = None,
     ) -> None:
         """Connect, sign in, open the folder and check that marks can be set; Stop or Retry when that fails.
 
         `look_only` opens the folder read-only (EXAMINE), and `mark` then does nothing. `at_first_use`: all that is done
         when it is first used, and is Unreachable there instead of Retry.
         """
+        self.inspector = inspector or Inspector()
         self._settings = settings
         self._look_only = look_only or settings.mark is MarkBy.LEAVE
         self._session = ImapSession(settings, tokens, look_only=self._look_only, at_first_use=at_first_use)
@@ -85,18 +88,11 @@ class ImapMailbox:
         if fetched is None:
             return None
         block = content(fetched, b"BODY[HEADER]")
-        tree = self._tree(ref, fetched, block)
-        named = tree.charset()
-        charsets = (named, self._settings.charset) if named else (self._settings.charset,)
+        found = self._structure(ref, fetched, block)
+        charsets = tuple(filter(None, (found.charset, self._settings.charset)))
         headers = parse_headers(block, charsets if is_raw(block) else ())
         size = fetched.get(b"RFC822.SIZE")
-        head = Head(
-            ref=ref,
-            received=received(fetched),
-            subject=headers.subject,
-            sender=headers.sender,
-            addresses=headers.addresses,
-        )
+        head = head_of(ref, headers, received(fetched))
         self._session.name(head)
         return Summary(
             ref=ref,
@@ -106,7 +102,7 @@ class ImapMailbox:
             message_id=headers.message_id,
             received=head.received,
             size=size if isinstance(size, int) else 0,
-            parts=tuple(part for part, _ in leaves(tree, (self._settings.charset,))),
+            parts=found.parts,
         )
 
     def raw_header(self, ref: MessageRef) -> bytes:
@@ -132,6 +128,7 @@ class ImapMailbox:
         """Sign out; never raises."""
         self._forget_whole()
         self._session.close()
+        self.inspector.close()
 
     # --- find
 
@@ -184,17 +181,19 @@ class ImapMailbox:
         fetched = self._session.run(doing, ask)
         return fetched if fetched != {} else self._ask(doing, ref, *items)
 
-    def _tree(self, ref: MessageRef, fetched: dict[bytes, Any], block: bytes) -> Node:
+    def _structure(self, ref: MessageRef, fetched: dict[bytes, Any], block: bytes) -> Structure:
         """The parts: as the server describes them and their own headers do, else as the whole message has them."""
+        charsets = (self._settings.charset,)
         try:
             tree = from_bodystructure(fetched.get(b"BODYSTRUCTURE"))
             tree = reconciled(tree, {"HEADER": block, **self._part_headers(ref, tree)})
         except Reject as fault:
             try:
-                return from_message(self._whole_message(ref))
+                whole = self._whole_message(ref)
+                return self.inspector.structure(whole.file, len(whole), charsets)
             except _NotWholeError as error:
                 raise Reject(f"{self._session.named(ref)}: {fault}, and {error}") from None
-        return tree
+        return structure(tree, charsets)
 
     def _part_headers(self, ref: MessageRef, tree: Node) -> dict[str, bytes]:
         """Header blocks of the parts; none where the server does not have them."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mailferry.config.mailbox import Auth
 from mailferry.errors import MailferryError, Retry, Stop
+from mailferry.mailbox.source.imap_meter import Metered
 from mailferry.mailbox.source.message import Unavailable
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from mailferry.config.mailbox import MailboxSettings
 
-#: No answer of ours is longer: pieces are 256 KiB, header blocks 1 MiB.
-MAX_LITERAL = 4 * 1024 * 1024
 #: Response codes of RFC 5530 (and usual words of servers that send none) for a refusal that will pass.
 _PASSING = re.compile(
     r"\[(UNAVAILABLE|INUSE|LIMIT|SERVERBUG)\b|too many|temporar|try again|throttl", re.IGNORECASE
@@ -134,18 +133,24 @@ def is_passing(said: str) -> bool:
     return _PASSING.search(said) is not None
 
 
-class _Dialled(imaplib.IMAP4):
-    """IMAP over a TCP connection that was made elsewhere."""
+class _Imap(Metered):
+    """IMAP over TLS or not, over a TCP connection that is made here or elsewhere."""
 
-    def __init__(self, settings: MailboxSettings, dial: Callable[[], socket.socket]) -> None:
+    def __init__(self, settings: MailboxSettings, dial: Callable[[], socket.socket] | None) -> None:
         self._settings, self._dial = settings, dial
+        self.patience = settings.read_timeout
         super().__init__(settings.host, settings.port)
 
     def _create_socket(self, _timeout: float | None) -> socket.socket:
-        context = tls_context(self._settings) if self._settings.ssl else None
-        made = self._dial()
+        settings = self._settings
+        context = tls_context(settings) if settings.ssl else None
+        made = (
+            self._dial()
+            if self._dial
+            else socket.create_connection((settings.host, settings.port), settings.connect_timeout)
+        )
         # closes what it was given when the handshake fails
-        return context.wrap_socket(made, server_hostname=self._settings.host) if context else made
+        return context.wrap_socket(made, server_hostname=settings.host) if context else made
 
 
 def _open(settings: MailboxSettings, dial: Callable[[], socket.socket] | None) -> Any:
@@ -153,7 +158,7 @@ def _open(settings: MailboxSettings, dial: Callable[[], socket.socket] | None) -
 
     class Client(imapclient.IMAPClient):  # type: ignore[misc]  # as above
         def _create_IMAP4(self) -> Any:  # noqa: N802 - IMAPClient's name for it
-            return _Dialled(settings, dial) if dial else super()._create_IMAP4()
+            return _Imap(settings, dial)
 
     client = Client(
         settings.host,
@@ -163,28 +168,14 @@ def _open(settings: MailboxSettings, dial: Callable[[], socket.socket] | None) -
         timeout=imapclient.SocketTimeout(connect=settings.connect_timeout, read=settings.read_timeout),
     )
     client.normalise_times = False
-    _limit_literals(client)
     return client
-
-
-def _limit_literals(client: Any) -> None:
-    """Refuse what a server announces in sizes that we never ask for, before imaplib reads it into memory."""
-    read: Callable[[int], bytes] = client._imap.read  # noqa: SLF001 - IMAPClient offers no way in
-
-    def limited(size: int) -> bytes:
-        if size > MAX_LITERAL:
-            raise imaplib.IMAP4.abort(
-                f"the server announced {size} bytes where at most {MAX_LITERAL} were asked for"
-            )
-        return read(size)
-
-    client._imap.read = limited  # noqa: SLF001 - as above
 
 
 def _encrypt(client: Any, settings: MailboxSettings) -> None:
     """STARTTLS where the server has it; without, only what never leaves this machine or is expressly allowed."""
     if client.has_capability("STARTTLS"):
         client.starttls(tls_context(settings))
+        client._imap.meter()  # noqa: SLF001 - IMAPClient offers no way in
         return
     peer = str(client.socket().getpeername()[0])
     if not (settings.allow_plaintext or is_loopback(peer)):

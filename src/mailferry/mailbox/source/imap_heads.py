@@ -11,13 +11,13 @@ from mailferry.mailbox.mime.headers import MAX_HEADER, is_raw, parse_headers
 from mailferry.mailbox.source.bodystructure import from_bodystructure
 from mailferry.mailbox.source.imap_connection import Dropped, is_passing
 from mailferry.mailbox.source.imap_session import UNREADABLE, content
-from mailferry.mailbox.source.message import Head, unreadable
+from mailferry.mailbox.source.message import head_of, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mailferry.mailbox.source.imap_session import ImapSession
-    from mailferry.mailbox.source.message import MessageRef
+    from mailferry.mailbox.source.message import Head, MessageRef
 
 #: Messages asked about at once.
 _BATCH = 500
@@ -122,14 +122,7 @@ def _head(
     session: ImapSession, ref: MessageRef, fetched: dict[bytes, Any], block: bytes, charset: str
 ) -> Head:
     charsets = (*_text_charset(session, ref), charset) if is_raw(block) else ()
-    headers = parse_headers(block, charsets)
-    return Head(
-        ref=ref,
-        received=received(fetched),
-        subject=headers.subject,
-        sender=headers.sender,
-        addresses=headers.addresses,
-    )
+    return head_of(ref, parse_headers(block, charsets), received(fetched))
 
 
 def _text_charset(session: ImapSession, ref: MessageRef) -> tuple[str, ...]:

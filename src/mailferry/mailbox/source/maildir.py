@@ -17,16 +17,18 @@ from mailferry.config.mailbox import MarkBy
 from mailferry.disk import sync_folder
 from mailferry.errors import Reject, Retry, Stop
 from mailferry.mailbox.mime.file_buffer import FileBuffer
-from mailferry.mailbox.mime.headers import is_raw, parse_headers
+from mailferry.mailbox.mime.headers import header_block, is_raw, parse_headers
 from mailferry.mailbox.mime.transfer_encoding import PIECE, decoded
-from mailferry.mailbox.mime.tree import Part, from_message, header_block, leaves
 from mailferry.mailbox.source.matcher import Matcher
-from mailferry.mailbox.source.message import Head, MessageRef, Outcome, Summary, unreadable
+from mailferry.mailbox.source.message import Head, MessageRef, Outcome, Summary, head_of, unreadable
+from mailferry.mailbox.workbook.inspector import Inspector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mailferry.config.mailbox import MailboxSettings
+    from mailferry.mailbox.mime.headers import Headers
+    from mailferry.mailbox.mime.tree import Part, Structure
 
 #: `unique:2,FLAGS`; where file names cannot hold a colon, programs write another character.
 _INFO = re.compile(r"^(?P<unique>[^:!;]+)(?P<separator>[:!;])2,(?P<flags>[A-Za-z]*)$")
@@ -39,13 +41,19 @@ class MaildirMailbox:
     """An open Maildir, or one of its sub-folders."""
 
     def __init__(
-        self, settings: MailboxSettings, *, look_only: bool = False, at_first_use: bool = False
+        self,
+        settings: MailboxSettings,
+        *,
+        look_only: bool = False,
+        at_first_use: bool = False,
+        inspector: Inspector | None = None,
     ) -> None:
         """Open; Stop when it is no Maildir or cannot be written where marks are wanted. `look_only`: `mark` does nothing.
 
         `at_first_use`: it is opened, with the same errors, when it is first used.
         """
         assert settings.path is not None
+        self.inspector = inspector or Inspector()
         self._settings = settings
         self._look_only = look_only or settings.mark is MarkBy.LEAVE
         self._root = settings.path.absolute()
@@ -89,47 +97,48 @@ class MaildirMailbox:
 
     def _head(self, ref: MessageRef) -> Head | None:
         for path in self._places(ref):
-            if (message := _open(path)) is None:
-                continue
-            with message:
-                block = header_block(message)[0]
-                headers = parse_headers(block, self._charsets(message, block))
-                return Head(
-                    ref=ref,
-                    received=datetime.fromtimestamp(message.modified, UTC),
-                    subject=headers.subject,
-                    sender=headers.sender,
-                    addresses=headers.addresses,
-                )
+            if (read := self._read_headers(path)) is not None:
+                return head_of(ref, read[0], read[2])
         return None
 
-    def _charsets(self, message: FileBuffer, block: bytes) -> tuple[str, ...]:
-        """What to try for a raw header: the charset of the message's text, which is looked for only then."""
-        if not is_raw(block):
-            return ()
-        with contextlib.suppress(Reject):
-            if named := from_message(message).charset():
-                return (named, self._settings.charset)
-        return (self._settings.charset,)
+    def _read_headers(self, path: Path) -> tuple[Headers, int, datetime] | None:
+        """The headers, the size in bytes, and when the message was received; None when it is gone from there."""
+        if (message := _open(path)) is None:
+            return None
+        with message:
+            block = header_block(message)[0]
+            charsets: tuple[str, ...] = ()
+            if is_raw(block):
+                # The charset of the message's text is looked for only then.
+                charsets = (self._settings.charset,)
+                with contextlib.suppress(Reject, FileNotFoundError):
+                    if named := self._structure(path, len(message)).charset:
+                        charsets = (named, *charsets)
+            return (
+                parse_headers(block, charsets),
+                len(message),
+                datetime.fromtimestamp(message.modified, UTC),
+            )
+
+    def _structure(self, path: Path, size: int) -> Structure:
+        return self.inspector.structure(path, size, (self._settings.charset,))
 
     def summary(self, ref: MessageRef) -> Summary | None:
         """Headers and structure; None when it is gone. Reject for a structure without end."""
         for path in self._places(ref):
-            if (message := _open(path)) is None:
-                continue
-            with message:
-                block = header_block(message)[0]
-                headers = parse_headers(block, self._charsets(message, block))
-                return Summary(
-                    ref=ref,
-                    subject=headers.subject,
-                    sender=headers.sender,
-                    addresses=headers.addresses,
-                    message_id=headers.message_id,
-                    received=datetime.fromtimestamp(message.modified, UTC),
-                    size=len(message),
-                    parts=tuple(part for part, _ in leaves(from_message(message), (self._settings.charset,))),
-                )
+            with contextlib.suppress(FileNotFoundError):  # it is renamed under our hands
+                if (read := self._read_headers(path)) is not None:
+                    headers, size, received = read
+                    return Summary(
+                        ref=ref,
+                        subject=headers.subject,
+                        sender=headers.sender,
+                        addresses=headers.addresses,
+                        message_id=headers.message_id,
+                        received=received,
+                        size=size,
+                        parts=self._structure(path, size).parts,
+                    )
         return None
 
     def raw_header(self, ref: MessageRef) -> bytes:
@@ -166,6 +175,7 @@ class MaildirMailbox:
 
     def close(self) -> None:
         self._known.clear()
+        self.inspector.close()
 
     # --- files
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from mailferry.mailbox.mime.headers import Headers
     from mailferry.mailbox.mime.tree import Part
+    from mailferry.mailbox.workbook.inspector import Inspector
     from mailferry.mailbox.workbook.values import Kind
 
 
@@ -60,6 +62,17 @@ def unreadable(ref: MessageRef, problem: str, received: datetime | None = None) 
     return Head(ref=ref, received=unknown, subject="", sender="", addresses=(), problem=problem)
 
 
+def head_of(ref: MessageRef, headers: Headers, received: datetime) -> Head:
+    """The head of a message, by its headers."""
+    return Head(
+        ref=ref,
+        received=received,
+        subject=headers.subject,
+        sender=headers.sender,
+        addresses=headers.addresses,
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
     """What is known of a message before any of its parts is fetched."""
@@ -103,6 +116,9 @@ class Mailbox(Protocol):
 
     Nothing here marks a message but `mark`; looking and fetching leave every flag as it was.
     """
+
+    #: Finds out what its messages and their files are.
+    inspector: Inspector
 
     def unmarked(self) -> Sequence[MessageRef]:
         """All messages that are not marked yet, whatever they are about, latest last."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mailferry.mailbox.source.imap_connection import TokenSource
     from mailferry.mailbox.source.message import Mailbox
     from mailferry.mailbox.source.watch import Watcher
+    from mailferry.mailbox.workbook.inspector import Inspector
 
 
 def open_mailbox(
@@ -21,19 +22,22 @@ def open_mailbox(
     tokens: TokenSource | None = None,
     look_only: bool = False,
     at_first_use: bool = False,
+    inspector: Inspector | None = None,
 ) -> Mailbox:
     """The mailbox, signed in, by `tokens` where it wants OAuth2 and the caller keeps them. Raises Retry or Stop.
 
     `look_only`: nothing in it can be changed. `at_first_use`: nothing is opened before it is used, and Unreachable is
-    raised there where that fails for now.
+    raised there where that fails for now. `inspector`: without it one with a reading child of its own.
     """
     if settings.kind is MailboxKind.MAILDIR:
         from mailferry.mailbox.source.maildir import MaildirMailbox
 
-        return MaildirMailbox(settings, look_only=look_only, at_first_use=at_first_use)
+        return MaildirMailbox(settings, look_only=look_only, at_first_use=at_first_use, inspector=inspector)
     from mailferry.mailbox.source.imap import ImapMailbox
 
-    return ImapMailbox(settings, tokens=tokens, look_only=look_only, at_first_use=at_first_use)
+    return ImapMailbox(
+        settings, tokens=tokens, look_only=look_only, at_first_use=at_first_use, inspector=inspector
+    )
 
 
 def watcher(

@@ -1,15 +1,15 @@
 """The child that reads spreadsheets: `python -I -m mailferry.mailbox.workbook.child LIMITS FOLDER`. A sandbox, with limits and no secrets.
 
-The passwords of protected workbooks come with the request.
+The passwords of protected workbooks come with the request. Besides, it says what files are and hold, see `contents`.
 
 Requests come as JSON lines on standard input, one at a time; answers go as frames to standard output, each a letter, four
 bytes of length (big endian) and so many bytes:
 
     R  JSON: ready for a first request (once); the layers of the sandbox that this system lacks
     H  JSON: the columns that will come, sheets, header row, warnings
-    C  CSV lines, or pieces of them
+    C  CSV lines, or pieces of them; pieces of a file that is unpacked
     J  JSON lines: rejected rows
-    E  JSON: counts, content hash, warnings; the file is done
+    E  JSON: counts, content hash, warnings, or what the file is; the file is done
     X  JSON: the file cannot be read: `class` ("Reject" or "Retry") and `reason`
 
 It reads what the parent puts into its folder, and its own libraries; it can write nothing but frames.
@@ -17,6 +17,7 @@ It reads what the parent puts into its folder, and its own libraries; it can wri
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import struct
@@ -32,15 +33,15 @@ from mailferry.config.spreadsheet import ErrorCells, Limits, UnknownColumns
 from mailferry.errors import MailferryError, Reject, Retry
 from mailferry.mailbox.workbook.book import Options, damaged
 from mailferry.mailbox.workbook.contract import RowContract
-from mailferry.mailbox.workbook.formats import MIB
 from mailferry.mailbox.workbook.open import open_book
 from mailferry.mailbox.workbook.row_writer import RowWriter
 from mailferry.mailbox.workbook.sandbox import confine, libraries
 from mailferry.mailbox.workbook.tables import Reading
-from mailferry.mailbox.workbook.values import Column, Kind, RejectedRow
+from mailferry.mailbox.workbook.values import MIB, Column, Kind, RejectedRow
 
 if TYPE_CHECKING:
     from mailferry.mailbox.workbook.book import Book
+    from mailferry.mailbox.workbook.contents import Contents
 
 #: A frame's largest content, bytes.
 FRAME = 256 * 1024
@@ -130,10 +131,18 @@ def _rule_from(plain: dict[str, Any]) -> ColumnRule:
 
 
 def _serve(request: dict[str, Any], limits: Limits, answers: IO[bytes]) -> None:
-    """Read one file; every fault of the file is a Reject."""
-    contract = contract_from(request["contract"])
+    """Read one file, or say what it is; every fault of the file is a Reject."""
     try:
         path = Path(request["path"])
+        if "do" in request:
+            with damaged("it"):
+                for said in _contents().answer(request):
+                    if isinstance(said, bytes):
+                        _send(answers, b"C", said)
+                    else:
+                        _send(answers, b"E", orjson.dumps(said))
+            return
+        contract = contract_from(request["contract"])
         # Opened here first: a file that cannot be read is not a workbook that is broken.
         with path.open("rb") as file:
             options = Options(
@@ -152,6 +161,13 @@ def _serve(request: dict[str, Any], limits: Limits, answers: IO[bytes]) -> None:
         raise Retry(f"reading failed: {error}") from None
     except MemoryError:
         raise Reject(f"it needs more memory than the limit of {limits.memory / MIB:,.0f} MB") from None
+
+
+@functools.cache
+def _contents() -> Contents:
+    from mailferry.mailbox.workbook.contents import Contents
+
+    return Contents()
 
 
 @dataclass(kw_only=True, slots=True)

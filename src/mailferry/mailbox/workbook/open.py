@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING
 
-from mailferry.mailbox.workbook.formats import open_zip, zip_kind
+from mailferry.mailbox.workbook.archive import open_zip
+from mailferry.mailbox.workbook.formats import zip_kind
 from mailferry.mailbox.workbook.values import Kind
 
 if TYPE_CHECKING:

@@ -28,16 +28,15 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self
 
 import orjson
 
 from mailferry.config.spreadsheet import Limits, Sandbox
 from mailferry.disk import explained
 from mailferry.errors import MailferryError, Reject, Retry, Stop
-from mailferry.mailbox.workbook.formats import MIB
 from mailferry.mailbox.workbook.sandbox import undumpable
-from mailferry.mailbox.workbook.values import Column, RejectedRow
+from mailferry.mailbox.workbook.values import MIB, Column, RejectedRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -200,6 +199,23 @@ class Reader:
             if not sheet.finished:
                 self.close()
 
+    def ask(self, file: Path | BinaryIO, request: dict[str, Any]) -> Iterator[tuple[bytes, bytes]]:
+        """What the child says of a file: frames, the last of which has the letter E.
+
+        Raises Reject, Retry; FileNotFoundError where there is no such file; Stop when no child starts.
+        """
+        child = self._ready_child()
+        with child.given(file, "file") as named:
+            try:
+                child.ask({"path": str(named), **request}, counts=False)
+                letter = b""
+                while letter != b"E":
+                    letter, content = child.answer()
+                    yield letter, content
+            finally:
+                if not child.idle:
+                    self.close()
+
     def _ready_child(self) -> _Child:
         if self._child and self._child.worn:
             self.close()
@@ -276,23 +292,25 @@ class _Child:
         return int(pages) * os.sysconf("SC_PAGE_SIZE") > self._limits.memory * _LARGE
 
     @contextlib.contextmanager
-    def given(self, path: Path, kind: Kind) -> Iterator[Path]:
+    def given(self, file: Path | BinaryIO, ending: str) -> Iterator[Path]:
         """The file in the child's folder, by a second name, else as a copy; the only one there."""
         # The library goes by the name's ending, and a name may say anything; what the bytes said counts.
-        named = Path(self.folder, f"book.{kind}")
+        named = Path(self.folder, f"book.{ending}")
         try:
-            named.hardlink_to(path)
-        except OSError:  # another file system, or a file of another user
-            shutil.copyfile(path, named)
-        try:
+            if isinstance(file, Path):
+                _link(file, named)
+            else:
+                file.seek(0)
+                with named.open("wb") as copy:
+                    shutil.copyfileobj(file, copy)
             yield named
         finally:
             named.unlink(missing_ok=True)
 
-    def ask(self, request: dict[str, Any]) -> None:
-        """Send a request; its answers have the whole wall time before them."""
+    def ask(self, request: dict[str, Any], *, counts: bool = True) -> None:
+        """Send a request; its answers have the whole wall time before them. `counts`: towards `Limits.files`."""
         self._left = self._limits.wall_seconds
-        self._files += 1
+        self._files += counts
         self.idle = False
         pipe = _pipe(self._process.stdin)
         try:
@@ -378,6 +396,15 @@ def lacking(layers: tuple[str, ...]) -> str:
     """Layers of the sandbox that are missing, and where each would be, for people."""
     needs = {"Landlock": "Linux 5.13, built and booted with it", "seccomp": "Linux on x86-64 or arm64"}
     return " and ".join(f"{name} ({needs.get(name, 'Linux')})" for name in layers)
+
+
+def _link(path: Path, named: Path) -> None:
+    try:
+        named.hardlink_to(path)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, or a file of another user
+        shutil.copyfile(path, named)
 
 
 def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:

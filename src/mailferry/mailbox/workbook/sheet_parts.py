@@ -16,8 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.cells import UNCALCULATED, Fault, error_cell
-from mailferry.mailbox.workbook.formats import MIB
-from mailferry.mailbox.workbook.values import Kind
+from mailferry.mailbox.workbook.values import MIB, Kind
 from mailferry.mailbox.workbook.xml_stream import XmlStream
 
 if TYPE_CHECKING:

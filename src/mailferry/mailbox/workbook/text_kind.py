@@ -1,4 +1,4 @@
-"""What text is: a table of delimited text, a web page, an XML spreadsheet, or none of them. And in which encoding.
+"""What a file is that is neither a zip archive nor a compound file. What text is: a table of delimited text, a web page, an XML spreadsheet, or none of them. And in which encoding.
 
 The parent looks at the beginning only, with nothing but regular expressions; all parsing is the child's.
 """
@@ -24,6 +24,34 @@ _PROSE = re.compile(r",\s")
 _UTF8_PAIR = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _HIGH = re.compile(rb"[\x80-\xff]+")
 _PAGE = ("<!doctype html", "<html", "<table", "<head", "<body", "<style", "<meta")
+
+
+_MAGIC = (
+    (b"%PDF", "a PDF document"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!", "a RAR archive"),
+    (b"{\\rtf", "an RTF document"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"\x09\x00\x04\x00", "an Excel 2 workbook; save it as .xlsx"),
+    (b"\x09\x02\x06\x00", "an Excel 3 workbook; save it as .xlsx"),
+    (b"\x09\x04\x06\x00", "an Excel 4 workbook; save it as .xlsx"),
+    (b"PK", "a damaged zip archive"),
+)
+
+
+def plain_kind(start: bytes) -> Kind:
+    """The kind of what is neither a zip nor a compound file. Raises Reject with what it is instead."""
+    if not start:
+        raise Reject("the file is empty")
+    for magic, name in _MAGIC:
+        if start.startswith(magic):
+            raise Reject(f"not a spreadsheet but {name}")
+    if not start.strip(b"\0"):
+        raise Reject("not a spreadsheet: the file begins with nothing but zeros")
+    return text_kind(start)
 
 
 def text_kind(start: bytes) -> Kind:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+MIB = 2**20
+
 
 class Kind(StrEnum):
     """A spreadsheet's format, by its content."""
