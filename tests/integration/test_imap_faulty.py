@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import resource
+import threading
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support_imap import FaultyFolder, Served, through
+from support_imap import FaultyFolder, Served, listening, through
 
 from mailferry.config.mailbox import MailboxSettings
 from mailferry.errors import Reject, Retry
@@ -16,9 +20,11 @@ from mailferry.mailbox.mime.scanner import from_message
 from mailferry.mailbox.mime.transfer_encoding import PIECE, decoded
 from mailferry.mailbox.mime.tree import leaves
 from mailferry.mailbox.source.imap import ImapMailbox
+from mailferry.mailbox.source.imap_connection import connect
 from mailferry.mailbox.source.matcher import Matcher
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
 MAILS = Path(__file__).parent.parent / "data" / "mails"
@@ -173,3 +179,50 @@ def test_pieces_are_asked_for_in_order_and_only_once(opened: Any) -> None:
         (0, PIECE),
         (part.size, PIECE),
     ]
+
+
+def _endless(opened: socket.socket, piece: bytes, pause: threading.Event, seconds: float) -> None:
+    with contextlib.suppress(OSError):
+        while not pause.wait(seconds):
+            opened.sendall(piece)
+
+
+@pytest.mark.parametrize(
+    ("greeting", "piece", "seconds", "fault"),
+    [
+        (b"* OK {1500000000}\r\n", b"x", 9.0, "announced 1500000000 bytes"),
+        (b"", b"* OK " + b"x" * 60_000 + b"\r\n", 0.0, "more than 67,108,864 bytes"),
+        (b"* OK ready\r\n* ", b"x", 0.02, "no answer in time"),
+    ],
+    ids=["a huge literal", "without end", "byte by byte"],
+)
+def test_a_server_is_bounded_in_bytes_and_time_from_its_first_byte_on(
+    greeting: bytes, piece: bytes, seconds: float, fault: str
+) -> None:
+    ended = threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        one, _ = listener.accept()
+        with one:
+            one.sendall(greeting)
+            _endless(one, piece, ended, seconds)
+
+    with listening() as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        settings = MailboxSettings(
+            host="127.0.0.1",
+            port=listener.getsockname()[1],
+            ssl=False,
+            username="alice",
+            password="secret",
+            read_timeout=0.3,
+        )
+        begun = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(Retry, match=fault):
+            connect(settings, None)
+        ended.set()
+        thread.join(30)
+        assert time.monotonic() - begun < 30
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000

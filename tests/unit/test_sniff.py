@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 from typing import TYPE_CHECKING
 
@@ -244,3 +245,29 @@ def test_a_method_that_may_ask_for_any_memory_is_not_unpacked(tmp_path: Path) ->
     taken, left = files_in_zip(path, MIB)
     assert taken == []
     assert [name for name, reason in left.items() if "method" in reason] == ["mimetype", "book.xlsx"]
+
+
+def test_end_records_of_an_archive_that_disagree_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", b"a")
+    plain = path.read_bytes()
+    end = plain.rindex(b"PK\x05\x06")
+    place, size = plain.index(b"PK\x01\x02"), end - plain.index(b"PK\x01\x02")
+
+    def with_64(count: int, size: int, locator: int) -> bytes:
+        record = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, place)
+        return plain[:end] + record + struct.pack("<4sIQI", b"PK\x06\x07", 0, locator, 1) + plain[end:]
+
+    path.write_bytes(with_64(1, size, end))
+    with pytest.raises(PlainZip):
+        kind_of(path)
+    for odd, reason in (
+        (with_64(70_000, size, end), "disagree"),
+        (with_64(1, size + 9, end), "disagree"),
+        (with_64(1, size, place), "not where it should be"),
+        (with_64(1, size, 2**60), "not where it should be"),
+    ):
+        path.write_bytes(odd)
+        with pytest.raises(Reject, match=reason):
+            kind_of(path)

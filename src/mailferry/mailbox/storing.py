@@ -12,6 +12,7 @@ import hashlib
 import os
 import tempfile
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -44,6 +45,13 @@ _MOST_FILES = 2000
 #: The text of a message is searched for files up to here, in bytes, where there is no sign of one before.
 _MOST_TEXT = MIB
 
+#: So many times CR LF and never LF alone: one file in 2^64 is so by chance.
+_MANY_ENDS = 8
+_AS_TEXT = (
+    "its line ends were changed on the way, which destroys it: it was sent without an encoding (Content-Transfer-Encoding:"
+    " binary), or copied as text; have it sent again in base64"
+)
+_TEXT = "the text of the message"
 _INCOMING = ".incoming-"
 #: What is the file's own fault (name, size), not that of the disk.
 _OF_THE_FILE = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EFBIG})
@@ -130,6 +138,25 @@ class _File:
     depth: int = 0
 
 
+class _LineEnds:
+    """Whether a file has gone through a program that ends all lines alike: in packed bytes few LF follow a CR by chance."""
+
+    def __init__(self) -> None:
+        self._ends = self._alone = 0
+        self._last = b""
+
+    def look(self, piece: bytes) -> None:
+        """The next piece."""
+        ends = piece.count(b"\n")
+        self._ends += ends
+        self._alone += ends - piece.count(b"\r\n") - (self._last == b"\r" and piece.startswith(b"\n"))
+        self._last = piece[-1:]
+
+    @property
+    def changed(self) -> bool:
+        return self._ends >= _MANY_ENDS and not self._alone
+
+
 class _TooLarge(Reject):
     """It began like a spreadsheet and does not end."""
 
@@ -152,8 +179,15 @@ class _Storing:
 
     # --- one file
 
-    def take(self, file: _File, pieces: Iterable[bytes]) -> None:
+    def take(self, file: _File, pieces: Iterator[bytes]) -> None:
         """Receive it, and do with it what its bytes ask for."""
+        if file.one.is_body:
+            first = next(pieces, b"")
+            second = next(pieces, b"")
+            if not second and len(first) <= BEGINNING and not may_hold(first):
+                self._add(file, Verdict.IGNORED, _TEXT)
+                return
+            pieces = chain((first, second), pieces)
         with _incoming(self.pending) as incoming:
             path = Path(incoming.name)
             try:
@@ -163,8 +197,6 @@ class _Storing:
                 self._refuse(file, error, _beginning(path))
 
     def _sort(self, file: _File, path: Path, size: int, sha256: str) -> None:
-        if file.one.is_body and size <= BEGINNING and not may_hold(_beginning(path)):
-            raise _NothingInText
         found = self.inspector.look(
             path,
             name=file.one.name,
@@ -190,12 +222,14 @@ class _Storing:
         return f"the name does not match {self.settings.name_filter!r}"
 
     def _receive(self, file: _File, incoming: IO[bytes], pieces: Iterable[bytes]) -> tuple[int, str]:
-        """Write, hash and fsync; size and SHA-256. Ends early, with Reject, for what is not wanted or too large."""
+        """Write and hash; size and SHA-256. Ends early, with Reject, for what is not wanted or too large."""
         digest = hashlib.sha256()
         size = 0
+        ends = _LineEnds()
         for piece in pieces:
             incoming.write(piece)
             digest.update(piece)
+            ends.look(piece)
             looked_at = size >= BEGINNING
             size += len(piece)
             if not looked_at and size >= BEGINNING and not file.archives:
@@ -208,10 +242,10 @@ class _Storing:
                 raise _TooLarge(f"larger than {largest:,.1f} MB, the largest attachment that is taken")
             if file.one.is_body and size > _MOST_TEXT and b"begin " not in _beginning(Path(incoming.name)):
                 raise _NothingInText
-        incoming.flush()
-        os.fsync(incoming.fileno())
         # Windows renames no open file
         incoming.close()
+        if ends.changed and _beginning(Path(incoming.name)).startswith(PACKED):
+            raise Reject(_AS_TEXT)
         return size, digest.hexdigest()
 
     def _look_early(self, file: _File, path: Path) -> None:
@@ -309,7 +343,7 @@ class _Storing:
         """On record: rejected where a table was to be expected, else skipped; the text of a message is no file at all."""
         reason = str(error)
         if isinstance(error, _NothingInText):
-            self._add(file, Verdict.IGNORED, "the text of the message")
+            self._add(file, Verdict.IGNORED, _TEXT)
             return
         if archive := unopened_archive(start):
             self._add(file, Verdict.REJECTED, archive)
@@ -340,6 +374,8 @@ class _Storing:
         """Move a received file to its name; it is durable once the folder is."""
         name = safe_name(file.one.name, f"attachment.{kind}")
         target = self._path(sha256, name, file.member)
+        with path.open("rb+") as received:
+            os.fsync(received.fileno())
         path.replace(target)
         sync_folder(self.pending)
         self.outcomes.append(
