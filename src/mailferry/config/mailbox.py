@@ -163,6 +163,28 @@ class MailboxSettings(Settings):
         "address, domain or word that the sender's address matches, in any case; empty: all",
         variable="EMAIL_SENDER_FILTER",
     )
+    allow_senders: str = setting(
+        "",
+        "addresses and domains, with commas, that may change rows; another sender's message that matches is refused; empty: all",
+        variable="EMAIL_ALLOW_SENDERS",
+        plural=True,
+    )
+    deny_senders: str = setting(
+        "",
+        "addresses and domains, with commas, whose messages are refused",
+        variable="EMAIL_DENY_SENDERS",
+        plural=True,
+    )
+    require_authenticated: bool = setting(
+        False,
+        "refuse a message unless DKIM or DMARC passed for the domain of its sender, as the receiving server says",
+        variable="EMAIL_REQUIRE_AUTHENTICATED",
+    )
+    authserv_id: str = setting(
+        "",
+        "the receiving server's name in the Authentication-Results headers that it adds; of others none counts",
+        variable="EMAIL_AUTHSERV_ID",
+    )
     name_filter: str = setting(
         "",
         "pattern (`*`, `?`) of attachment names, in any case; empty: all",
@@ -195,7 +217,7 @@ class MailboxSettings(Settings):
         100 * _MIB, "largest attachment, decoded, in bytes", variable="EMAIL_MAX_FILE_BYTES", gt=0
     )
 
-    @field_validator("ignore_attachments", mode="before")
+    @field_validator("ignore_attachments", "allow_senders", "deny_senders", mode="before")
     @classmethod
     def _joined(cls, value: object) -> object:
         return joined(value)
@@ -206,6 +228,9 @@ class MailboxSettings(Settings):
         "folder",
         "subject_filter",
         "sender_filter",
+        "allow_senders",
+        "deny_senders",
+        "authserv_id",
         "name_filter",
         "ignore_attachments",
         "mark_completed",
@@ -233,6 +258,10 @@ class MailboxSettings(Settings):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
+        if self.require_authenticated and not self.authserv_id:
+            raise ValueError(
+                "`authserv_id` is missing: the name in the Authentication-Results headers of the receiving server"
+            )
         if self.kind is MailboxKind.MAILDIR:
             if self.path is None:
                 raise ValueError("`path` is missing: the Maildir's folder")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mailferry.config.mailbox import WithoutAttachment
+from mailferry.errors import Reject
 from mailferry.mailbox.mime.headers import clean, fold
 from mailferry.mailbox.source.matcher import Matcher
 from mailferry.mailbox.source.message import PartOutcome, Verdict
@@ -115,8 +116,13 @@ class Candidate:
 
 
 def choose(summary: Summary, settings: MailboxSettings) -> tuple[tuple[Part, ...], tuple[PartOutcome, ...]]:
-    """Parts that are worth fetching, and the others with the reason. When in doubt a part is taken."""
+    """Parts that are worth fetching, and the others with the reason. When in doubt a part is taken.
+
+    Raises Reject for a message that matches and whose sender may not change rows.
+    """
     mismatch = Matcher.of(settings).mismatch(summary)
+    if summary.refusal and not mismatch:
+        raise Reject(summary.refusal)
     chosen: list[Part] = []
     others: list[PartOutcome] = []
     for part in summary.parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +83,15 @@ def _message(feed: MailboxFeed, mailbox: Mailbox, ref: MessageRef, *, is_marked:
         return _verdict(ref, f"it cannot be read: {error}")
     if summary is None:
         return _verdict(ref, "it is gone")
-    parts, others = choose(summary, feed.mailbox)
+    try:
+        parts, others = choose(summary, feed.mailbox)
+    except Reject as error:
+        return replace(
+            _verdict(ref, f"refused: {error}"),
+            received=summary.received,
+            sender=summary.sender,
+            subject=summary.subject,
+        )
     found = list(others)
     if not is_marked:
         budget = Budget(feed.limits.message)

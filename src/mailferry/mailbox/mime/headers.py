@@ -12,7 +12,7 @@ from email.utils import getaddresses
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 #: A header block is read up to here; what comes after is no longer a header that a mail program wrote.
 MAX_HEADER = 1024 * 1024
@@ -87,13 +87,18 @@ def is_raw(block: bytes) -> bool:
 
 
 def raw_values(block: bytes) -> dict[str, str]:
-    """Header values by lower-case name, still encoded; folded lines are joined. One character is one byte (Latin-1)."""
-    message = BytesHeaderParser().parsebytes(block[:MAX_HEADER])
+    """The first value of each header by lower-case name, still encoded. One character is one byte (Latin-1)."""
     values: dict[str, str] = {}
-    for name, value in message.raw_items():
-        raw = str(value).encode("ascii", "surrogateescape").decode("latin-1")
-        values.setdefault(name.lower(), raw.replace("\r", "").replace("\n", ""))
+    for name, value in fields(block):
+        values.setdefault(name, value)
     return values
+
+
+def fields(block: bytes) -> Iterator[tuple[str, str]]:
+    """Names in small letters and values, from top to bottom; folded lines are joined."""
+    for name, value in BytesHeaderParser().parsebytes(block[:MAX_HEADER]).raw_items():
+        raw = str(value).encode("ascii", "surrogateescape").decode("latin-1")
+        yield name.lower(), raw.replace("\r", "").replace("\n", "")
 
 
 def named_charset(content_type: str) -> tuple[str, ...]:

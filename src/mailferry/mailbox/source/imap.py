@@ -25,6 +25,7 @@ from mailferry.mailbox.source.imap_heads import heads, received
 from mailferry.mailbox.source.imap_session import UNREADABLE, ImapSession, content
 from mailferry.mailbox.source.matcher import Matcher
 from mailferry.mailbox.source.message import Head, MessageRef, Outcome, Summary, head_of
+from mailferry.mailbox.source.senders import refusal
 from mailferry.mailbox.workbook.inspector import Inspector
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class ImapMailbox:
             received=head.received,
             size=size if isinstance(size, int) else 0,
             parts=found.parts,
+            refusal=refusal(headers.addresses, block, self._settings),
         )
 
     def raw_header(self, ref: MessageRef) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from mailferry.mailbox.mime.headers import header_block, is_raw, parse_headers
 from mailferry.mailbox.mime.transfer_encoding import PIECE, decoded
 from mailferry.mailbox.source.matcher import Matcher
 from mailferry.mailbox.source.message import Head, MessageRef, Outcome, Summary, head_of, unreadable
+from mailferry.mailbox.source.senders import refusal
 from mailferry.mailbox.workbook.inspector import Inspector
 
 if TYPE_CHECKING:
@@ -35,6 +37,17 @@ _INFO = re.compile(r"^(?P<unique>[^:!;]+)(?P<separator>[:!;])2,(?P<flags>[A-Za-z
 _SUBFOLDERS = ("new", "cur", "tmp")
 #: A file that is renamed under our hands is looked for this often.
 _TRIES = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Read:
+    """What was read of a message: its headers, and of its file."""
+
+    block: bytes
+    headers: Headers
+    #: Bytes.
+    size: int
+    received: datetime
 
 
 class MaildirMailbox:
@@ -98,11 +111,11 @@ class MaildirMailbox:
     def _head(self, ref: MessageRef) -> Head | None:
         for path in self._places(ref):
             if (read := self._read_headers(path)) is not None:
-                return head_of(ref, read[0], read[2])
+                return head_of(ref, read.headers, read.received)
         return None
 
-    def _read_headers(self, path: Path) -> tuple[Headers, int, datetime] | None:
-        """The headers, the size in bytes, and when the message was received; None when it is gone from there."""
+    def _read_headers(self, path: Path) -> _Read | None:
+        """None when it is gone from there."""
         if (message := _open(path)) is None:
             return None
         with message:
@@ -114,10 +127,11 @@ class MaildirMailbox:
                 with contextlib.suppress(Reject, FileNotFoundError):
                     if named := self._structure(path, len(message)).charset:
                         charsets = (named, *charsets)
-            return (
-                parse_headers(block, charsets),
-                len(message),
-                datetime.fromtimestamp(message.modified, UTC),
+            return _Read(
+                block=block,
+                headers=parse_headers(block, charsets),
+                size=len(message),
+                received=datetime.fromtimestamp(message.modified, UTC),
             )
 
     def _structure(self, path: Path, size: int) -> Structure:
@@ -128,16 +142,17 @@ class MaildirMailbox:
         for path in self._places(ref):
             with contextlib.suppress(FileNotFoundError):  # it is renamed under our hands
                 if (read := self._read_headers(path)) is not None:
-                    headers, size, received = read
+                    headers = read.headers
                     return Summary(
                         ref=ref,
                         subject=headers.subject,
                         sender=headers.sender,
                         addresses=headers.addresses,
                         message_id=headers.message_id,
-                        received=received,
-                        size=size,
-                        parts=self._structure(path, size).parts,
+                        received=read.received,
+                        size=read.size,
+                        parts=self._structure(path, read.size).parts,
+                        refusal=refusal(headers.addresses, read.block, self._settings),
                     )
         return None
 

@@ -89,6 +89,8 @@ class Summary:
     parts: tuple[Part, ...]
     #: As in `Head`.
     addresses: tuple[str, ...] = ()
+    #: Why it may not change rows, by its sender; "" where it may.
+    refusal: str = ""
 
     def __post_init__(self) -> None:
         if self.received.tzinfo is None:
