@@ -153,3 +153,18 @@ def test_warnings_are_counted_on_the_job_and_in_the_statistics(here: Accounts) -
 
 def unavailable(*_: object) -> None:
     raise Unavailable("NO [UNAVAILABLE] try again later")
+
+
+def test_a_sender_who_may_not_change_rows_is_refused_until_the_settings_allow_it(here: Accounts) -> None:
+    here.changes = {"allow_senders": "partner.example"}
+    here.receive(good())
+    run = here.load()
+    assert (run.exit_status, one(run).job.state, one(run).job.refused) == (1, JobState.FAILED, True)
+    assert "is none of `allow_senders`" in (one(run).job.error or "")
+    assert refused(here) == 1
+    here.changes = {"allow_senders": "sender@example.com"}
+    with psycopg.connect(**database.parameters(here.settings)) as conn:
+        admin.retry(conn, one(run).job.id)
+    run = here.load()
+    assert one(run).job.state is JobState.COMPLETED
+    assert here.rows() == [("1", "x", 1)]

@@ -14,6 +14,7 @@ from mailferry.mailbox.source.matcher import Matcher
 from mailferry.mailbox.source.message import PartOutcome, Verdict
 from mailferry.mailbox.source.open import open_mailbox
 from mailferry.mailbox.storing import Budget, store
+from mailferry.mailbox.workbook.inspector import Inspector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +68,11 @@ def explain(feed: MailboxFeed, *, limit: int) -> Iterator[MessageVerdict]:
         waiting = set(open_ones.unmarked())
     finally:
         open_ones.close()
-    mailbox = open_mailbox(feed.mailbox.model_copy(update={"mark": MarkBy.LEAVE}), look_only=True)
+    mailbox = open_mailbox(
+        feed.mailbox.model_copy(update={"mark": MarkBy.LEAVE}),
+        look_only=True,
+        inspector=Inspector(feed.limits),
+    )
     try:
         refs = mailbox.unmarked()
         for ref in list(reversed(refs))[:limit]:

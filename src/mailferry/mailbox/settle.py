@@ -102,7 +102,11 @@ def moved_message(work: Work, job: Job) -> Iterator[tuple[Mailbox, MessageRef] |
     if settings.mark is not MarkBy.MOVE or job.marked_as != Outcome.FAILED:
         yield None
         return
-    mailbox = open_mailbox(settings.model_copy(update={"folder": settings.marks[1]}), tokens=work.tokens)
+    mailbox = open_mailbox(
+        settings.model_copy(update={"folder": settings.marks[1]}),
+        tokens=work.tokens,
+        inspector=work.mailbox.inspector,
+    )
     try:
         # The latest are last, and were moved last.
         refs = reversed(mailbox.find())

@@ -89,8 +89,9 @@ def store(
 ) -> tuple[PartOutcome, ...]:
     """Fetch a part; each spreadsheet that it is, or that is in it, ends durably in `pending`.
 
-    `budget` is that of the message, without it one of this part alone. The same part leads to the same file names again, so a repetition after a crash leaves nothing over. Raises Retry
-    for the mailbox's faults and a file that cannot be written, DiskFault where none can.
+    The same part leads to the same file names again, so a repetition after a crash leaves nothing over. `budget` is that
+    of the message, without it one of this part alone. Raises Retry for the mailbox's faults and a file that cannot be
+    written, DiskFault where none can.
     """
     limits = limits or Limits()
     storing = _Storing(
