@@ -188,16 +188,16 @@ def _endless(opened: socket.socket, piece: bytes, pause: threading.Event, second
 
 
 @pytest.mark.parametrize(
-    ("greeting", "piece", "seconds", "fault"),
+    ("greeting", "piece", "seconds", "timeout", "fault"),
     [
-        (b"* OK {1500000000}\r\n", b"x", 9.0, "announced 1500000000 bytes"),
-        (b"", b"* OK " + b"x" * 60_000 + b"\r\n", 0.0, "more than 67,108,864 bytes"),
-        (b"* OK ready\r\n* ", b"x", 0.02, "no answer in time"),
+        (b"* OK {1500000000}\r\n", b"x", 9.0, 5, "announced 1500000000 bytes"),
+        (b"", b"* OK " + b"x" * 60_000 + b"\r\n", 0.0, 20, "more than 67,108,864 bytes"),
+        (b"* OK ready\r\n* ", b"x", 0.02, 0.3, "no answer in time"),
     ],
     ids=["a huge literal", "without end", "byte by byte"],
 )
 def test_a_server_is_bounded_in_bytes_and_time_from_its_first_byte_on(
-    greeting: bytes, piece: bytes, seconds: float, fault: str
+    greeting: bytes, piece: bytes, seconds: float, timeout: float, fault: str
 ) -> None:
     ended = threading.Event()
 
@@ -216,7 +216,7 @@ def test_a_server_is_bounded_in_bytes_and_time_from_its_first_byte_on(
             ssl=False,
             username="alice",
             password="secret",
-            read_timeout=0.3,
+            read_timeout=timeout,
         )
         begun = time.monotonic()
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -224,5 +224,5 @@ def test_a_server_is_bounded_in_bytes_and_time_from_its_first_byte_on(
             connect(settings, None)
         ended.set()
         thread.join(30)
-        assert time.monotonic() - begun < 30
+        assert time.monotonic() - begun < 60
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000

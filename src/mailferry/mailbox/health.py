@@ -18,6 +18,7 @@ from mailferry.mailbox.folders import Folders
 from mailferry.mailbox.source.open import open_mailbox
 from mailferry.mailbox.target import absent, table
 from mailferry.mailbox.workbook.header import clean_name
+from mailferry.mailbox.workbook.inspector import Inspector
 from mailferry.mailbox.workbook.reader import Reader, lacking
 from mailferry.mailbox.workbook.values import Column
 from mailferry.secrets import mask
@@ -120,7 +121,7 @@ def _target(feed: MailboxFeed, conn: database.Connection) -> str:
 
 def _mailbox(feed: MailboxFeed) -> str:
     """Sign in, open the folder, see whether marks can be set (which opening does), and count what waits."""
-    mailbox = open_mailbox(feed.mailbox)
+    mailbox = open_mailbox(feed.mailbox, inspector=Inspector(feed.limits))
     try:
         waiting = len(mailbox.find())
     finally:

@@ -292,7 +292,7 @@ class _Storing:
             if packed.reason:
                 self._refuse(child, Reject(packed.reason), b"")
                 continue
-            largest = min(self.settings.max_file_bytes, self.budget.left + 1)
+            largest = self.settings.max_file_bytes
             pieces = self.inspector.unpack(path, packed.number, largest=largest, limits=self.limits)
             self._take_inner(child, pieces)
         if file.one.is_declared and not any(one.verdict is Verdict.TAKEN for one in self.outcomes[number:]):
@@ -328,6 +328,7 @@ class _Storing:
         return found
 
     def _take_inner(self, child: _File, pieces: Iterator[bytes]) -> None:
+        self.budget.take(0)  # once it is used up, the rest is not even begun
         if len(self._members) > _MOST_FILES or child.depth > _MOST_DEPTH:
             raise Reject(
                 f"more than {_MOST_FILES} files, or packed more than {_MOST_DEPTH} deep, which is not opened"
