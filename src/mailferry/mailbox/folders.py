@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 READING = ".reading-"
 #: Seconds after which a file that no job knows, or a reading folder of another host, is deleted.
 _ABANDONED = 3600
+#: Unix seconds; folders that were made before are not ours.
+_STARTED = time.time() - 1
 #: Added to a file's name for the list of its rejected rows.
 REJECTS = ".rejects.csv"
 #: Where a spreadsheet program would see a formula begin, also one that splits lines at other signs than commas, or that takes
@@ -176,7 +178,7 @@ class Folders:
         # Alone, so no process writes to downloads cut short, whatever their age.
         count = clear_leftovers(self.pending, math.inf if alone else time.time())
         for path in self.pending.glob(f"{READING}*"):
-            if alone or not _is_read_from(path):
+            if not (_is_ours(path) if alone else _is_read_from(path)):
                 shutil.rmtree(path, ignore_errors=True)
         found = self.waiting(alone=alone)
         known = recorded(found) if found else set()
@@ -226,6 +228,11 @@ def _is_file(path: Path) -> bool:
 def reading_prefix() -> str:
     """How the names of this process's reading folders begin: by host and process id another process sees whether it is alive."""
     return f"{READING}{socket.gethostname()}-{os.getpid()}-"
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether this process made the folder; one before it may have had its number."""
+    return folder.name.startswith(reading_prefix()) and _modified(folder) >= _STARTED
 
 
 def _is_read_from(folder: Path) -> bool:
