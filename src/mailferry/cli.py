@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mailferry.commands import completeness, mailbox, service
+from mailferry.commands import completeness, mailbox, preview, service
 from mailferry.commands.alerts import alerts
 from mailferry.commands.config import config
 from mailferry.commands.events import collect
@@ -29,6 +29,8 @@ app.command()(completeness.backfill)
 app.add_typer(completeness.gaps, name="gaps")
 app.command()(mailbox.load)
 app.command()(mailbox.explain)
+app.command()(preview.preview)
+app.command()(preview.columns)
 app.command()(mailbox.check)
 app.add_typer(mailbox.jobs, name="jobs")
 app.add_typer(config, name="config")

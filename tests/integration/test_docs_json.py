@@ -107,6 +107,18 @@ def test_what_mailbox_commands_print_is_what_the_page_says(site: Site) -> None:
     assert shown["job"]["passed"][0].keys() == fields("jobs", "of `passed`")
     assert next(iter(shown["rejected_rows"].values()))[0].keys() == fields("jobs", "of `rejected_rows`")
 
+    seen = asked(site.folder, "preview", str(good["id"]), "--json")
+    assert seen.keys() == fields("preview", "the whole")
+    assert seen["previews"][0].keys() == fields("preview", "of `previews`") - {
+        "rejected_rows",
+        "jobs",
+        "show",
+    }
+    assert seen["previews"][0]["columns"][0].keys() == fields("preview", "of `columns`")
+    proposed = asked(site.folder, "columns", shown["job"]["files"][0]["path"], "--json")
+    assert proposed.keys() == fields("columns", "the whole")
+    assert proposed["proposals"][0].keys() == fields("columns", "of `proposals`")
+
     many = asked(site.folder, "jobs", "retry", "--state", "rejected", "--dry-run", "--json")
     assert many.keys() == fields("jobs", "`jobs retry` of many")
     undone = asked(site.folder, "jobs", "undo", str(good["id"]), "--json")

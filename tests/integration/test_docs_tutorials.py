@@ -42,7 +42,7 @@ def empty_folder() -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["events", "complete", "mailbox"])
+@pytest.mark.parametrize("name", ["events", "complete", "mailbox", "columns"])
 def test_a_newcomer_who_follows_the_tutorial_sees_what_it_shows(name: str, empty_folder: Path) -> None:
     found = BLOCK.findall((DOCS / "tutorials" / f"{name}.md").read_text("utf-8"))
     script = "".join(f"{text}echo '{END}'\n" for kind, text in found if kind == "sh run")

@@ -14,14 +14,20 @@ from support_database import Queried
 from support_mail import Maildir, feed_of, mail
 
 from mailferry import database
+from mailferry.config import service
 from mailferry.config.columns import ColumnRule, Mark, Route
 from mailferry.config.spreadsheet import ErrorCells, UnknownColumns
+from mailferry.mailbox import preview as trial
 from mailferry.mailbox import run_once
+from mailferry.mailbox.file_contract import About
 from mailferry.mailbox.ledger import admin
+from mailferry.mailbox.proposal import propose
+from mailferry.mailbox.target.table import Target
 from mailferry.testing.workbooks import Tab, xlsx
 
 if TYPE_CHECKING:
     from mailferry.config.database import DatabaseSettings
+    from mailferry.mailbox.preview import Preview
 
 TABLE = "CREATE TABLE shipments (hawb text PRIMARY KEY, weight_kg numeric, eta date, customer text, received_at timestamptz)"
 RULES = (
@@ -286,3 +292,106 @@ def test_two_routes_into_one_table_load_two_tables_of_one_sheet(here: Setting) -
     run = here.load(routes=routes)
     assert outcomes(run) == [("loaded", 1, None), ("loaded", 1, None)]
     assert [row[:2] for row in here.rows()] == [("00000001", Decimal(5)), ("00000002", Decimal(6))]
+
+
+# --- preview and columns
+
+
+def preview(
+    here: Setting, content: bytes, name: str = "a.csv", sender: str = "", **changes: Any
+) -> list[Preview]:
+    path = here.base / name
+    path.write_bytes(content)
+    values = {"target_table": "shipments", "columns": RULES, **changes}
+    feed = feed_of(here.base / "app", here.maildir.root, here.settings, **values)
+    with database.connect(here.settings) as pool:
+        return trial.preview(pool, feed, path, name, about=About(file=name, sender=sender))
+
+
+def test_a_preview_shows_what_a_load_does_and_does_none_of_it(here: Setting) -> None:
+    here.execute(
+        "INSERT INTO shipments VALUES ('00000001', 5, NULL, 'x'), ('00000002', 6, NULL, 'one.example')"
+    )
+    before = here.rows()
+    content = b"House AWB;Weight;note\n1;7,5;n\n2;6;\n3;1.000,5;\n4;-1;\n"
+    (found,) = preview(here, content, sender="ops@one.example")
+    assert found.loads
+    assert here.rows() == before
+    assert not here.query("SELECT id FROM mailferry.row_changes UNION ALL SELECT id FROM mailferry.jobs")
+    counts = found.counts
+    assert (counts.read, counts.inserted, counts.updated, counts.unchanged, counts.rejected) == (
+        4,
+        1,
+        1,
+        1,
+        1,
+    )
+    assert [(one.column, one.header, one.reason) for one in found.columns] == [
+        ("hawb", "House AWB", "'House AWB*'"),
+        ("weight_kg", "Weight", "'Weight*'"),
+        ("customer", "", "'{sender_domain}'"),
+    ]
+    assert (found.header_row, found.unknown, found.missing) == (1, ("note",), ("eta", "received_at"))
+    assert found.rows[0] == {"hawb": "00000001", "weight_kg": "7.5", "customer": "one.example"}
+    assert [(row.row, row.column, row.reason) for row in found.rejects] == [
+        (5, "weight_kg", "'-1' is less than 0")
+    ]
+    changed = {change.key: (change.old, change.new) for change in found.changes}
+    assert changed["00000001"] == (
+        {"weight_kg": "5", "customer": "x"},
+        {"weight_kg": "7.5", "customer": "one.example"},
+    )
+    assert changed["00000003"][0] is None
+    here.send(("a.csv", content), sender="ops@one.example")
+    (details,) = here.load().jobs.values()
+    assert details.files[0].counts.inserted == counts.inserted
+    assert here.rows()[0][1] == Decimal("7.5")
+
+
+def test_a_preview_of_what_would_not_load_says_why_and_what_is_made_is_gone(here: Setting) -> None:
+    (found,) = preview(here, b"hwb;x\n1;2\n")
+    assert not found.loads
+    assert "'hwb' comes closest" in found.error
+    (found,) = preview(here, b"hawb;weight\n1;x\n2;y\n3;1\n")
+    assert not found.loads
+    assert len(found.rejects) == 2
+    assert not found.changes
+    (found,) = preview(here, b"hawb;weight\n1;2\n", target_table="fresh")
+    assert found.loads
+    assert all(one.new for one in found.columns)
+    assert here.query("SELECT to_regclass('fresh')::text") == [(None,)]
+
+
+def test_a_preview_goes_by_the_routes(here: Setting) -> None:
+    here.execute(SEA)
+    found = preview(here, book(*TWO), "a.xlsx", routes=ROUTES)
+    assert [(one.route, one.table, one.loads, one.counts.inserted) for one in found] == [
+        (1, "public.shipments", True, 2),
+        (2, "public.sea", True, 1),
+    ]
+
+
+def test_the_columns_of_a_table_are_proposed_for_a_sheet_and_load_it(here: Setting) -> None:
+    content = b"Report;;\nHouse AWB (no);Weight [kg];Arrival ETA;Remarks\n1;1.234,5;02.01.2026;x\n2;7,5;31.12.2026;\n"
+    path = here.base / "a.csv"
+    path.write_bytes(content)
+    feed = feed_of(here.base / "app", here.maildir.root, here.settings, target_table="shipments")
+    with psycopg.connect(**database.parameters(here.settings)) as conn:
+        target = Target.inspect(conn, "shipments", "hawb")
+    assert target
+    (found,) = propose(feed, path, target.columns)
+    assert (found.header_row, found.left) == (2, ("Remarks",))
+    assert found.columns == {
+        "hawb": {"headers": ["House AWB (no)"]},
+        "weight_kg": {"decimal": ","},
+        "eta": {"headers": ["Arrival ETA"], "formats": ["%d.%m.%Y"]},
+    }
+    toml = f'[mailbox.test]\nmaildir = "Maildir"\n{found.as_toml("mailbox.test.columns")}\n'
+    (here.base / "mailferry.toml").write_text(toml, "utf-8")
+    (read,) = service.read([here.base / "mailferry.toml"], {}).mailboxes
+    here.send(("a.csv", content))
+    here.load(columns=read.columns)
+    assert [row[:3] for row in here.rows()] == [
+        ("1", Decimal("1234.5"), dt.date(2026, 1, 2)),
+        ("2", Decimal("7.5"), dt.date(2026, 12, 31)),
+    ]

@@ -291,7 +291,7 @@ def read(config: Path | None, feed: str = "") -> MailboxFeed:
 def _chosen(config: Path | None, feed: str) -> tuple[MailboxFeed, Configuration]:
     from mailferry import logs
 
-    file = _file(config)
+    file = chosen_file(config)
     found = _configuration(file)
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
@@ -308,7 +308,7 @@ def _chosen(config: Path | None, feed: str) -> tuple[MailboxFeed, Configuration]
     )
 
 
-def _file(config: Path | None) -> Path | None:
+def chosen_file(config: Path | None) -> Path | None:
     """The file that is meant: the named one, else the working directory's, else the system's; None where there is none."""
     from mailferry.config.env import SYSTEM_FILE
 
@@ -432,4 +432,4 @@ def _ledger(config: Path) -> Iterator[Connection]:
 
 def _database(config: Path) -> DatabaseSettings:
     """The one database of all feeds."""
-    return _configuration(_file(config)).database
+    return _configuration(chosen_file(config)).database

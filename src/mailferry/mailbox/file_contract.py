@@ -16,7 +16,7 @@ from mailferry.mailbox.mime.headers import fold
 from mailferry.mailbox.passwords import read_passwords
 from mailferry.mailbox.source.matcher import Matcher
 from mailferry.mailbox.target.table import ABSENT, OURS
-from mailferry.mailbox.workbook.contract import RowContract, column_of
+from mailferry.mailbox.workbook.contract import Look, RowContract, column_of
 from mailferry.mailbox.workbook.tables import sheet_matches
 from mailferry.mailbox.workbook.values import Kind
 
@@ -192,6 +192,6 @@ def _check_declared(feed: MailboxFeed, target: Target) -> None:
             )
 
 
-def names_contract(feed: MailboxFeed, kind: Kind, about: About) -> RowContract:
-    """Asks for the names of a file's sheets alone."""
-    return replace(row_contract(feed, None, kind, "", about), names_only=True)
+def look_contract(feed: MailboxFeed, kind: Kind, about: About, look: Look) -> RowContract:
+    """Asks for less of a file than its rows."""
+    return replace(row_contract(feed, None, kind, "", about), look=look)

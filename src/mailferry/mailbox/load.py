@@ -223,10 +223,10 @@ def _loaded(
         return
     contract = row_contract(feed, target, file.kind, server_codec(conn), about=About.of(held.job, file.name))
     with read(Path(file.path), file.kind, contract) as sheet:
-        yield _upserted(conn, feed, held, file, target, sheet, last=last)
+        yield upserted(conn, feed, held, file, target, sheet, last=last)
 
 
-def _upserted(
+def upserted(
     conn: Connection,
     feed: MailboxFeed,
     held: Claim,
@@ -236,6 +236,7 @@ def _upserted(
     *,
     last: bool,
 ) -> FileOutcome:
+    """Upsert the rows of an open sheet, or leave nothing of them; `last` is the last file of the job for the table."""
     same, fault = None, ""
     scope = _scope(feed, held.job)
     origin = Origin(

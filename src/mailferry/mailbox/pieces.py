@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 from mailferry import logs
 from mailferry.errors import Reject
 from mailferry.mailbox.attachments import WHOLE
-from mailferry.mailbox.file_contract import About, as_route, by_sheets, fitting_routes, names_contract
+from mailferry.mailbox.file_contract import About, as_route, by_sheets, fitting_routes, look_contract
 from mailferry.mailbox.intake import fetch_again, take_again
 from mailferry.mailbox.ledger import leases, records
 from mailferry.mailbox.ledger.jobs import FileState
 from mailferry.mailbox.ledger.rows import files_of
+from mailferry.mailbox.workbook.contract import Look
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,7 +95,9 @@ def _routes_of(work: Work, held: Claim, file: File) -> tuple[list[int], list[str
         return numbers or [0], []
     try:
         file = on_disk(work, held, file)
-        with work.read(Path(file.path), file.kind, names_contract(work.feed, file.kind, about)) as sheet:
+        with work.read(
+            Path(file.path), file.kind, look_contract(work.feed, file.kind, about, Look.NAMES)
+        ) as sheet:
             deque(sheet.chunks, maxlen=0)
     except Reject:
         return numbers[:1], []  # what is wrong with it is said where it is loaded

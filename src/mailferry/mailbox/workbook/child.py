@@ -23,6 +23,7 @@ import os
 import struct
 import sys
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -32,9 +33,11 @@ from mailferry.config.columns import Blanks, Case, ColumnRule, Form, Mark, Space
 from mailferry.config.spreadsheet import ErrorCells, Limits, UnknownColumns
 from mailferry.errors import MailferryError, Reject, Retry
 from mailferry.mailbox.workbook.book import Options, damaged
-from mailferry.mailbox.workbook.contract import RowContract
+from mailferry.mailbox.workbook.cells import text_of
+from mailferry.mailbox.workbook.contract import MAX_COLUMNS, Look, RowContract
+from mailferry.mailbox.workbook.header import HEADER_ROWS
 from mailferry.mailbox.workbook.open import open_book
-from mailferry.mailbox.workbook.row_writer import RowWriter
+from mailferry.mailbox.workbook.row_writer import RowWriter, quoted
 from mailferry.mailbox.workbook.sandbox import confine, libraries
 from mailferry.mailbox.workbook.tables import Reading
 from mailferry.mailbox.workbook.values import MIB, Column, Kind, RejectedRow
@@ -112,6 +115,7 @@ def contract_from(plain: dict[str, Any]) -> RowContract:
             "passwords": tuple(plain["passwords"]),
             "rules": tuple(map(_rule_from, plain["rules"])),
             "stop_at": tuple(plain["stop_at"]),
+            "look": Look(plain["look"]),
         }
     )
 
@@ -151,8 +155,8 @@ def _serve(request: dict[str, Any], limits: Limits, answers: IO[bytes]) -> None:
             with damaged("it"):
                 book = open_book(file, path, Kind(request["kind"]), options)
             output = _Output(answers=answers, limit=limits.rejects)
-            if contract.names_only:
-                _name_sheets(book, output)
+            if contract.look is not Look.ALL:
+                _show(book, output, top=contract.look is Look.TOP)
             else:
                 _read(book, contract, output)
     except BrokenPipeError:
@@ -204,11 +208,17 @@ class _Output:
             _send(self.answers, b"J", bytes(lines[start : start + FRAME]))
 
 
-def _name_sheets(book: Book, output: _Output) -> None:
-    """The visible sheets, and nothing of what they hold."""
+def _show(book: Book, output: _Output, *, top: bool) -> None:
+    """The visible sheets, and their first rows as text: number of the sheet, and the cells."""
     nothing: dict[str, Any] = dict.fromkeys(("columns", "new", "unknown", "missing", "warnings"), ())
     names = [sheet.name for sheet in book.sheets if sheet.visible]
     _send(output.answers, b"H", orjson.dumps({**nothing, "sheets": names, "header_row": 0, "reasons": {}}))
+    for at, name in enumerate(names if top else ()):
+        with damaged(f"sheet {name!r}"):
+            for row in islice(book.rows(name), HEADER_ROWS):
+                texts = quoted([text_of(cell).replace("\0", "")[:200] for cell in row[:MAX_COLUMNS]])
+                output.rows(f"{','.join([str(at), *texts])}\n".encode())
+    output.flush()
     counts = dict.fromkeys(("read", "rejected", "rejects_unwritten"), 0)
     _send(output.answers, b"E", orjson.dumps({**counts, "content_hash": "", "offsets": (), "warnings": ()}))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
 from mailferry.config.columns import ColumnRule, Mark
@@ -30,6 +31,14 @@ C = TypeVar("C", bound=Column)
 
 #: PostgreSQL's limit is 1,600 columns; some are the loader's own.
 MAX_COLUMNS = 1_590
+
+
+class Look(StrEnum):
+    """How much of a file is wanted."""
+
+    ALL = "all"
+    NAMES = "names"
+    TOP = "top"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +74,8 @@ class RowContract:
     skip_after: int = 0
     #: What a row begins with that ends the data; `*` stands for any text.
     stop_at: tuple[str, ...] = ()
-    #: Only the names of the visible sheets are wanted.
-    names_only: bool = False
+    #: Only the names of the visible sheets are wanted, or their first rows as well.
+    look: Look = Look.ALL
     #: Tried in order on a protected workbook, after the one that spreadsheet programs use where none was asked for.
     passwords: tuple[str, ...] = field(default=(), repr=False)
 
@@ -182,16 +191,33 @@ def lay_out(header: Header, contract: RowContract) -> Layout:
             " a header that is spelled exactly as the table's column is not"
         )
     known = {column.name for column in contract.columns}
+    reasons = {
+        column.name: (header.written[place], "its own name" if column.name in known else "a new column")
+        for place, column in placed
+        if place is not None
+    }
     return Layout(
         placed=tuple(placed),
-        new=tuple(column for _, column in placed if column.name not in known),
+        new=(
+            *(column for _, column in placed if column.name not in known),
+            *(() if known else _not_in_the_sheet(contract, there)),
+        ),
         unknown=(*unknown, *unclear),
         missing=tuple(column.name for column in contract.columns if column.name not in there),
         nameless=tuple(place for place, name in enumerate(header.names) if not name),
         warnings=tuple(warnings),
-        reasons=targets.reasons,
+        reasons=reasons | targets.reasons,
         rules=targets.rules,
     )
+
+
+def _not_in_the_sheet(contract: RowContract, there: set[str]) -> list[Column]:
+    """The declared columns of a table to be made that its first sheet does not have."""
+    return [
+        replace(column, type=column.type or "text")
+        for _, column in _bound(contract)
+        if column.name not in there
+    ]
 
 
 def _check_required(header: Header, contract: RowContract, there: set[str]) -> None:

@@ -90,8 +90,10 @@ class Sheet:
         self.unknown: tuple[str, ...] = tuple(head["unknown"])
         #: Columns of the table that the sheet does not have.
         self.missing: tuple[str, ...] = tuple(head["missing"])
-        #: Where columns are declared: by column, its header as written and why that is it.
+        #: By column, its header as written and why that is it.
         self.reasons: dict[str, tuple[str, str]] = {name: tuple(one) for name, one in head["reasons"].items()}
+        #: The first of the chunks, once they have been read.
+        self.first_chunk = b""
         self._warnings: list[str] = head["warnings"]
 
     @property
@@ -100,6 +102,7 @@ class Sheet:
         while not self.finished:
             letter, content = self._child.answer()
             if letter == b"C":
+                self.first_chunk = self.first_chunk or content
                 yield content
                 continue
             if letter == b"J":

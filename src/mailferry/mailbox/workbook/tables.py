@@ -166,8 +166,10 @@ class Reading:
 
     def _no_header(self, seen: list[str]) -> str:
         contract = self._contract
-        where = f"row {contract.header_row}" if contract.header_row else f"the first {HEADER_ROWS} rows"
-        text = f"no header row with the key {contract.key!r} in {where}; found: {'; '.join(seen[:10])}"
+        found = "; ".join(seen[:10])
+        text = f"no header row with the key {contract.key!r} in the first {HEADER_ROWS} rows; found: {found}"
+        if contract.header_row:
+            text = f"row {contract.header_row} has no header of the key {contract.key!r}; found: {found}"
         own = next((rule for rule in contract.rules if rule.name == contract.key), None)
         return f"{text}; {missing(own, self._names_seen)}" if own else text
 
