@@ -31,6 +31,15 @@ def wheel(out: Path, sources: Path = ROOT, *, sdist: bool = False) -> Path:
     return out / f"mailferry-{found[1]}-py3-none-any.whl"
 
 
+def bill(out: Path) -> Path:
+    """What the wheel needs, by name, version and hash: a bill of materials (CycloneDX, JSON) beside it."""
+    path = out / "mailferry.cdx.json"
+    command = [sys.executable, "-m", "cyclonedx_py", "requirements", "--output-reproducible", "--of", "JSON"]
+    options = ["--pyproject", "pyproject.toml", "-o", str(path.absolute()), "requirements/runtime.txt"]
+    subprocess.run([*command, *options], cwd=ROOT, check=True)
+    return path
+
+
 def wheelhouse(out: Path) -> None:
     """Wheels of everything that deploy.sh may want, this program's among them."""
     out.mkdir(parents=True, exist_ok=True)
@@ -72,6 +81,7 @@ def main() -> None:
     if given.what == "wheel":
         out = given.folder or ROOT / "dist"
         wheel(out, sdist=True)
+        bill(out)
     elif given.what == "wheelhouse":
         out = given.folder or ROOT / "dist/wheelhouse"
         wheelhouse(out)
