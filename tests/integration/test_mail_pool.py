@@ -196,7 +196,7 @@ def test_a_job_that_waits_for_its_next_attempt_holds_up_its_own_table_only(servi
     with service.mail() as mail_pool:
         for name in ("a", "b"):
             poll_once(mail_pool, name)
-        for path in (service.base / "app" / "pending").iterdir():
+        for path in (service.base / "app" / "pending").glob("[!.]*"):
             path.unlink()
         (service.base / "a" / "new").rename(service.base / "a" / "away")
         step = load_next(mail_pool, "a", ["a", "b"])
@@ -411,7 +411,7 @@ def test_files_of_a_job_that_another_host_settled_are_put_away_here(service: Ser
     service.send("a", "1")
     with service.mail() as mail_pool:
         poll_once(mail_pool, "a")
-        (here,) = (service.base / "app" / "pending").iterdir()
+        (here,) = (service.base / "app" / "pending").glob("[!.]*")
         elsewhere = service.base / "elsewhere"
         here.rename(elsewhere)  # the other host's disk has none
         with database.transaction(mail_pool.pool) as conn:
