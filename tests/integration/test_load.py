@@ -15,6 +15,7 @@ from support_mail import HEADER, mail, workbook
 from support_run import Setting, one
 
 from mailferry import database
+from mailferry.clock import local_now
 from mailferry.mailbox import run_once
 from mailferry.mailbox.ledger import admin, records
 from mailferry.mailbox.ledger.jobs import FileState, JobState
@@ -248,6 +249,22 @@ def test_mail_waits_in_the_mailbox_while_the_disk_is_nearly_full(
     assert [place for place in here.places() if not place.startswith(".")] == []
     assert here.load(min_free=0).exit_status == 0
     assert [row[0] for row in here.rows()] == ["1"]
+
+
+def test_what_is_over_the_bytes_of_a_day_waits_for_tomorrow(
+    here: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "MOST_RETRIES", 0)
+    here.send(("1", "a", 1))
+    here.send(("2", "b", 2))
+    run = here.load(max_day_bytes=1)
+    assert (run.status, run.exit_status, run.arrived) == ("failed", 1, 1)
+    assert "until tomorrow, or until that is raised" in run.error
+    assert [row[0] for row in here.rows()] == ["1"]
+    tomorrow = local_now() + dt.timedelta(days=1)
+    run = run_once.run(here.feed(max_day_bytes=1), clock=lambda: tomorrow)
+    assert (run.exit_status, run.arrived) == (0, 1)
+    assert [row[0] for row in here.rows()] == ["1", "2"]
 
 
 def test_rows_that_the_server_refuses_are_told_by_their_sheet_and_row(here: Setting, tmp_path: Path) -> None:

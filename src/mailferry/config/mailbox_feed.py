@@ -164,6 +164,12 @@ class MailboxFeed(Settings):
         variable="FILE_MIN_FREE",
         ge=0,
     )
+    max_day_bytes: int = setting(
+        0,
+        "bytes of attachments that are taken in between two midnights: more waits in the mailbox; 0: any number",
+        variable="FILE_MAX_DAY_BYTES",
+        ge=0,
+    )
     retention_days: int = setting(
         30,
         "days that processed and failed files are kept; 0: for ever",

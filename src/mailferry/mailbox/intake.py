@@ -17,6 +17,7 @@ from mailferry.mailbox.search import Undecided, search
 from mailferry.mailbox.settle import moved_message, settle
 from mailferry.mailbox.source.message import PartOutcome, Summary, Unavailable, Verdict
 from mailferry.mailbox.storing import Budget, DiskFault, store
+from mailferry.mailbox.workbook.values import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ def gather(work: Work) -> Iterator[Job]:
     recorded: as one that failed, so that it does not hold back the rest for ever; or, where the fault says of itself that
     it passes (Unavailable), as a job that is tried again until it does, or a person cancels it.
 
-    While the disk is nearly full, none is fetched: Retry.
+    While the disk is nearly full, or once the day's bytes are used up, none is fetched: Retry.
 
     A message whose headers cannot be read holds back none: it may not even be wanted. At the end it is Undecided.
     """
@@ -51,6 +52,7 @@ def gather(work: Work) -> Iterator[Job]:
         if work.stop.is_set():
             return
         room()
+        _within_the_day(work)
         try:
             job = _arrive(work, head)
         except DiskFault:
@@ -67,6 +69,20 @@ def gather(work: Work) -> Iterator[Job]:
         first = look.unreadable[0]
         count = f" and those of {len(look.unreadable) - 1} more" if len(look.unreadable) > 1 else ""
         raise Undecided(f"the headers of {first.title}{count} cannot be read: {first.problem}")
+
+
+def _within_the_day(work: Work) -> None:
+    """Raises Retry once the feed has taken in as much as it may until midnight."""
+    feed, now = work.feed, work.clock()
+    if not feed.max_day_bytes:
+        return
+    with work.transaction() as conn:
+        taken = records.taken_in(conn, feed.name, now.replace(hour=0, minute=0, second=0, microsecond=0))
+    if taken >= feed.max_day_bytes:
+        raise Retry(
+            f"{taken / MIB:,.1f} MB of attachments arrived since midnight, and {feed.spelled('max_day_bytes')} allows "
+            f"{feed.max_day_bytes / MIB:,.1f} MB: what else arrived waits in the mailbox until tomorrow, or until that is raised"
+        )
 
 
 def _arrive(work: Work, head: Head) -> Job | None:

@@ -168,6 +168,11 @@ SELECT uid FROM mailferry.jobs
 WHERE feed = %(feed)s AND account = %(account)s AND folder = %(folder)s
   AND uidvalidity = %(uidvalidity)s AND uid = ANY(%(uids)s)
 
+-- name: taken_in
+SELECT coalesce(sum(f.size), 0)::bigint
+FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
+WHERE j.feed = %(feed)s AND j.recorded_at >= %(since)s
+
 -- name: reject_file
 INSERT INTO mailferry.files (job_id, section, member, name, path, kind, size, sha256, state, error, finished_at)
 VALUES (%(job_id)s, %(section)s, %(member)s, %(name)s, '', %(kind)s, 0, '', 'rejected', %(reason)s, clock_timestamp())

@@ -64,6 +64,12 @@ def unknown(conn: Connection, feed: str, refs: Sequence[MessageRef]) -> list[Mes
     return [ref for ref in refs if (ref.account, ref.folder, ref.uidvalidity, ref.uid) not in known]
 
 
+def taken_in(conn: Connection, feed: str, since: datetime) -> int:
+    """Bytes of the files of messages that were recorded since then."""
+    row = conn.execute(_sql("taken_in"), {"feed": feed, "since": since}).fetchone()
+    return int(row[0]) if row else 0
+
+
 def find(conn: Connection, feed: str, ref: MessageRef, header_sha256: str, received: datetime) -> Job | None:
     """The job of a message that is known already.
 
