@@ -98,7 +98,14 @@ def test_a_write_of_which_only_a_part_fits(tmp_path: Path, size: int) -> None:
         assert_repaired_by_the_next_run(site)
 
 
-def test_a_small_disk_that_fills_up_and_is_enlarged(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [({"min_free": 0}, "free space on that disk"), ({}, "have to stay free (min_free): free space there")],
+    ids=["to the last byte", "to the floor"],
+)
+def test_a_small_disk_that_fills_up_and_is_enlarged(
+    tmp_path: Path, options: dict[str, object], advice: str
+) -> None:
     traits = Traits(rate=0.2, start=START, end=START + 1800, detail_bytes=2000)
     disk = tmp_path / "output"
     disk.mkdir()
@@ -109,11 +116,11 @@ def test_a_small_disk_that_fills_up_and_is_enlarged(tmp_path: Path) -> None:
         pytest.skip("no permission to mount; the tests with injected ENOSPC and limited size stand in")
     try:
         with a_site(tmp_path, {OUTGOING: traits}) as site:
-            site.configure()
+            site.configure(**options)
             for _ in range(2):
                 ended = forked(site, commit_events=50).finished()
                 assert ended.returncode == 1
-                assert "free space on that disk" in ended.stderr
+                assert advice in ended.stderr
             assert site.assert_beginning(OUTGOING) > 0
             subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
             assert_repaired_by_the_next_run(site)
