@@ -206,7 +206,13 @@ VALUES = st.one_of(
     st.sampled_from(
         ["~nobody-of-this-name/x", "a\0b", "postgresql://[::1/x", "5m", "* * * * *", "imap", "{x", "%"]
     ),
-    *(st.booleans(), st.integers(), st.floats(), st.datetimes(), st.lists(st.integers(), max_size=2)),
+    *(
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.datetimes(),
+        st.lists(st.integers() | st.datetimes(), max_size=2),
+    ),
 )
 DOCUMENTS = st.dictionaries(
     NAMES,
@@ -236,6 +242,18 @@ def test_a_file_that_is_too_much_for_the_parser_is_a_fault(tmp_path: Path, text:
     [
         ('[events.a]\nheartbeat_file = "~nobody-of-this-name/x"', "there is no such user's folder"),
         ('[events.a]\nposition_file = "a\\u0000b"', "holds a NUL character"),
+        (
+            '[mailbox.a]\nmaildir = "x"\nignore_attachments = [1979-05-27]',
+            "ignore_attachments: takes no date or time",
+        ),
+        (
+            '[mailbox.a]\nmaildir = "x"\n[mailbox.a.columns.x]\nheaders = [07:32:00]',
+            "headers: takes no date or time",
+        ),
+        (
+            '[mailbox.a]\nmaildir = "x"\n[mailbox.a.columns.x]\nmap = { a = 1979-05-27 }',
+            "map: takes no date or time",
+        ),
         ('[events.a]\ncategory = "quarantine"\n[defaults.events]\nurl = []', "url: takes no list"),
         ('[events.a]\napi_key_file = "a\\u0000b"', "holds a NUL character"),
         ('[mailbox.a]\nmaildir = "~nobody-of-this-name/x"', "there is no such user's folder"),

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 #: Of values with types of their own.
 _TYPES = {
@@ -38,3 +38,12 @@ def no_plain_value(value: Any) -> str:
     if isinstance(value, str | int | float | bool):
         return ""
     return "list" if isinstance(value, list) else "table" if isinstance(value, dict) else "date or time"
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """The values in a list or table, however deep."""
+    if isinstance(value, list | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from leaves(one)
+    else:
+        yield value

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mailferry.config import secret, tables
 from mailferry.config.columns import ColumnRule, Route
-from mailferry.config.faults import message_of, no_plain_value
+from mailferry.config.faults import leaves, message_of, no_plain_value
 from mailferry.config.settings import Setting, Settings
 from mailferry.config.source import Given, Source, unknown
 from mailferry.config.spreadsheet import Limits
@@ -78,12 +78,11 @@ class Values:
         """What is to be validated; None where a fault has been found."""
         value = given.value
         if self._source.typed:
-            if setting.plural and isinstance(value, list | dict):
-                return value
-            if kind := no_plain_value(value):
+            whole = setting.plural and isinstance(value, list | dict)
+            if kind := next(filter(None, map(no_plain_value, leaves(value) if whole else [value])), ""):
                 return self._faulty(given, f"takes no {kind}", shown=False)
             if setting.plural:
-                return [value]
+                return value if whole else [value]
             if setting.field == "schedule" and type(value) is int:
                 return str(value)  # seconds
         elif setting.boolean:
