@@ -309,7 +309,7 @@ def test_a_file_with_secrets_that_everybody_can_read_is_warned_of(tmp_path: Path
     )
 
 
-def test_the_example_needs_nothing_but_ones_own_values() -> None:
+def test_the_example_needs_nothing_but_ones_own_values(tmp_path: Path) -> None:
     text = (ROOT / "mailferry.toml.example").read_text("utf-8")
     with pytest.raises(ConfigError) as caught:
         service.read([ROOT / "mailferry.toml.example"], {})
@@ -317,6 +317,16 @@ def test_the_example_needs_nothing_but_ones_own_values() -> None:
     assert not violations(tomllib.loads(text))
     everything = re.sub(r"^#(?=[\[a-z_]+[a-z.\]-]* ?=|\[)", "", text, flags=re.MULTILINE)
     assert not violations(tomllib.loads(everything))
+    # Columns and routes are checked further than a schema can.
+    declared = re.search(
+        r"^\[mailbox\.tracking\.columns\].*?(?=^\[mailbox\.tracking\.oauth)",
+        everything,
+        re.MULTILINE | re.DOTALL,
+    )
+    assert declared
+    (feed,) = read(tmp_path, f'[mailbox.tracking]\nmaildir = "m"\n{declared[0]}').mailboxes
+    assert [rule.name for rule in feed.columns] == ["hawb", "weight_kg", "eta", "status", "customer"]
+    assert [route.table for route in feed.routes] == ["sea_freight"]
 
 
 @pytest.mark.parametrize(
@@ -366,7 +376,8 @@ def violations(value: Any, rule: Any = None, whole: Any = None) -> list[str]:
     """As much of JSON Schema 2020-12 as the schema uses; a keyword that is not known here fails."""
     whole = whole or the_schema()
     rule = whole if rule is None else rule
-    kinds = {"object": dict, "string": str, "integer": int, "number": (int, float), "boolean": bool}
+    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float)}
+    kinds |= {"boolean": bool}
     found = []
     for word, given_ in rule.items():
         match word:
@@ -388,6 +399,9 @@ def violations(value: Any, rule: Any = None, whole: Any = None) -> list[str]:
                     found += (
                         [f"{name} is unknown"] if given_ is False else violations(value[name], given_, whole)
                     )
+            case "items" if isinstance(value, list):
+                for item in value:
+                    found += violations(item, given_, whole)
             case "anyOf":
                 found += (
                     [] if any(not violations(value, one, whole) for one in given_) else [f"{value}: anyOf"]
@@ -420,7 +434,7 @@ def violations(value: Any, rule: Any = None, whole: Any = None) -> list[str]:
                 found += violations(
                     given_, {name: one for name, one in rule.items() if name != "default"}, whole
                 )
-            case "properties" | "additionalProperties":
+            case "properties" | "additionalProperties" | "items":
                 pass
             case _:
                 assert word in {"$schema", "$defs", "title", "description", "format", "writeOnly"}, word
