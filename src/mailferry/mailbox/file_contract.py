@@ -128,7 +128,7 @@ def row_contract(
     """How a file of this kind is to be read. `codec` is the database's encoding. Raises Stop: a column is not the table's."""
     wanted = feed.passwords_file if kind is Kind.PROTECTED else None
     if target:
-        _check_declared(feed, target)
+        check_declared(feed, target)
     return RowContract(
         key=target.key if target else feed.unique_key,
         columns=_columns(feed, target) if target else (),
@@ -173,7 +173,7 @@ def _columns(feed: MailboxFeed, target: Target) -> tuple[Column, ...]:
     return tuple(replace(one, nullable=True) if one.name in kept else one for one in target.columns)
 
 
-def _check_declared(feed: MailboxFeed, target: Target) -> None:
+def check_declared(feed: MailboxFeed, target: Target) -> None:
     """Raises Stop for a declared column that the table does not have, or that is not a sheet's to fill."""
     names = [column.name for column in target.columns]
     for rule in feed.columns:

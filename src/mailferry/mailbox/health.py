@@ -14,6 +14,7 @@ from mailferry import database
 from mailferry.config.mailbox_feed import Absent
 from mailferry.disk import require_room
 from mailferry.errors import MailferryError, Retry
+from mailferry.mailbox.file_contract import as_route, check_declared
 from mailferry.mailbox.folders import Folders
 from mailferry.mailbox.source.open import open_mailbox
 from mailferry.mailbox.target import absent, table
@@ -96,10 +97,19 @@ def _database(feed: MailboxFeed) -> str:
             try:
                 conn.execute(sql.SQL("CREATE TABLE {} (n integer)").format(stage))
                 conn.execute(sql.SQL("INSERT INTO {} VALUES (1)").format(stage))
-                state = _target(feed, conn)
+                state = _targets(feed, conn)
             except psycopg.Error as error:
                 raise database.translated(error) from error
         return f"{where}, version {version // 10_000}: can be written; {state}"
+
+
+def _targets(feed: MailboxFeed, conn: database.Connection) -> str:
+    """The feed's table and those of its routes, each as if it were the first to be loaded."""
+    found = []
+    for number in range(len(feed.routes) + 1):
+        with conn.transaction(force_rollback=True):
+            found.append(_target(as_route(feed, number), conn))
+    return "; ".join(dict.fromkeys(found))
 
 
 def _target(feed: MailboxFeed, conn: database.Connection) -> str:
@@ -109,6 +119,7 @@ def _target(feed: MailboxFeed, conn: database.Connection) -> str:
         columns = [Column(name=key, type="text")]
         made = table.create(conn, feed.target_table, key, columns, marking=feed.absent is Absent.MARK)
         return f"table {made.title} will be made with the first file"
+    check_declared(feed, target)
     target.probe(conn)
     if feed.absent is Absent.MARK:
         target.refuse_without_mark(conn)
