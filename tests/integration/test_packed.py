@@ -129,6 +129,18 @@ def test_a_workbook_in_a_part_that_calls_itself_the_text_is_taken(
     assert _verdicts(taken(message.as_bytes())) == [("taken", "", "attachment.xlsx")]
 
 
+@pytest.mark.parametrize("rows", [1, 20_000], ids=["small", "large"])
+def test_a_table_as_plain_text_is_taken_even_where_its_words_look_like_uuencode(
+    taken: Callable[..., list[PartOutcome]], rows: int
+) -> None:
+    message = EmailMessage()
+    message["Subject"] = "Track and Trace"
+    message.set_content("The list.")
+    content = b"hawb;note\n" + b"1;begin 644 things\n" * rows
+    message.add_attachment(content, maintype="text", subtype="plain", filename="list.csv")
+    assert _verdicts(taken(message.as_bytes()))[-1] == ("taken", "", "list.csv")
+
+
 def test_a_message_of_words_alone_has_nothing_to_take_or_refuse(
     taken: Callable[..., list[PartOutcome]],
 ) -> None:

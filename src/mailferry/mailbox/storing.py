@@ -262,18 +262,12 @@ class _Storing:
         if not found.inners:
             if file.one.is_body:
                 raise _NothingInText
-            self._not_opened(file, found.container)
+            self._add(file, Verdict.IGNORED, f"{found.container.value} that holds no file")
             return
         with FileBuffer.open(path) as buffer:
             for number, inner in enumerate(found.inners, 1):
                 one = self._candidate(file, inner, found.container)
                 self._take_inner(self._child(file, one, number, archive=False), inner.read(buffer))
-
-    def _not_opened(self, file: _File, container: Container) -> None:
-        if container is Container.UUENCODED:
-            self._refuse(file, Reject("plain text, not a table"), b"")
-        else:
-            self._add(file, Verdict.IGNORED, f"{container.value} that holds no file")
 
     @staticmethod
     def _candidate(file: _File, inner: Inner, container: Container) -> Candidate:

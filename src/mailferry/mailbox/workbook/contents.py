@@ -55,8 +55,9 @@ class Contents:
         with FileBuffer.open(path) as buffer:
             start = buffer[0:BEGINNING]
             container = _container(buffer, start, request)
-            if container is not None:
-                held = held_by(container, buffer, (request["charset"],))
+            held = held_by(container, buffer, (request["charset"],)) if container else []
+            # Text that was only thought to have files in it may still be a table.
+            if container and (held or container is not Container.UUENCODED):
                 return {"container": container.name, "held": [asdict(inner) for inner in held]}
         if request["is_body"] and not start.startswith(PACKED):
             return {}
