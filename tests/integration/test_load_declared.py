@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 import tempfile
+import zipfile
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +19,14 @@ from mailferry import database
 from mailferry.config import service
 from mailferry.config.columns import ColumnRule, Mark, Route
 from mailferry.config.spreadsheet import ErrorCells, UnknownColumns
+from mailferry.errors import Reject
+from mailferry.mailbox import health, run_once
 from mailferry.mailbox import preview as trial
-from mailferry.mailbox import run_once
 from mailferry.mailbox.file_contract import About
 from mailferry.mailbox.ledger import admin
 from mailferry.mailbox.proposal import propose
 from mailferry.mailbox.target.table import Target
+from mailferry.mailbox.workbook import archive, formats
 from mailferry.testing.workbooks import Tab, xlsx
 
 if TYPE_CHECKING:
@@ -125,6 +129,33 @@ def test_a_declared_column_that_the_table_does_not_have_stops_the_feed_with_the_
     )
     assert not here.rows()
     assert here.query("SELECT state FROM mailferry.jobs") == [("pending",)]
+
+
+def test_check_compares_the_declared_columns_of_a_feed_and_its_routes_with_their_tables(
+    here: Setting,
+) -> None:
+    def checked(**changes: Any) -> tuple[bool, str]:
+        values = {"target_table": "shipments", "columns": RULES, **changes}
+        feed = feed_of(here.base / "app", here.maildir.root, here.settings, **values)
+        (found,) = [one for one in health.checks(feed) if one.name == "database"]
+        return found.ok, found.text
+
+    here.execute(SEA)
+    assert checked()[0]
+    # Two routes into one table that is still to be made, and columns to be made with it.
+    fresh = [
+        Route(sheet=sheet, table="fresh", unique_key="no", columns=(ColumnRule(name="x"),)) for sheet in "ab"
+    ]
+    assert checked(routes=fresh) == (
+        True,
+        checked()[1] + "; table public.fresh will be made with the first file",
+    )
+    misspelt = ColumnRule(name="wieght_kg")
+    ok, text = checked(columns=(*RULES, misspelt))
+    assert (ok, "shipments does not have it; did you mean weight_kg?" in text) == (False, True)
+    ok, text = checked(routes=[Route(sheet="Sea*", table="sea", unique_key="bl", columns=(misspelt,))])
+    assert (ok, "table public.sea does not have it" in text) == (False, True)
+    assert here.query("SELECT to_regclass('fresh')::text") == [(None,)]
 
 
 def test_columns_are_made_as_declared(here: Setting) -> None:
@@ -296,6 +327,10 @@ def test_two_routes_into_one_table_load_two_tables_of_one_sheet(here: Setting) -
 
 # --- preview and columns
 
+ZIPPED = io.BytesIO()
+with zipfile.ZipFile(ZIPPED, "w") as packed:
+    packed.writestr("a.csv", b"hawb;weight\n1;2\n")
+
 
 def preview(
     here: Setting, content: bytes, name: str = "a.csv", sender: str = "", **changes: Any
@@ -369,6 +404,42 @@ def test_a_preview_goes_by_the_routes(here: Setting) -> None:
         (1, "public.shipments", True, 2),
         (2, "public.sea", True, 1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (ZIPPED.getvalue(), "an archive"),
+        (b"", "the file is empty"),
+        (b"Let us begin 644 things.\n", "plain text, not a table"),
+        (b"begin 644 a.csv\n#AAAA\n`\nend\n", "text with files in uuencode"),
+    ],
+)
+def test_preview_and_columns_say_what_a_file_is_that_is_no_spreadsheet(
+    here: Setting, content: bytes, what: str
+) -> None:
+    path = here.base / "a.csv"
+    with pytest.raises(Reject, match=what):
+        preview(here, content, path.name)
+    with pytest.raises(Reject, match=what):
+        propose(feed_of(here.base / "app", here.maildir.root, here.settings), path, ())
+
+
+def test_preview_and_columns_leave_every_byte_of_a_file_to_the_reading_child(
+    here: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parsed(*_: object) -> None:
+        raise AssertionError("a file was parsed outside the sandbox")
+
+    for module in (formats, archive):
+        monkeypatch.setattr(module, "open_zip", parsed)
+    monkeypatch.setattr(formats, "plain_kind", parsed)
+    here.execute(SEA)
+    assert preview(here, book(*TWO), "a.xlsx", routes=ROUTES)
+    feed = feed_of(here.base / "app", here.maildir.root, here.settings)
+    assert propose(feed, here.base / "a.xlsx", ())
+    (here.base / "b.csv").write_bytes(b"hawb;weight\n1;2\n")
+    assert propose(feed, here.base / "b.csv", ())
 
 
 def test_the_columns_of_a_table_are_proposed_for_a_sheet_and_load_it(here: Setting) -> None:

@@ -29,7 +29,7 @@ from mailferry.mailbox.source.message import MessageRef
 from mailferry.mailbox.target import table
 from mailferry.mailbox.target.table import Target
 from mailferry.mailbox.workbook.contract import Look
-from mailferry.mailbox.workbook.formats import kind_of
+from mailferry.mailbox.workbook.inspector import spreadsheet_kind
 from mailferry.mailbox.workbook.reader import Reader
 from mailferry.mailbox.workbook.values import Counts
 
@@ -108,10 +108,9 @@ def preview(
     `about` says which message brought it, where `job` is none. Raises Reject where it is no spreadsheet, Retry where the
     database is unreachable, Stop where no file could be loaded.
     """
-    kind = kind_of(path, feed.limits)
     about = About.of(job, name) if job else about or About(file=name, received=datetime.now(UTC))
-    file = _file(path, name, kind)
     with Reader(feed.limits) as reader:
+        file = _file(path, name, spreadsheet_kind(reader, feed, path, name))
         trial = _Trial(
             reader=reader, file=file, held=Claim(job=_job(feed, about), fence=0), about=about, most=most
         )

@@ -13,8 +13,8 @@ from mailferry.config import toml_text
 from mailferry.errors import Reject
 from mailferry.mailbox.file_contract import About, look_contract
 from mailferry.mailbox.workbook.contract import Look
-from mailferry.mailbox.workbook.formats import kind_of
 from mailferry.mailbox.workbook.header import clean_name
+from mailferry.mailbox.workbook.inspector import spreadsheet_kind
 from mailferry.mailbox.workbook.matching import fold
 from mailferry.mailbox.workbook.reader import Reader
 from mailferry.mailbox.workbook.values import Column
@@ -61,10 +61,11 @@ def propose(feed: MailboxFeed, path: Path, columns: Sequence[Column]) -> list[Pr
 
     Raises Reject where the file is no spreadsheet or has no such sheet.
     """
-    kind = kind_of(path, feed.limits)
-    contract = look_contract(feed, kind, About(file=path.name), Look.TOP)
-    with Reader(feed.limits) as reader, reader.open(path, kind, contract) as sheet:
-        text = b"".join(sheet.chunks).decode()
+    with Reader(feed.limits) as reader:
+        kind = spreadsheet_kind(reader, feed, path, path.name)
+        contract = look_contract(feed, kind, About(file=path.name), Look.TOP)
+        with reader.open(path, kind, contract) as sheet:
+            text = b"".join(sheet.chunks).decode()
     rows: dict[int, list[list[str]]] = {}
     for number, *cells in csv.reader(io.StringIO(text, newline="")):
         rows.setdefault(int(number), []).append(cells)

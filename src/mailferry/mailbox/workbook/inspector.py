@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
+    from mailferry.config.mailbox_feed import MailboxFeed
+
 #: Characters of a name, type or reason that a child may send.
 _LONGEST = 65_536
 
@@ -131,6 +133,24 @@ class Inspector:
         if self._own is None:
             self._own = Reader(self.limits)
         yield self._own
+
+
+def spreadsheet_kind(reader: Reader, feed: MailboxFeed, path: Path, name: str) -> Kind:
+    """The kind of a file, called `name`, that is a spreadsheet itself. Raises Reject with what it is instead, Retry."""
+    inspector = Inspector(feed.limits, lambda: contextlib.nullcontext(reader))
+    found = inspector.look(
+        path,
+        name=name,
+        mime="",
+        is_body=False,
+        charset=feed.mailbox.charset,
+        largest=feed.mailbox.max_file_bytes,
+        limits=feed.limits,
+    )
+    if found.kind:
+        return found.kind
+    what = found.container.value if found.container else "text"
+    raise Reject(f"not a spreadsheet but {what}: take the spreadsheet out of it first")
 
 
 @contextlib.contextmanager
