@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import re
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from msoffcrypto.method.rc4 import DocumentRC4
 from msoffcrypto.method.rc4_cryptoapi import DocumentRC4CryptoAPI
 from msoffcrypto.method.xor_obfuscation import DocumentXOR
 
+from mailferry.config.columns import Hidden
 from mailferry.config.spreadsheet import ErrorCells, Limits
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.archive import entries, open_zip, unpacked
@@ -198,24 +200,119 @@ def test_an_orderly_file_has_no_warning(reader: Reader, tmp_path: Path) -> None:
         assert read(reader, path)[2].warnings == ()
 
 
-def test_rows_behind_a_filter_are_loaded_and_said(reader: Reader, tmp_path: Path) -> None:
-    row = '<row r="{0}" {1}><c r="A{0}" t="str"><v>{2}</v></c></row>'
-    cells = row.format(1, "", "hawb") + row.format(2, 'hidden="1"', "K1") + row.format(3, "", "K2")
-    rows, _, report, _ = read(reader, xlsx(tmp_path / "a.xlsx", Tab(xml=sheet_xml(cells))))
-    assert rows == [["K1"], ["K2"]]
-    assert report.warnings == (
-        "sheet 'Sheet1': 1 row is hidden (by a filter, or by hand) and loaded all the same",
+def xml2003(path: Path, tab: Tab) -> Path:
+    """Write an XML spreadsheet of a sheet of texts."""
+    space = "urn:schemas-microsoft-com:office:spreadsheet"
+    columns = "".join(f'<Column ss:Index="{at + 1}" ss:Hidden="1"/>' for at in sorted(tab.hidden_columns))
+    rows = "".join(
+        f'<Row ss:Index="{number}" ss:Hidden="{int(number in tab.hidden)}">'
+        + "".join(f'<Cell><Data ss:Type="String">{text}</Data></Cell>' for text in row)
+        + "</Row>"
+        for number, row in enumerate(tab.rows, 1)
+    )
+    return written(
+        path,
+        f'<?xml version="1.0"?><Workbook xmlns="{space}" xmlns:ss="{space}"><Worksheet ss:Name="Sheet1">'
+        f"<Table>{columns}{rows}</Table></Worksheet></Workbook>",
     )
 
 
-@pytest.mark.parametrize("write", [ods, xls, xlsb])
-def test_hidden_rows_of_other_formats_are_loaded_and_said(
+HIDING = Tab(
+    rows=[
+        ["HAWB", "Agent", "Cost", "Pieces"],
+        *([f"K{at}", "a", "x", f"p{at}"] for at in range(1, 4)),
+        ["", "", "x", ""],
+    ],
+    hidden=frozenset({2, 4}),
+    hidden_columns=frozenset({1, 2, 9}),
+)
+WRITERS = pytest.mark.parametrize("write", [xlsx, ods, xls, xlsb, xml2003])
+
+
+@WRITERS
+def test_hidden_rows_and_columns_are_loaded_and_said(
     reader: Reader, tmp_path: Path, write: Callable[[Path, Tab], Path]
 ) -> None:
-    path = write(tmp_path / "a", Tab(rows=[["HAWB"], ["K1"], ["K2"], ["K3"]], hidden=frozenset({2, 4})))
+    rows, _, report, _ = read(reader, write(tmp_path / "a", HIDING))
+    assert rows[:3] == [["K1", "a", "x", "p1"], ["K2", "a", "x", "p2"], ["K3", "a", "x", "p3"]]
+    assert report.rejected == 1
+    assert report.warnings == (
+        "sheet 'Sheet1': 2 rows are hidden (by a filter, or by hand) and loaded all the same",
+        "sheet 'Sheet1': columns B to C are hidden and read all the same",
+    )
+
+
+@WRITERS
+def test_hidden_rows_and_columns_are_left_out_where_the_feed_says_so(
+    reader: Reader, tmp_path: Path, write: Callable[[Path, Tab], Path]
+) -> None:
+    contract = RowContract(key="hawb", hidden=Hidden.SKIP)
+    path = write(tmp_path / "a", HIDING)
+    with reader.open(path, kind_of(path), contract) as sheet:
+        text = b"".join(sheet.chunks).decode()
+    assert [column.name for column in sheet.columns] == ["hawb", "pieces"]
+    # The row has the number that it has in the sheet; what only hidden columns hold makes no row.
+    assert (text, sheet.report.read, sheet.report.rejected) == ("3,K2,p2\n", 1, 0)
+    assert sheet.report.warnings == (
+        "sheet 'Sheet1': 2 rows are hidden (by a filter, or by hand) and left out",
+        "sheet 'Sheet1': columns B to C are hidden and left out",
+    )
+
+
+@pytest.mark.parametrize("write", [xlsx, xlsb])
+def test_errors_in_hidden_cells_reject_nothing_where_those_are_left_out(
+    reader: Reader, tmp_path: Path, write: Callable[[Path, Tab], Path]
+) -> None:
+    tab = Tab(
+        rows=[["HAWB", "Sum", "Pieces"], ["K1", "x", Error()], ["K2", Error(), "y"], ["K3", "x", Error()]],
+        hidden=frozenset({2}),
+        hidden_columns=frozenset({1}),
+    )
+    contract = RowContract(key="hawb", hidden=Hidden.SKIP)
+    rows, _, _, rejects = read(reader, write(tmp_path / "a", tab), contract)
+    assert rows == [["K2", "y"]]
+    assert [(one.row, one.column) for one in rejects] == [(4, "pieces")]
+
+
+@pytest.mark.parametrize("prefix", ["", "x:"])
+def test_a_hidden_row_without_a_number_is_never_loaded_where_it_is_to_be_left_out(
+    reader: Reader, tmp_path: Path, prefix: str
+) -> None:
+    row = '<row {}><c t="str"><v>{}</v></c></row>'
+    xml = sheet_xml(row.format("", "hawb") + row.format("hidden='true'", "K1") + row.format("", "K2"))
+    if prefix:
+        xml = re.sub(r"<(/?)(?=[a-z])", rf"<\1{prefix}", xml).replace(" xmlns=", " xmlns:x=")
+    path = xlsx(tmp_path / "a.xlsx", Tab(xml=xml))
     rows, _, report, _ = read(reader, path)
-    assert rows == [["K1"], ["K2"], ["K3"]]
-    assert [said for said in report.warnings if "2 rows are hidden" in said]
+    assert rows == [["K1"], ["K2"]]
+    assert report.warnings == ("sheet 'Sheet1': something in it is hidden and read all the same",)
+    with pytest.raises(Reject, match="something is hidden, but not at a place that is known"):
+        read(reader, path, RowContract(key="hawb", hidden=Hidden.SKIP))
+
+
+def test_a_web_page_leaves_out_hidden_rows_and_is_refused_for_other_hidden_cells(
+    reader: Reader, tmp_path: Path
+) -> None:
+    skip = RowContract(key="hawb", hidden=Hidden.SKIP)
+    page = (
+        "<html><table><tr><td>HAWB</td></tr><tr style='height:0; Display: none'><td>K1</td></tr>"
+        "<tr><td{}>K2</td></tr><tr style='display:none'><td></td></tr></table></html>"
+    )
+    rows, _, report, _ = read(reader, written(tmp_path / "a.xls", page.format("")), skip)
+    assert rows == [["K2"]]
+    assert report.warnings == ("sheet 'table 1': 1 row is hidden (by a filter, or by hand) and left out",)
+    path = written(tmp_path / "b.xls", page.format(" hidden"))
+    assert read(reader, path)[0] == [["K1"], ["K2"]]
+    with pytest.raises(Reject, match="set hidden = load"):
+        read(reader, path, skip)
+
+
+def test_a_hidden_header_is_not_found_and_the_reason_names_the_setting(
+    reader: Reader, tmp_path: Path
+) -> None:
+    path = xlsx(tmp_path / "a.xlsx", Tab(rows=[["HAWB"], ["K1"]], hidden=frozenset({1})))
+    with pytest.raises(Reject, match="hidden = skip"):
+        read(reader, path, RowContract(key="hawb", hidden=Hidden.SKIP))
 
 
 def test_an_error_in_an_xlsb_rejects_its_row_with_that_reason(reader: Reader, tmp_path: Path) -> None:

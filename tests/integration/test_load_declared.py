@@ -17,7 +17,7 @@ from support_mail import Maildir, feed_of, mail
 
 from mailferry import database
 from mailferry.config import service
-from mailferry.config.columns import ColumnRule, Mark, Route
+from mailferry.config.columns import ColumnRule, Hidden, Mark, Route
 from mailferry.config.spreadsheet import ErrorCells, UnknownColumns
 from mailferry.errors import Reject
 from mailferry.mailbox import health, run_once
@@ -181,6 +181,20 @@ def test_error_cells_reject_the_row_unless_they_are_to_be_empty(here: Setting) -
     here.send(("b.xlsx", book(Tab(name="other", xml=xml))))
     here.load(errors=ErrorCells.NULL)
     assert [row[:2] for row in here.rows()] == [("00000001", None), ("00000002", Decimal(5))]
+
+
+def test_hidden_rows_and_columns_of_a_feed_or_of_a_route_are_left_out(here: Setting) -> None:
+    rows = [["hawb", "weight", "ETA"], ["1", "5", "01.02.2026"], ["2", "6", "02.02.2026"]]
+    shown = Tab(name="shown", rows=rows, hidden=frozenset({2}), hidden_columns=frozenset({2}))
+    here.send(("a.xlsx", book(shown)))
+    here.load(hidden=Hidden.SKIP)
+    assert [row[:3] for row in here.rows()] == [("00000002", Decimal(6), None)]
+    here.send(("b.xlsx", book(shown)))
+    here.load(routes=(Route(sheet="shown", hidden=Hidden.LOAD),), hidden=Hidden.SKIP)
+    assert [row[:3] for row in here.rows()] == [
+        ("00000001", Decimal(5), dt.date(2026, 2, 1)),
+        ("00000002", Decimal(6), dt.date(2026, 2, 2)),
+    ]
 
 
 def test_a_header_of_two_rows_a_row_of_units_and_a_total_are_read_as_declared(here: Setting) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailferry.config import schema, service, toml_text, toml_write
-from mailferry.config.columns import Blanks, Case, ColumnRule, Mark, Route, Spaces
+from mailferry.config.columns import Blanks, Case, ColumnRule, Hidden, Mark, Route, Spaces
 from mailferry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ customer = {{ value = "{{sender_domain}}" }}
 [[{place}routes]]
 sheet = "Air*"
 stop_at = ["Total*", "Toplam*"]
+hidden = "skip"
 [{place}routes.columns]
 flight = {{ type = "text" }}
 [[{place}routes]]
@@ -53,6 +54,7 @@ ROUTES = (
     Route(
         sheet="Air*",
         stop_at="Total*, Toplam*",
+        hidden=Hidden.SKIP,
         columns=(ColumnRule(name="flight", type="text"),),
     ),
     Route(sender="@example.com", table="sea"),

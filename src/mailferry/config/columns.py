@@ -63,6 +63,13 @@ class Blanks(StrEnum):
     KEEP = "keep"
 
 
+class Hidden(StrEnum):
+    """What becomes of hidden rows and columns; either way it is said that there are some."""
+
+    LOAD = "load"
+    SKIP = "skip"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ColumnRule:
     """How one column of the table is found in a sheet, and how its cells are read."""
@@ -126,6 +133,7 @@ class Route:
     header_rows: int | None = None
     skip_after: int | None = None
     stop_at: str | None = None
+    hidden: Hidden | None = None
 
     def __post_init__(self) -> None:
         if not (self.sheet or self.file or self.subject or self.sender):

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, field_validator
 
-from mailferry.config.columns import Blanks, ColumnRule, Route
+from mailferry.config.columns import Blanks, ColumnRule, Hidden, Route
 from mailferry.config.database import DatabaseSettings  # noqa: TC001 - pydantic reads the annotations
 from mailferry.config.mailbox import MailboxKind, MailboxSettings
 from mailferry.config.schedule import OptionalScheduleText, Schedule
@@ -97,6 +97,7 @@ class MailboxFeed(Settings):
         variable="FILE_STOP_AT",
         plural=True,
     )
+    hidden: Hidden = setting(Hidden.LOAD, "what becomes of hidden rows and columns", variable="FILE_HIDDEN")
     errors: ErrorCells = setting(
         ErrorCells.REJECT,
         "what becomes of a row with an error cell (`#N/A`) or a formula that was never calculated",

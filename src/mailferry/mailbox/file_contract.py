@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mailferry.mailbox.workbook.values import Column
 
 #: What a route may say of where the rows stand.
-_PLACES = ("header_row", "header_rows", "skip_after", "stop_at")
+_PLACES = ("header_row", "header_rows", "skip_after", "stop_at", "hidden")
 _ADDRESS = re.compile(r"[^\s<>(),;:\"]+@[^\s<>(),;:\"]+")
 #: At the end of the header, where no name can stand.
 _LAST_ADDRESS = re.compile(r"<([^\s<>]+@[^\s<>]+)>\s*$")
@@ -137,6 +137,7 @@ def row_contract(
         reserved=_reserved(feed, target),
         key_width=feed.key_width,
         errors=feed.errors,
+        hidden=feed.hidden,
         rules=feed.columns,
         about=about.values,
         header_row=feed.header_row,

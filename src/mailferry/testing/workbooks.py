@@ -56,8 +56,9 @@ class Tab:
     xml: str | None = None
     #: A chart sheet has no cells.
     chart: bool = False
-    #: Numbers of rows that are hidden, in .ods, .xls and .xlsb.
+    #: Numbers of rows that are hidden, and places (from 0) of columns.
     hidden: frozenset[int] = frozenset()
+    hidden_columns: frozenset[int] = frozenset()
 
 
 def xlsx(
@@ -172,7 +173,9 @@ def _sheet_xml(tab: Tab, *, epoch_1904: bool) -> Iterator[str]:
     if tab.chart:
         yield f'{_DECLARATION}<chartsheet xmlns="{_MAIN}"/>'
         return
-    yield f'{_DECLARATION}<worksheet xmlns="{_MAIN}"><sheetData>'
+    columns = "".join(f'<col min="{at + 1}" max="{at + 1}" hidden="1"/>' for at in sorted(tab.hidden_columns))
+    yield f'{_DECLARATION}<worksheet xmlns="{_MAIN}">'
+    yield f"<cols>{columns}</cols><sheetData>" if columns else "<sheetData>"
     epoch = dt.datetime(1904, 1, 1) if epoch_1904 else dt.datetime(1899, 12, 30)  # noqa: DTZ001 - cells have no zone
     letters: list[str] = []
     for number, row in enumerate(tab.rows, 1):
@@ -183,7 +186,8 @@ def _sheet_xml(tab: Tab, *, epoch_1904: bool) -> Iterator[str]:
             for letter, value in zip(letters, row, strict=False)
             if value is not None
         ]
-        yield f'<row r="{number}">{"".join(cells)}</row>'
+        shown = ' hidden="1"' if number in tab.hidden else ""
+        yield f'<row r="{number}"{shown}>{"".join(cells)}</row>'
     yield "</sheetData></worksheet>"
 
 
@@ -222,6 +226,7 @@ def ods(path: Path, *tabs: Tab, encrypted: bool = False) -> Path:
     )
     tables = "".join(
         f"<table:table table:name={quoteattr(tab.name)}>"
+        + "".join(_ods_columns(tab.hidden_columns))
         + "".join(_ods_row(row, hidden=number in tab.hidden) for number, row in enumerate(tab.rows, 1))
         + "</table:table>"
         for tab in tabs
@@ -242,6 +247,15 @@ def ods(path: Path, *tabs: Tab, encrypted: bool = False) -> Path:
         archive.writestr("META-INF/manifest.xml", manifest)
         archive.writestr("content.xml", content)
     return path
+
+
+def _ods_columns(hidden: frozenset[int]) -> Iterator[str]:
+    before = 0
+    for place in sorted(hidden):
+        if place > before:
+            yield f'<table:table-column table:number-columns-repeated="{place - before}"/>'
+        yield '<table:table-column table:visibility="collapse"/>'
+        before = place + 1
 
 
 def _ods_row(row: Iterable[object], *, hidden: bool) -> str:
@@ -307,6 +321,8 @@ def xls(
 
 def _biff_sheet(tab: Tab, *, formulas: bool) -> bytes:
     sheet = _record(0x809, struct.pack("<HHHHII", 0x600, 0x10, 0, 0, 0, 0))
+    for at in sorted(tab.hidden_columns):
+        sheet += _record(0x7D, struct.pack("<HHHHHH", at, at, 2_560, 0, 1, 0))
     for number, row in enumerate(tab.rows):
         if number + 1 in tab.hidden:
             sheet += _record(0x208, struct.pack("<HHHHHHI", number, 0, len(row), 0, 0, 0, 0x20))
@@ -353,7 +369,11 @@ def xlsb(path: Path, tab: Tab) -> Path:
     bundle = struct.pack("<II", 0, 1) + _wide("rId1") + _wide(tab.name)
     rows = list(tab.rows)
     extent = struct.pack("<IIII", 0, len(rows) - 1, 0, max(map(len, rows)) - 1)
-    cells = [_binary(0x81, b""), _binary(0x94, extent), _binary(0x91, b"")]
+    columns = [
+        _binary(60, struct.pack("<IIIIH", place, place, 2_560, 0, 1)) for place in sorted(tab.hidden_columns)
+    ]
+    cells = [_binary(0x81, b""), _binary(0x94, extent), _binary(390, b""), *columns, _binary(391, b"")]
+    cells.append(_binary(0x91, b""))
     for number, row in enumerate(rows):
         flags = 0x10 if number + 1 in tab.hidden else 0
         cells.append(_binary(0, struct.pack("<IIHBBB", number, 0, 300, 0, flags, 0) + bytes(4)))

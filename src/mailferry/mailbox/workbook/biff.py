@@ -16,13 +16,13 @@ import xlrd
 
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.book import SheetInfo
-from mailferry.mailbox.workbook.cells import Fault, error_cell, is_blank
-from mailferry.mailbox.workbook.xml2003 import hidden_rows
+from mailferry.mailbox.workbook.cells import Fault, error_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from mailferry.mailbox.workbook.cells import Cell
+    from mailferry.mailbox.workbook.hidden import HiddenCells
 
 #: 31 December 9999, the last day that a cell can show, in days.
 _LAST_DAY = 2_958_466
@@ -43,7 +43,7 @@ class BiffBook:
     named = True
     overlong: Fault | None = None
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], hidden: HiddenCells) -> None:
         stream = _unprotected(_stream(file))
         self._stream = _without(_NAME, _globals(stream), stream)
         self._book = _open(self._stream)
@@ -51,13 +51,16 @@ class BiffBook:
         self.sheets = tuple(
             SheetInfo(name=name, visible=shown[at] == 0) for at, name in enumerate(self._book.sheet_names())
         )
-        self._hidden = 0
+        self._hidden = hidden
         self._durations: dict[int, bool] = {}
 
     def rows(self, sheet: str) -> Iterator[list[Cell]]:
         """The rows of the sheet of this name."""
         held = self._sheet(sheet)
-        self._hidden = 0
+        self._hidden.begin()
+        for place, column in held.colinfo_map.items():
+            if column.hidden:
+                self._hidden.column(place, place)
         convert = self._cell
         for at in range(held.nrows):
             types = held.row_types(at)
@@ -67,9 +70,7 @@ class BiffBook:
                 if kind not in {xlrd.XL_CELL_TEXT, xlrd.XL_CELL_NUMBER}:
                     row[place] = convert(held, at, place, kind, row[place])
             info = held.rowinfo_map.get(at)
-            if info and info.hidden and not all(map(is_blank, row)):
-                self._hidden += 1
-            yield row
+            yield self._hidden.row(row, is_hidden=bool(info and info.hidden))
         self._book.unload_sheet(sheet)
 
     def _sheet(self, name: str) -> Any:
@@ -81,8 +82,8 @@ class BiffBook:
             return self._book.sheet_by_name(name)
 
     def warnings(self, sheet: str) -> list[str]:
-        """Of rows that are hidden."""
-        return hidden_rows(sheet, self._hidden)
+        """Of rows and columns that are hidden."""
+        return self._hidden.warnings(sheet)
 
     def _cell(self, sheet: Any, row: int, place: int, kind: int, value: Any) -> Cell:
         if kind == xlrd.XL_CELL_DATE:

@@ -31,6 +31,8 @@ class Options:
     #: Of the header, by which the columns of delimited text are recognized.
     finder: Finder
     charset: str
+    #: Whether hidden rows and columns are left out.
+    skip_hidden: bool
     passwords: tuple[str, ...]
     limits: Limits
 
@@ -57,7 +59,10 @@ class Book(Protocol):
         """All rows of a sheet from row 1, of any lengths. Raises whatever the format's library raises."""
 
     def warnings(self, sheet: str) -> list[str]:
-        """What a person should know of a sheet; complete once its rows have been read."""
+        """What a person should know of a sheet; complete once its rows have been read.
+
+        Raises Reject where hidden cells are to be left out and it is not known which those are.
+        """
 
 
 @contextlib.contextmanager

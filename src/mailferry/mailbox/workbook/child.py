@@ -29,7 +29,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
-from mailferry.config.columns import Blanks, Case, ColumnRule, Form, Mark, Spaces
+from mailferry.config.columns import Blanks, Case, ColumnRule, Form, Hidden, Mark, Spaces
 from mailferry.config.spreadsheet import ErrorCells, Limits, UnknownColumns
 from mailferry.errors import MailferryError, Reject, Retry
 from mailferry.mailbox.workbook.book import Options, damaged
@@ -112,6 +112,7 @@ def contract_from(plain: dict[str, Any]) -> RowContract:
             "unknown_columns": UnknownColumns(plain["unknown_columns"]),
             "reserved": tuple(plain["reserved"]),
             "errors": ErrorCells(plain["errors"]),
+            "hidden": Hidden(plain["hidden"]),
             "passwords": tuple(plain["passwords"]),
             "rules": tuple(map(_rule_from, plain["rules"])),
             "stop_at": tuple(plain["stop_at"]),
@@ -150,7 +151,11 @@ def _serve(request: dict[str, Any], limits: Limits, answers: IO[bytes]) -> None:
         # Opened here first: a file that cannot be read is not a workbook that is broken.
         with path.open("rb") as file:
             options = Options(
-                finder=contract.finder, charset=contract.charset, passwords=contract.passwords, limits=limits
+                finder=contract.finder,
+                charset=contract.charset,
+                skip_hidden=contract.hidden is Hidden.SKIP,
+                passwords=contract.passwords,
+                limits=limits,
             )
             with damaged("it"):
                 book = open_book(file, path, Kind(request["kind"]), options)

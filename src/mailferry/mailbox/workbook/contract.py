@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
-from mailferry.config.columns import ColumnRule, Mark
+from mailferry.config.columns import ColumnRule, Hidden, Mark
 from mailferry.config.spreadsheet import ErrorCells, UnknownColumns
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.header import Finder, clean_name, filled, named
@@ -60,6 +60,7 @@ class RowContract:
     #: Rows of one file, blank ones not counted.
     max_rows: int = 5_000_000
     errors: ErrorCells = ErrorCells.REJECT
+    hidden: Hidden = Hidden.LOAD
     #: Of text and web pages that are neither UTF-8 nor UTF-16 nor say theirs.
     charset: str = "cp1254"
     #: Python's name of the database's encoding, where that does not have every character: a cell with others rejects its row.

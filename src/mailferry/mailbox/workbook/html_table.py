@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mailferry.mailbox.workbook.cells import Cell
+    from mailferry.mailbox.workbook.hidden import HiddenCells
 
 _CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]{2,40})", re.IGNORECASE)
 #: Columns, rows that one cell covers at most (HTML 4.9.11); tables in tables.
 _COLUMNS, _ROWS, _DEPTH = 1_000, 65_534, 20
 _WIDEST = 16_384
+_HIDING = re.compile(r"display\s*:\s*none", re.IGNORECASE)
 
 
 class HtmlBook:
@@ -32,11 +34,14 @@ class HtmlBook:
     named = False
     overlong: Fault | None = None
 
-    def __init__(self, file: IO[bytes], charset: str) -> None:
+    def __init__(self, file: IO[bytes], charset: str, hidden: HiddenCells) -> None:
         self._file = file
         self._encoding = _encoding(file, charset)
+        self._hidden = hidden
+        #: Numbers of tables in which something else than a row is hidden.
+        self._hiding: set[int] = set()
         count = 0
-        for at, _ in self._tables():
+        for at, *_ in self._tables():
             count = max(count, at)
         if not count:
             raise Reject("a web page (HTML) without a table")
@@ -45,17 +50,18 @@ class HtmlBook:
     def rows(self, sheet: str) -> Iterator[list[Cell]]:
         """The rows of a table, by its number."""
         wanted = int(sheet.rpartition(" ")[2])
-        for at, row in self._tables():
+        self._hidden.begin()
+        self._hidden.unplaced = wanted in self._hiding
+        for at, row, is_hidden in self._tables():
             if at == wanted:
-                yield row
+                yield self._hidden.row(row, is_hidden=is_hidden)
 
     def warnings(self, sheet: str) -> list[str]:
-        """None: a table in a page has nothing hidden that is known here."""
-        del sheet
-        return []
+        """Of rows that are hidden, and of anything else that is: styles hide cells in too many ways to know which."""
+        return self._hidden.warnings(sheet)
 
-    def _tables(self) -> Iterator[tuple[int, list[Cell]]]:
-        parser = _Tables()
+    def _tables(self) -> Iterator[tuple[int, list[Cell], bool]]:
+        parser = _Tables(self._hiding)
         self._file.seek(0)
         text = open(self._file.fileno(), encoding=self._encoding, closefd=False)  # noqa: SIM115 - the file is not this one's to close
         while piece := text.read(64 * 1024):
@@ -94,6 +100,7 @@ class _Table:
     def __init__(self, number: int) -> None:
         self.number = number
         self.row: list[Cell] | None = None
+        self.row_hidden = False
         #: Rows below that a cell covers, by place.
         self.covered: dict[int, int] = {}
         self.attributes: dict[str, str] = {}
@@ -101,11 +108,13 @@ class _Table:
 
 
 class _Tables(HTMLParser):
-    """Hands out rows with the number of their table, in the order in which tables begin."""
+    """Hands out rows with the number of their table, and whether they are hidden, in the order in which tables begin."""
 
-    def __init__(self) -> None:
+    def __init__(self, hiding: set[int]) -> None:
+        """`hiding` takes the numbers of tables in which something else than a row is hidden."""
         super().__init__(convert_charrefs=True)
-        self.rows: deque[tuple[int, list[Cell]]] = deque()
+        self._hiding = hiding
+        self.rows: deque[tuple[int, list[Cell], bool]] = deque()
         self._open: list[_Table] = []
         self._count = 0
         self._skipped = ""
@@ -117,11 +126,16 @@ class _Tables(HTMLParser):
                 raise Reject(f"tables in tables more than {_DEPTH} deep")
             self._count += 1
             self._open.append(_Table(self._count))
-        elif not self._open:
+        if not self._open:
             return
-        elif tag == "tr":
+        is_hidden = any(
+            name == "hidden" or (name == "style" and _HIDING.search(value or "")) for name, value in attrs
+        )
+        if is_hidden and tag != "tr" and not self._open[-1].row_hidden:
+            self._hiding.add(self._open[-1].number)
+        if tag == "tr":
             self._end_row()
-            self._open[-1].row = []
+            self._open[-1].row, self._open[-1].row_hidden = [], is_hidden
             self._cover()
         elif tag in {"td", "th"}:
             self._end_cell()
@@ -189,8 +203,8 @@ class _Tables(HTMLParser):
         table = self._open[-1]
         if table.row is None:
             return
-        self.rows.append((table.number, table.row))
-        table.row = None
+        self.rows.append((table.number, table.row, table.row_hidden))
+        table.row, table.row_hidden = None, False
         table.covered = {place: left - 1 for place, left in table.covered.items() if left > 1}
 
 

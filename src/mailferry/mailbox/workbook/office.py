@@ -13,8 +13,8 @@ from python_calamine import CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
 
 from mailferry.mailbox.workbook import sheet_parts
 from mailferry.mailbox.workbook.book import SheetInfo
+from mailferry.mailbox.workbook.hidden import RowSet
 from mailferry.mailbox.workbook.values import Kind
-from mailferry.mailbox.workbook.xml2003 import hidden_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from python_calamine import CalamineSheet
 
     from mailferry.mailbox.workbook.cells import Cell, Fault
+    from mailferry.mailbox.workbook.hidden import HiddenCells
 
 
 class OfficeBook:
@@ -31,9 +32,10 @@ class OfficeBook:
     named = True
     overlong: Fault | None = None
 
-    def __init__(self, file: IO[bytes], path: Path | None, kind: Kind) -> None:
+    def __init__(self, file: IO[bytes], path: Path | None, kind: Kind, hidden: HiddenCells) -> None:
         """`path` is the file's, where it has one: read from there it need not be in memory."""
         self._kind = kind
+        self._hidden = hidden
         self._archive = zipfile.ZipFile(file)
         file.seek(0)
         try:
@@ -56,19 +58,34 @@ class OfficeBook:
             self._held = None  # there is no memory for two
             self._held = (sheet, *self._load(sheet))
         _, held, look = self._held
+        self._hidden.begin()
         rows: Iterator[list[Cell]] = iter(held.iter_rows())  # type: ignore[arg-type]  # cells of calamine are cells
         if self._kind is Kind.XLSB:
             with self._archive.open(self._parts[sheet]) as part:
-                yield from sheet_parts.marked(rows, sheet_parts.faults_xlsb(part, look))
-        elif look.faulty:
+                # The search for faults is ahead of the rows: what is hidden is known by then.
+                hidden = RowSet()
+                faults = sheet_parts.faults_xlsb(part, hidden, self._hidden)
+                yield from self._hidden.all_rows(sheet_parts.marked(rows, faults), hidden)
+            return
+        if look.unread:
+            self._hidden.unknown()
+        self._hidden.unplaced = look.unplaced
+        for first, last in look.columns:
+            self._hidden.column(first, last)
+        if look.faulty:
             with self._archive.open(self._parts[sheet]) as part:
-                yield from sheet_parts.marked(rows, sheet_parts.faults_xlsx(part))
+                rows = sheet_parts.marked(rows, sheet_parts.faults_xlsx(part))
+                yield from self._shown(rows, look)
         else:
-            yield from rows
+            yield from self._shown(rows, look)
+
+    def _shown(self, rows: Iterator[list[Cell]], look: sheet_parts.Look) -> Iterator[list[Cell]]:
+        # Most sheets hide nothing, and Python code for each row would be felt.
+        return self._hidden.all_rows(rows, look.hidden) if look.columns or look.hidden else rows
 
     def warnings(self, sheet: str) -> list[str]:
-        """Of rows that are hidden."""
-        return hidden_rows(sheet, self._held[2].hidden if self._held else 0)
+        """Of rows and columns that are hidden."""
+        return self._hidden.warnings(sheet)
 
     def _load(self, sheet: str) -> tuple[CalamineSheet, sheet_parts.Look]:
         look = sheet_parts.Look()

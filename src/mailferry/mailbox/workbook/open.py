@@ -6,6 +6,7 @@ from typing import IO, TYPE_CHECKING
 
 from mailferry.mailbox.workbook.archive import open_zip
 from mailferry.mailbox.workbook.formats import zip_kind
+from mailferry.mailbox.workbook.hidden import HiddenCells
 from mailferry.mailbox.workbook.values import Kind
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 def open_book(file: IO[bytes], path: Path, kind: Kind, options: Options) -> Book:
     """Open a file, which is open as `file`. Raises Reject; `damaged` makes one of whatever else it raises."""
     plain: Path | None = path
+    hidden = HiddenCells(skip=options.skip_hidden)
     if kind is Kind.PROTECTED:
         from mailferry.mailbox.workbook import passwords
 
@@ -28,23 +30,23 @@ def open_book(file: IO[bytes], path: Path, kind: Kind, options: Options) -> Book
     if kind in {Kind.XLSX, Kind.XLSB}:
         from mailferry.mailbox.workbook.office import OfficeBook
 
-        return OfficeBook(file, plain, kind)
+        return OfficeBook(file, plain, kind, hidden)
     if kind is Kind.XLS:
         from mailferry.mailbox.workbook.biff import BiffBook
 
-        return BiffBook(file)
+        return BiffBook(file, hidden)
     if kind is Kind.ODS:
         from mailferry.mailbox.workbook.opendocument import OpenDocumentBook
 
-        return OpenDocumentBook(file)
+        return OpenDocumentBook(file, hidden)
     if kind is Kind.XML:
         from mailferry.mailbox.workbook.xml2003 import Xml2003Book
 
-        return Xml2003Book(file)
+        return Xml2003Book(file, hidden)
     if kind is Kind.HTML:
         from mailferry.mailbox.workbook.html_table import HtmlBook
 
-        return HtmlBook(file, options.charset)
+        return HtmlBook(file, options.charset, hidden)
     from mailferry.mailbox.workbook.csv_text import CsvBook
 
     return CsvBook(file, options.finder, options.charset)

@@ -12,14 +12,14 @@ from typing import IO, TYPE_CHECKING
 
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.book import PIECE, SheetInfo
-from mailferry.mailbox.workbook.cells import UNCALCULATED, Fault, error_cell, is_blank
-from mailferry.mailbox.workbook.xml2003 import hidden_rows
+from mailferry.mailbox.workbook.cells import UNCALCULATED, Fault, error_cell
 from mailferry.mailbox.workbook.xml_stream import XmlStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mailferry.mailbox.workbook.cells import Cell
+    from mailferry.mailbox.workbook.hidden import HiddenCells
 
 _OASIS = "urn:oasis:names:tc:opendocument:xmlns"
 _SPACES = tuple(f"{_OASIS}:{name}:1.0" for name in ("office", "table", "text", "style"))
@@ -38,25 +38,24 @@ class OpenDocumentBook:
     named = True
     overlong: Fault | None = None
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], hidden: HiddenCells) -> None:
         self._archive = zipfile.ZipFile(file)
         if b"encryption-data" in self._start("META-INF/manifest.xml"):
             raise Reject("protected by a password; send it without")
         self.sheets = tuple(_Sheets().items(self._content()))
-        self._hidden = 0
+        self._hidden = hidden
 
     def rows(self, sheet: str) -> Iterator[list[Cell]]:
         """The rows of the sheet of this name."""
-        parser = _Rows(next(at for at, info in enumerate(self.sheets) if info.name == sheet))
-        self._hidden = 0
-        for row, times in parser.items(self._content()):
+        self._hidden.begin()
+        parser = _Rows(next(at for at, info in enumerate(self.sheets) if info.name == sheet), self._hidden)
+        for row, times, is_hidden in parser.items(self._content()):
             for _ in range(times):
-                yield row.copy()
-            self._hidden = parser.hidden
+                yield self._hidden.row(row.copy(), is_hidden=is_hidden)
 
     def warnings(self, sheet: str) -> list[str]:
-        """Of rows that are hidden."""
-        return hidden_rows(sheet, self._hidden)
+        """Of rows and columns that are hidden."""
+        return self._hidden.warnings(sheet)
 
     def _content(self) -> Iterator[bytes]:
         with self._archive.open("content.xml") as part:
@@ -98,12 +97,13 @@ class _Sheets(XmlStream[SheetInfo]):
             self._depth -= 1
 
 
-class _Rows(XmlStream[tuple[list["Cell"], int]]):
-    """The rows of one table, each with the number of times that it stands there."""
+class _Rows(XmlStream[tuple[list["Cell"], int, bool]]):
+    """The rows of one table, each with the number of times that it stands there, and whether it is hidden."""
 
     spaces = (*_SPACES, _CALC)
 
-    def __init__(self, wanted: int) -> None:
+    def __init__(self, wanted: int, hidden: HiddenCells) -> None:
+        """`hidden` takes the hidden columns."""
         super().__init__()
         self._wanted = wanted
         self._at = -1
@@ -118,8 +118,9 @@ class _Rows(XmlStream[tuple[list["Cell"], int]]):
         self._paragraphs: list[str] = []
         self._text: list[str] | None = None
         self._note = 0
-        #: Hidden rows that hold anything.
-        self.hidden = 0
+        self._hidden = hidden
+        #: Columns that were declared.
+        self._columns = 0
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if name == "table":
@@ -134,7 +135,14 @@ class _Rows(XmlStream[tuple[list["Cell"], int]]):
         elif name == "table-row":
             self._row, self._blank_cells = [], 0
             self._repeated = _times(attributes, "number-rows-repeated", _ROWS)
-            self._row_hidden = attributes.get("visibility", "visible") != "visible"
+            self._row_hidden = _is_hidden(attributes)
+        elif name == "table-column":
+            first, self._columns = (
+                self._columns,
+                self._columns + _times(attributes, "number-columns-repeated", _COLUMNS),
+            )
+            if _is_hidden(attributes):
+                self._hidden.column(first, self._columns - 1)
         elif name in {"table-cell", "covered-table-cell"}:
             self._cell, self._paragraphs = attributes, []
         elif name == "p" and self._cell is not None:
@@ -189,11 +197,14 @@ class _Rows(XmlStream[tuple[list["Cell"], int]]):
             self._blank_rows += self._repeated
             return
         if self._blank_rows:
-            self.emit(([], min(self._blank_rows, _ROWS)))
+            self.emit(([], min(self._blank_rows, _ROWS), False))
             self._blank_rows = 0
-        if self._row_hidden and not all(map(is_blank, row)):
-            self.hidden += self._repeated
-        self.emit((row, self._repeated))
+        self.emit((row, self._repeated, self._row_hidden))
+
+
+def _is_hidden(attributes: dict[str, str]) -> bool:
+    """Whether a row or column is hidden by a filter (`filter`) or by hand (`collapse`): table:visibility."""
+    return attributes.get("visibility", "visible") != "visible"
 
 
 def _times(attributes: dict[str, str], name: str, most: int) -> int:

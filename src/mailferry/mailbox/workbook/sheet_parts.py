@@ -1,6 +1,6 @@
 """What the parts of an .xlsx, .xlsm or .xlsb say and calamine does not, and mending those that it does not read.
 
-Cells with an error or an uncalculated formula, hidden rows; parts in UTF-16, sheets without a part.
+Cells with an error or an uncalculated formula, hidden rows and columns; parts in UTF-16, sheets without a part.
 
 Sources: ECMA-376 part 1, 18.3.1 (worksheets) and 18.18.11 (cell types); [MS-XLSB] 2.1.4 (records), 2.5.97.2 (errors).
 """
@@ -11,11 +11,12 @@ import io
 import posixpath
 import re
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING
 
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.cells import UNCALCULATED, Fault, error_cell
+from mailferry.mailbox.workbook.hidden import RowSet
 from mailferry.mailbox.workbook.values import MIB, Kind
 from mailferry.mailbox.workbook.xml_stream import XmlStream
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mailferry.mailbox.workbook.cells import Cell
+    from mailferry.mailbox.workbook.hidden import HiddenCells
 
 _PIECE = 256 * 1024
 _MAIN = (
@@ -37,7 +39,8 @@ _OFFICE = (
 _MARKS = (b"\xff\xfe", b"\xfe\xff")
 _PREFIXED = re.compile(rb"<[A-Za-z_][\w.-]*:worksheet\b")
 _NO_VALUE = re.compile(rb"(?:</f>|<f\b[^<>]*/>)\s*(?:<v\s*/>|<v>\s*</v>)?\s*</c>")
-_HIDDEN = re.compile(rb"<row\b[^<>]*\shidden=[\"'](?:1|true)[\"'][^<>]*(?<!/)>")
+_HIDDEN = re.compile(rb"<(?:[\w.-]+:)?(row|col)\b([^<>]*\shidden\s*=\s*[\"'](?:1|true)[\"'][^<>]*)>")
+_PLACE = re.compile(rb"\s(r|min|max)\s*=\s*[\"'](\d{1,9})[\"']")
 _NO_RELATION = re.compile(r"<(?:\w+:)?sheet\s[^<>]*\w+:id=([\"'])\1[^<>]*/>")
 _ERRORS_XLSB = {0: "#NULL!", 7: "#DIV/0!", 15: "#VALUE!", 23: "#REF!", 29: "#NAME?", 36: "#NUM!", 42: "#N/A", 43: "#GETTING_DATA"}  # fmt: skip
 
@@ -48,20 +51,27 @@ class Look:
 
     #: Whether some cell may show an error or have a formula without a value.
     faulty: bool = False
-    #: Hidden rows that have cells.
-    hidden: int = 0
+    hidden: RowSet = field(default_factory=RowSet)
+    #: First and last place, from 0, of hidden columns.
+    columns: list[tuple[int, int]] = field(default_factory=list)
+    #: Whether something hidden does not say where it stands.
+    unplaced: bool = False
     utf16: bool = False
+    #: Whether the part could not be looked at.
+    unread: bool = True
 
     def at(self, archive: zipfile.ZipFile, part: str) -> None:
-        """Look at a part; one that is not there or damaged is for the reader to complain of."""
+        """Look at a part; one that is not there or damaged stays `unread`, for the reader to complain of."""
         try:
             with archive.open(part) as file:
                 self._look(file)
+            self.unread = self.utf16
         except (KeyError, *BROKEN):
             return
 
     def _look(self, file: IO[bytes]) -> None:
         carried = b""
+        last = b"</c>"
         first = True
         while piece := file.read(_PIECE):
             if first and piece.startswith(_MARKS):
@@ -69,10 +79,11 @@ class Look:
                 return
             if first and _PREFIXED.search(piece, 0, 4096):
                 self.faulty = True  # names with a prefix are left to the parser
+                last = b">"
             first = False
             buffer = carried + piece
             # Up to the end of a cell, so that none is looked at in halves.
-            end = max(buffer.rfind(b"</c>") + 4, len(buffer) - MIB)
+            end = max(buffer.rfind(last) + len(last), len(buffer) - MIB)
             self._look_at(buffer, end)
             carried = buffer[end:]
 
@@ -83,8 +94,17 @@ class Look:
                 or buffer.find(b"t='e'", 0, end) >= 0
                 or (buffer.find(b"<f", 0, end) >= 0 and _NO_VALUE.search(buffer, 0, end) is not None)
             )
-        if buffer.find(b"hidden=", 0, end) >= 0:
-            self.hidden += len(_HIDDEN.findall(buffer, 0, end))
+        if buffer.find(b"hidden", 0, end) >= 0:
+            for found in _HIDDEN.finditer(buffer, 0, end):
+                self._hide(found[1], {name: int(number) for name, number in _PLACE.findall(found[2])})
+
+    def _hide(self, name: bytes, places: dict[bytes, int]) -> None:
+        if name == b"row" and b"r" in places:
+            self.hidden.add(places[b"r"])
+        elif name == b"col" and b"min" in places and b"max" in places:
+            self.columns.append((places[b"min"] - 1, places[b"max"] - 1))
+        else:
+            self.unplaced = True
 
 
 #: What Python raises on a damaged part.
@@ -174,10 +194,11 @@ def column_of(reference: str) -> int:
     return column - 1
 
 
-def faults_xlsb(part: IO[bytes], look: Look) -> Iterator[tuple[int, dict[int, Fault]]]:
-    """Rows with errors in a worksheet of binary records; counts hidden rows into `look` on the way."""
-    look.hidden = 0
-    row, hidden = 0, False
+def faults_xlsb(
+    part: IO[bytes], hidden_rows: RowSet, hidden: HiddenCells
+) -> Iterator[tuple[int, dict[int, Fault]]]:
+    """Rows with errors in a worksheet of binary records; finds hidden rows and columns on the way."""
+    row = 0
     found: dict[int, Fault] = {}
     for number, content in records(part):
         if number == 0:  # BrtRowHdr: row, style, height, flags
@@ -185,13 +206,14 @@ def faults_xlsb(part: IO[bytes], look: Look) -> Iterator[tuple[int, dict[int, Fa
                 yield row, found
                 found = {}
             row = int.from_bytes(content[:4], "little") + 1
-            hidden = len(content) > 11 and bool(content[11] & 0x10)
+            if len(content) > 11 and content[11] & 0x10:
+                hidden_rows.add(row)
+        elif number == 60:  # BrtColInfo: first, last, width, style, flags
+            if len(content) > 16 and content[16] & 1:
+                hidden.column(int.from_bytes(content[:4], "little"), int.from_bytes(content[4:8], "little"))
         elif number in {3, 11}:  # BrtCellError, BrtFmlaError: column, style, error
             code = content[8] if len(content) > 8 else -1
             found[int.from_bytes(content[:4], "little")] = error_cell(_ERRORS_XLSB.get(code, f"error {code}"))
-        if hidden and 2 <= number <= 11:
-            look.hidden += 1
-            hidden = False
     if found:
         yield row, found
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from mailferry.config.columns import Hidden
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.book import Fitter, damaged
 from mailferry.mailbox.workbook.cells import is_blank, text_of
@@ -170,6 +171,8 @@ class Reading:
         text = f"no header row with the key {contract.key!r} in the first {HEADER_ROWS} rows; found: {found}"
         if contract.header_row:
             text = f"row {contract.header_row} has no header of the key {contract.key!r}; found: {found}"
+        if contract.hidden is Hidden.SKIP:
+            text += " (hidden rows and columns are left out: hidden = skip)"
         own = next((rule for rule in contract.rules if rule.name == contract.key), None)
         return f"{text}; {missing(own, self._names_seen)}" if own else text
 

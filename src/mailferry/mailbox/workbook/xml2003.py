@@ -1,6 +1,6 @@
 """SpreadsheetML of 2003 ("XML Spreadsheet"), read as a stream.
 
-Source: "XML Spreadsheet Reference" (Microsoft, 2003): Workbook, Styles, Worksheet, Table, Row, Cell, Data.
+Source: "XML Spreadsheet Reference" (Microsoft, 2003): Workbook, Styles, Worksheet, Table, Column, Row, Cell, Data.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from typing import IO, TYPE_CHECKING
 
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.book import SheetInfo, pieces
-from mailferry.mailbox.workbook.cells import UNCALCULATED, Fault, error_cell, is_blank
+from mailferry.mailbox.workbook.cells import UNCALCULATED, Fault, error_cell
 from mailferry.mailbox.workbook.xml_stream import XmlStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mailferry.mailbox.workbook.cells import Cell
+    from mailferry.mailbox.workbook.hidden import HiddenCells
 
 _SPACE = "urn:schemas-microsoft-com:office:spreadsheet"
 _EXCEL = "urn:schemas-microsoft-com:office:excel"
@@ -34,32 +35,23 @@ class Xml2003Book:
     named = True
     overlong: Fault | None = None
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], hidden: HiddenCells) -> None:
         self._file = file
         self.sheets = tuple(_Sheets().items(pieces(file)))
         if not self.sheets:
             raise Reject("an XML file without a worksheet")
-        self._hidden = 0
+        self._hidden = hidden
 
     def rows(self, sheet: str) -> Iterator[list[Cell]]:
         """The rows of the sheet of this name."""
-        parser = _Rows(next(at for at, info in enumerate(self.sheets) if info.name == sheet))
-        self._hidden = 0
-        for row in parser.items(pieces(self._file)):
-            self._hidden = parser.hidden
-            yield row
+        self._hidden.begin()
+        parser = _Rows(next(at for at, info in enumerate(self.sheets) if info.name == sheet), self._hidden)
+        for row, is_hidden in parser.items(pieces(self._file)):
+            yield self._hidden.row(row, is_hidden=is_hidden)
 
     def warnings(self, sheet: str) -> list[str]:
-        """Of rows that are hidden."""
-        return hidden_rows(sheet, self._hidden)
-
-
-def hidden_rows(sheet: str, count: int) -> list[str]:
-    """The warning of rows that a person does not see."""
-    if not count:
-        return []
-    rows = "1 row is" if count == 1 else f"{count:,} rows are"
-    return [f"sheet {sheet!r}: {rows} hidden (by a filter, or by hand) and loaded all the same"]
+        """Of rows and columns that are hidden."""
+        return self._hidden.warnings(sheet)
 
 
 class _Sheets(XmlStream[SheetInfo]):
@@ -92,12 +84,13 @@ class _Sheets(XmlStream[SheetInfo]):
             self._name = None
 
 
-class _Rows(XmlStream[list["Cell"]]):
-    """The rows of one sheet."""
+class _Rows(XmlStream[tuple[list["Cell"], bool]]):
+    """The rows of one sheet, and whether each is hidden."""
 
     spaces = (_SPACE,)
 
-    def __init__(self, wanted: int) -> None:
+    def __init__(self, wanted: int, hidden: HiddenCells) -> None:
+        """`hidden` takes the hidden columns."""
         super().__init__()
         self._wanted = wanted
         self._at = -1
@@ -114,8 +107,9 @@ class _Rows(XmlStream[list["Cell"]]):
         self._held = ""
         #: Empty rows that follow the one that is open.
         self._span = 0
-        #: Hidden rows that hold anything.
-        self.hidden = 0
+        self._hidden = hidden
+        #: Columns that were declared.
+        self._columns = 0
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if name == "Worksheet":
@@ -128,17 +122,26 @@ class _Rows(XmlStream[list["Cell"]]):
             return
         elif name == "Row":
             self._begin_row(attributes)
+        elif name == "Column":
+            self._declare(attributes)
         elif name == "Cell":
             self._place = _index(attributes, _COLUMNS) or self._place
             self._cell, self._type = attributes, ""
         elif name == "Data" and self._cell is not None:
             self._type, self._data = attributes.get("Type", "String"), []
 
+    def _declare(self, attributes: dict[str, str]) -> None:
+        first = (_index(attributes, _COLUMNS) or self._columns + 1) - 1
+        last = first + min(int(attributes.get("Span", "0")), _COLUMNS)
+        self._columns = last + 1
+        if attributes.get("Hidden") == "1":
+            self._hidden.column(first, last)
+
     def _begin_row(self, attributes: dict[str, str]) -> None:
         number = _index(attributes, _ROWS) or self._number + 1
         while self._number < number - 1:
             self._number += 1
-            self.emit([])
+            self.emit(([], False))
         self._row, self._place = [], 1
         self._span = min(int(attributes.get("Span", "0")), _ROWS)
         self._row_hidden = attributes.get("Hidden") == "1"
@@ -159,11 +162,10 @@ class _Rows(XmlStream[list["Cell"]]):
             self._cell = None
         elif name == "Row":
             self._number += 1
-            self.hidden += self._row_hidden and not all(map(is_blank, self._row))
-            self.emit(self._row)
+            self.emit((self._row, self._row_hidden))
             for _ in range(self._span):
                 self._number += 1
-                self.emit([])
+                self.emit(([], False))
         elif name == "Worksheet":
             self.done = True
 
