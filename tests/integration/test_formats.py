@@ -206,9 +206,14 @@ def xml2003(path: Path, tab: Tab) -> Path:
     columns = "".join(f'<Column ss:Index="{at + 1}" ss:Hidden="1"/>' for at in sorted(tab.hidden_columns))
     rows = "".join(
         f'<Row ss:Index="{number}" ss:Hidden="{int(number in tab.hidden)}">'
-        + "".join(f'<Cell><Data ss:Type="String">{text}</Data></Cell>' for text in row)
+        + "".join(
+            f'<Cell ss:Index="{at}"><Data ss:Type="String">{text}</Data></Cell>'
+            for at, text in enumerate(row, 1)
+            if text is not None
+        )
         + "</Row>"
         for number, row in enumerate(tab.rows, 1)
+        if row
     )
     return written(
         path,
@@ -217,14 +222,17 @@ def xml2003(path: Path, tab: Tab) -> Path:
     )
 
 
+#: Rows and a column without cells come first, so a place that was counted from the first cell would be wrong.
 HIDING = Tab(
     rows=[
-        ["HAWB", "Agent", "Cost", "Pieces"],
-        *([f"K{at}", "a", "x", f"p{at}"] for at in range(1, 4)),
-        ["", "", "x", ""],
+        [],
+        [],
+        [None, "HAWB", "Agent", "Cost", "Pieces"],
+        *([None, f"K{at}", "a", "x", f"p{at}"] for at in range(1, 4)),
+        [None, None, None, "x"],
     ],
-    hidden=frozenset({2, 4}),
-    hidden_columns=frozenset({1, 2, 9}),
+    hidden=frozenset({4, 6}),
+    hidden_columns=frozenset({2, 3, 9}),
 )
 WRITERS = pytest.mark.parametrize("write", [xlsx, ods, xls, xlsb, xml2003])
 
@@ -238,7 +246,7 @@ def test_hidden_rows_and_columns_are_loaded_and_said(
     assert report.rejected == 1
     assert report.warnings == (
         "sheet 'Sheet1': 2 rows are hidden (by a filter, or by hand) and loaded all the same",
-        "sheet 'Sheet1': columns B to C are hidden and read all the same",
+        "sheet 'Sheet1': columns C to D are hidden and read all the same",
     )
 
 
@@ -252,10 +260,10 @@ def test_hidden_rows_and_columns_are_left_out_where_the_feed_says_so(
         text = b"".join(sheet.chunks).decode()
     assert [column.name for column in sheet.columns] == ["hawb", "pieces"]
     # The row has the number that it has in the sheet; what only hidden columns hold makes no row.
-    assert (text, sheet.report.read, sheet.report.rejected) == ("3,K2,p2\n", 1, 0)
+    assert (text, sheet.report.read, sheet.report.rejected) == ("5,K2,p2\n", 1, 0)
     assert sheet.report.warnings == (
         "sheet 'Sheet1': 2 rows are hidden (by a filter, or by hand) and left out",
-        "sheet 'Sheet1': columns B to C are hidden and left out",
+        "sheet 'Sheet1': columns C to D are hidden and left out",
     )
 
 
@@ -264,9 +272,14 @@ def test_errors_in_hidden_cells_reject_nothing_where_those_are_left_out(
     reader: Reader, tmp_path: Path, write: Callable[[Path, Tab], Path]
 ) -> None:
     tab = Tab(
-        rows=[["HAWB", "Sum", "Pieces"], ["K1", "x", Error()], ["K2", Error(), "y"], ["K3", "x", Error()]],
+        rows=[
+            [None, "HAWB", "Sum", "Pieces"],
+            [None, "K1", "x", Error()],
+            [None, "K2", Error(), "y"],
+            [None, "K3", "x", Error()],
+        ],
         hidden=frozenset({2}),
-        hidden_columns=frozenset({1}),
+        hidden_columns=frozenset({2}),
     )
     contract = RowContract(key="hawb", hidden=Hidden.SKIP)
     rows, _, _, rejects = read(reader, write(tmp_path / "a", tab), contract)
@@ -313,6 +326,16 @@ def test_a_hidden_header_is_not_found_and_the_reason_names_the_setting(
     path = xlsx(tmp_path / "a.xlsx", Tab(rows=[["HAWB"], ["K1"]], hidden=frozenset({1})))
     with pytest.raises(Reject, match="hidden = skip"):
         read(reader, path, RowContract(key="hawb", hidden=Hidden.SKIP))
+
+
+@pytest.mark.parametrize("write", [xlsx, xlsb])
+def test_an_error_is_in_its_own_column_where_the_first_columns_are_empty(
+    reader: Reader, tmp_path: Path, write: Callable[[Path, Tab], Path]
+) -> None:
+    tab = Tab(rows=[[], [None, None, "HAWB", "Pieces", "Agent"], [None, None, "K1", Error(), "a"]])
+    rows, _, _, rejects = read(reader, write(tmp_path / "a", tab))
+    assert rows == []
+    assert [(one.row, one.column, one.value) for one in rejects] == [(3, "pieces", "#N/A")]
 
 
 def test_an_error_in_an_xlsb_rejects_its_row_with_that_reason(reader: Reader, tmp_path: Path) -> None:

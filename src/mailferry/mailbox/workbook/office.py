@@ -59,7 +59,7 @@ class OfficeBook:
             self._held = (sheet, *self._load(sheet))
         _, held, look = self._held
         self._hidden.begin()
-        rows: Iterator[list[Cell]] = iter(held.iter_rows())  # type: ignore[arg-type]  # cells of calamine are cells
+        rows = _rows(held)
         if self._kind is Kind.XLSB:
             with self._archive.open(self._parts[sheet]) as part:
                 # The search for faults is ahead of the rows: what is hidden is known by then.
@@ -111,3 +111,10 @@ class OfficeBook:
         file.seek(0)
         self._book = CalamineWorkbook.from_object(file)
         return True
+
+
+def _rows(sheet: CalamineSheet) -> Iterator[list[Cell]]:
+    """The rows from row 1 and column A; calamine's begin with the first column that has a cell."""
+    rows: Iterator[list[Cell]] = iter(sheet.iter_rows())  # type: ignore[arg-type]  # cells of calamine are cells
+    left = sheet.start[1] if sheet.start else 0
+    return ([*[""] * left, *row] for row in rows) if left else rows
