@@ -187,6 +187,12 @@ TYPES = st.sampled_from(
 )
 
 
+def test_what_the_map_puts_in_place_of_a_number_is_read_as_declared() -> None:
+    rule = {"map": {"1": "1,500", "2": "3"}, "decimal": Mark.COMMA}
+    assert read("numeric", 1.0, 2.0, 4.0, **rule) == ["1.5000", "3", "4"]
+    assert read("date", 1.0, map={"1": "02.01.2026"}, formats=("%d.%m.%Y",)) == ["2026-01-02"]
+
+
 @given(TYPES, RULES, st.lists(CELLS, min_size=1, max_size=6))
 def test_a_batch_is_what_its_cells_are_one_by_one(
     type_: str, rule: dict[str, Any], cells: list[Cell]

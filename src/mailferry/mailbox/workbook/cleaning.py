@@ -64,14 +64,8 @@ class Cleaner:
     def column(self, cells: Sequence[Cell]) -> Converted:
         """All cells of a column."""
         bad: dict[int, str] = {}
-        faults = Fault in set(map(type, cells))
-        if not faults:
+        if self._steps or self.rule.map or self._read:
             cells = self._cleaned(cells, bad)
-        else:
-            texts = self._cleaned(["" if isinstance(cell, Fault) else cell for cell in cells], bad)
-            cells = [
-                cell if isinstance(cell, Fault) else text for cell, text in zip(cells, texts, strict=True)
-            ]
         done = self.converter.column(cells)
         texts = self._padded(done.texts)
         bad |= done.misfits
@@ -80,6 +74,11 @@ class Cleaner:
 
     def _cleaned(self, cells: Sequence[Cell], bad: dict[int, str]) -> Sequence[Cell]:
         types = set(map(type, cells))
+        if Fault in types:
+            texts = self._cleaned(["" if isinstance(cell, Fault) else cell for cell in cells], bad)
+            return [
+                cell if isinstance(cell, Fault) else text for cell, text in zip(cells, texts, strict=True)
+            ]
         if self._steps and str in types:
             if types == {str}:
                 for step in self._steps:
@@ -92,6 +91,7 @@ class Cleaner:
                 cells = [get(cell, cell) for cell in cells]  # type: ignore[arg-type]
             else:
                 cells = [get(text_of(cell), cell) for cell in cells]
+                types = set(map(type, cells))
         if self._read and str in types:
             cells = self._readings(cells, bad)
         return cells
