@@ -1,6 +1,6 @@
 """Loads workbooks one after the other as a mailbox feed does, each in one transaction, and prints JSON: what it took.
 
-load_workbook.py CONNINFO TABLE KEY FILE...
+load_workbook.py [--declared] CONNINFO TABLE KEY FILE...
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
+from shipments import RULES
 
 from mailferry.mailbox.target import table, upsert
 from mailferry.mailbox.target.origins import Origin
@@ -20,14 +22,21 @@ from mailferry.mailbox.workbook.formats import kind_of
 from mailferry.mailbox.workbook.reader import Reader
 from mailferry.mailbox.workbook.values import Counts
 
+if TYPE_CHECKING:
+    from mailferry.config.columns import ColumnRule
 
-def load(conn: psycopg.Connection, reader: Reader, name: str, key: str, path: Path) -> Counts:
+
+def load(
+    conn: psycopg.Connection, reader: Reader, name: str, key: str, path: Path, rules: tuple[ColumnRule, ...]
+) -> Counts:
     """One workbook, committed."""
     with conn.transaction():
         table.lock(conn, name)
         target = table.Target.inspect(conn, name, key)
         columns = target.columns if target else ()
-        contract = RowContract(key=key, columns=columns, reserved=(table.SOURCE, table.PROCESSED))
+        contract = RowContract(
+            key=key, columns=columns, reserved=(table.SOURCE, table.PROCESSED), rules=rules
+        )
         with reader.open(path, kind_of(path), contract) as sheet:
             target = target or table.create(conn, name, key, sheet.new)
             names = [column.name for column in sheet.columns]
@@ -40,13 +49,13 @@ def peak_mb() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
 
 
-def main(conninfo: str, name: str, key: str, *paths: str) -> None:
+def main(conninfo: str, name: str, key: str, *paths: str, rules: tuple[ColumnRule, ...]) -> None:
     seconds = []
     total = Counts()
     with psycopg.connect(conninfo) as conn, Reader() as reader:
         for path in paths:
             begun = time.monotonic()
-            counts = load(conn, reader, name, key, Path(path))
+            counts = load(conn, reader, name, key, Path(path), rules)
             seconds.append(time.monotonic() - begun)
             total.read += counts.read
             total.inserted += counts.inserted
@@ -67,4 +76,5 @@ def main(conninfo: str, name: str, key: str, *paths: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    declared = sys.argv[1] == "--declared"
+    main(*sys.argv[1 + declared :], rules=RULES if declared else ())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import zipfile
 from typing import TYPE_CHECKING
 
+from mailferry.config.columns import Case, ColumnRule, Form, Mark, Spaces
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -24,11 +26,26 @@ COLUMNS = (
     ("note", "text"),
 )
 KEY = COLUMNS[0][0]
+_STATUSES = ("accepted", "in transit", "at the branch", "out for delivery", "delivered", "returned")
+#: All of them declared: every cell is cleaned, read or checked, and none is changed.
+RULES = (
+    ColumnRule(name="shipment_no", headers=("Shipment*",), trim=True, pattern=r"TR\d{10}"),
+    ColumnRule(name="order_no", headers=("Order*",), pad=8, pattern=r"\d{8,}"),
+    ColumnRule(name="customer", headers=("Client",), trim=True, spaces=Spaces.ONE, unicode=Form.NFC),
+    ColumnRule(name="city", headers=("Town",), trim=True, required=True),
+    ColumnRule(name="status", map={"gone": "delivered"}, values=("", *_STATUSES)),
+    ColumnRule(name="created", formats=("%Y-%m-%d", "%d.%m.%Y")),
+    ColumnRule(name="delivered", formats=("%Y-%m-%d %H:%M:%S", "%d.%m.%Y %H:%M")),
+    ColumnRule(name="pieces", headers=("Pcs",), min=1, max=1000),
+    ColumnRule(name="weight", headers=("Weight*",), decimal=Mark.POINT, min=0),
+    ColumnRule(name="price", headers=("Price*",), decimal=Mark.POINT, min=0),
+    ColumnRule(name="paid", map={"ja": "true", "nein": "false"}),
+    ColumnRule(name="note", trim=True, case=Case.LOWER),
+)
 _CUSTOMERS = [
     f"Örnek {name} A.Ş., {number}" for name in ("Ölçüm", "Tekstil", "Çelik") for number in range(100)
 ]
 _CITIES = ("İstanbul", "Ankara", "İzmir", "Bursa", "Eskişehir", "Çanakkale", "Muğla")
-_STATUSES = ("accepted", "in transit", "at the branch", "out for delivery", "delivered", "returned")
 _NOTE = "left with a neighbour"
 
 _HEAD = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
