@@ -39,7 +39,8 @@ _OFFICE = (
 _MARKS = (b"\xff\xfe", b"\xfe\xff")
 _PREFIXED = re.compile(rb"<[A-Za-z_][\w.-]*:worksheet\b")
 _NO_VALUE = re.compile(rb"(?:</f>|<f\b[^<>]*/>)\s*(?:<v\s*/>|<v>\s*</v>)?\s*</c>")
-_HIDDEN = re.compile(rb"<(?:[\w.-]+:)?(row|col)\b([^<>]*\shidden\s*=\s*[\"'](?:1|true)[\"'][^<>]*)>")
+_HIDDEN = re.compile(rb"hidden\s*=\s*[\"'](?:1|true)[\"']")
+_ROW_OR_COLUMN = re.compile(rb"<(?:[\w.-]+:)?(row|col)\b([^<>]*)")
 _PLACE = re.compile(rb"\s(r|min|max)\s*=\s*[\"'](\d{1,9})[\"']")
 _NO_RELATION = re.compile(r"<(?:\w+:)?sheet\s[^<>]*\w+:id=([\"'])\1[^<>]*/>")
 _ERRORS_XLSB = {0: "#NULL!", 7: "#DIV/0!", 15: "#VALUE!", 23: "#REF!", 29: "#NAME?", 36: "#NUM!", 42: "#N/A", 43: "#GETTING_DATA"}  # fmt: skip
@@ -94,8 +95,8 @@ class Look:
                 or buffer.find(b"t='e'", 0, end) >= 0
                 or (buffer.find(b"<f", 0, end) >= 0 and _NO_VALUE.search(buffer, 0, end) is not None)
             )
-        if buffer.find(b"hidden", 0, end) >= 0:
-            for found in _HIDDEN.finditer(buffer, 0, end):
+        for hiding in _HIDDEN.finditer(buffer, 0, end):
+            if found := _ROW_OR_COLUMN.match(buffer, buffer.rfind(b"<", 0, hiding.start())):
                 self._hide(found[1], {name: int(number) for name, number in _PLACE.findall(found[2])})
 
     def _hide(self, name: bytes, places: dict[bytes, int]) -> None:
