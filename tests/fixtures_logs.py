@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mailferry import logs
+from mailferry import logs, secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def fresh_logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`logs.set_up` may be called."""
+    """`logs.set_up` may be called; what earlier tests have hidden stands in lines as it is."""
     monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    monkeypatch.setattr(secrets, "_SECRETS", {})
     root, ours = logging.getLogger(), logging.getLogger("mailferry")
     before = root.level, ours.level
     hooks = sys.excepthook, threading.excepthook, warnings.showwarning
