@@ -16,7 +16,7 @@ from support_database import Queried
 from support_mail import Maildir, feed_of, mail, workbook
 
 from mailferry import database
-from mailferry.mailbox import load, run_once
+from mailferry.mailbox import pieces, run_once
 from mailferry.mailbox.ledger import records, rows
 from mailferry.mailbox.ledger.jobs import FileState
 from mailferry.mailbox.target import upsert
@@ -144,7 +144,7 @@ def test_a_defect_outside_of_any_file_fails_the_job_for_good_and_no_other(
         return whole(*values)
 
     whole = rows.files_of
-    monkeypatch.setattr(load, "files_of", failing)
+    monkeypatch.setattr(pieces, "files_of", failing)
     here.send(("HAWB",), ("1",))
     here.send(("HAWB",), ("2",))
     once.append(True)
