@@ -119,7 +119,13 @@ class Forked:
 
     def finished(self, timeout: float = 90) -> subprocess.CompletedProcess[str]:
         """Wait for its end. Returns what it wrote as well, which is there for one reader."""
-        status = self.wait(timeout)
+        try:
+            status = self.wait(timeout)
+        except BaseException:
+            self.kill()
+            if self._strace:
+                _end(self._strace)
+            raise
         out, err = (path.read_text("utf-8") if path.exists() else "" for path in (self._out, self._err))
         shutil.rmtree(self._kept, ignore_errors=True)
         return subprocess.CompletedProcess([], status, out, err)
@@ -165,10 +171,20 @@ def _child(
 def _attached(pid: int, options: Sequence[str]) -> subprocess.Popen[str]:
     """A strace that has stopped the process and sees all that it does from now on."""
     strace = subprocess.Popen(["strace", *options, "-p", str(pid)], stderr=subprocess.PIPE, text=True)
-    assert strace.stderr
-    said = strace.stderr.readline()
-    assert "attached" in said, said
+    try:
+        assert strace.stderr
+        said = strace.stderr.readline()
+        assert "attached" in said, said
+    except BaseException:
+        _end(strace)
+        raise
     return strace
+
+
+def _end(strace: subprocess.Popen[str]) -> None:
+    """Leave nothing of it to be found by a later test, which would fail for it."""
+    strace.kill()
+    strace.communicate()
 
 
 def injected(calls: str, fault: str, log: Path, *, paths: Sequence[Path] = ()) -> list[str]:
