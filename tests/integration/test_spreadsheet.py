@@ -23,6 +23,7 @@ import pytest
 
 from mailferry.config.spreadsheet import Limits, UnknownColumns
 from mailferry.errors import MailferryError, Reject, Retry, Stop
+from mailferry.mailbox.workbook import reader as reader_module
 from mailferry.mailbox.workbook.cells import is_blank
 from mailferry.mailbox.workbook.contract import RowContract, lay_out
 from mailferry.mailbox.workbook.formats import kind_of
@@ -293,11 +294,21 @@ def test_a_file_that_takes_too_long_is_rejected_by_the_limit_that_it_met(tmp_pat
     path = slow(tmp_path)
     with Reader(Limits(cpu_seconds=0)) as reader, pytest.raises(Reject, match="processor seconds"):
         load(reader, path)
+    # Not even time for the start of the child, which no file's limit counts.
     with (
-        Reader(Limits(wall_seconds=0.5)) as reader,
-        pytest.raises(Reject, match=r"longer than the limit of 0.5 seconds"),
+        Reader(Limits(wall_seconds=0)) as reader,
+        pytest.raises(Reject, match="longer than the limit of 0 s"),
     ):
         load(reader, path)
+
+
+def test_a_child_that_does_not_get_ready_stops_the_run_and_blames_no_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reader_module, "_START", 0.0)
+    monkeypatch.setattr(reader_module, "_GLANCE", 0.001)
+    with Reader() as reader, pytest.raises(Stop, match="does not start: it was not ready within 0 seconds"):
+        reader.missing_layers()
 
 
 def test_a_child_that_is_ended_from_outside_is_no_fault_of_the_file(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 _LARGEST = 64 * MIB
 #: A child that has grown by a file to this share of its memory limit does not get another.
 _LARGE = 0.4
+#: Seconds within which a child has to be ready; no limit of a file, which has nothing to do with it.
+_START = 60.0
 #: Seconds between two looks whether a child has taken too long.
 _GLANCE = 0.2
 #: Variables that a program may need to start at all; no other gets into the child.
@@ -237,7 +239,7 @@ class _Child:
         #: What the child may read besides its libraries.
         self.folder = self._folder.name
         self._stderr = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the child, closed with it
-        self._left = limits.wall_seconds
+        self._left = _START
         self._files = 0
         self._timed_out = False
         #: By the monotonic clock; None while no answer is waited for.
@@ -272,7 +274,8 @@ class _Child:
             self.missing_layers: tuple[str, ...] = tuple(orjson.loads(self.answer()[1]))
         except Reject as error:
             self.close()
-            raise Stop(f"the reading process does not start: {error}") from None
+            reason = f"it was not ready within {_START:g} seconds" if self._timed_out else error
+            raise Stop(f"the reading process does not start: {reason}") from None
         except BaseException:
             self.close()
             raise
