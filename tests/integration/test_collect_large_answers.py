@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
-import resource
 import socket
 import threading
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support_events import OUTGOING, RECENT, SIGN_INS, a_site, section
 from support_fork import Forked, mailferry
+from support_memory import peak
 
 from mailferry.testing.population import Traits
 from mailferry.testing.provider import Settings
@@ -71,14 +71,11 @@ def sender(request: pytest.FixtureRequest) -> Iterator[Sender]:
 
 
 def measured(*arguments: str) -> None:
-    """Work of a process: the command; the most memory that it took, KiB, is left in PEAK.
-
-    It has to say so itself: what wait4(2) says of a process that `subprocess` started has its parent's memory in it.
-    """
+    """Work of a process: the command; the most memory that it took, KiB, is left in PEAK."""
     try:
         mailferry(*arguments)
     finally:
-        Path(PEAK).write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+        Path(PEAK).write_text(str(peak()))
 
 
 def test_an_answer_without_an_end_is_not_read_to_it(tmp_path: Path, sender: Sender) -> None:

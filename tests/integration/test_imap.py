@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import support_memory
 from fixtures_dovecot import OTHER_PASSWORD, PASSWORD, make_certificates, without_starttls
 from support_imap import DONE, HELLO, OAUTH, ScriptedImap, Tokens, through
 from support_link import Link
@@ -482,15 +483,16 @@ def test_a_message_without_a_date_is_described_all_the_same(open_mailbox: Any) -
 def test_a_message_of_100_mb_is_fetched_in_bounded_memory(account: Account) -> None:
     account.put("1.l.host", _large(75 * 1024 * 1024).replace(b"\r\n", b"\n"))
     program = textwrap.dedent("""
-        import resource, sys
+        import sys
         from mailferry.config.mailbox import MailboxSettings
         from mailferry.mailbox.source.imap import ImapMailbox
+        from support_memory import peak
         host, port, user, password, ca = sys.argv[1:]
         mailbox = ImapMailbox(MailboxSettings(host=host, port=port, username=user, password=password, ca_file=ca))
         (ref,) = mailbox.find()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak()
         size = sum(map(len, mailbox.fetch(ref, mailbox.summary(ref).parts[1])))
-        print(size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        print(size, peak() - before)
         mailbox.close()
     """)
     arguments = [
@@ -501,7 +503,12 @@ def test_a_message_of_100_mb_is_fetched_in_bounded_memory(account: Account) -> N
         str(account.dovecot.ca_file),
     ]
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, timeout=100
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+        cwd=Path(support_memory.__file__).parent,
     )
     size, grown_kib = map(int, done.stdout.split())
     assert size == 75 * 1024 * 1024 + 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import resource
 import threading
 import time
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import support_memory
 from support_imap import FaultyFolder, Served, listening, through
 
 from mailferry.config.mailbox import MailboxSettings
@@ -219,10 +219,11 @@ def test_a_server_is_bounded_in_bytes_and_time_from_its_first_byte_on(
             read_timeout=timeout,
         )
         begun = time.monotonic()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        support_memory.forget()
+        before = support_memory.peak()
         with pytest.raises(Retry, match=fault):
             connect(settings, None)
         ended.set()
         thread.join(30)
         assert time.monotonic() - begun < 60
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+        assert support_memory.peak() - before < 200_000

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import support_memory
 
 from mailferry.config.mailbox import MailboxSettings
 from mailferry.errors import Retry, Stop
@@ -350,17 +351,18 @@ def test_a_message_of_100_mb_is_stored_in_bounded_memory(root: Path, pending: Pa
         file.writelines(_large_message(75 * 1024 * 1024))
     assert (root / "new" / "1.a.host").stat().st_size > 100_000_000
     program = textwrap.dedent("""
-        import resource, sys
+        import sys
         from pathlib import Path
         from mailferry.config.mailbox import MailboxSettings
         from mailferry.mailbox.storing import store
         from mailferry.mailbox.source.maildir import MaildirMailbox
+        from support_memory import peak
         settings = MailboxSettings(kind="maildir", path=Path(sys.argv[1]))
         mailbox = MaildirMailbox(settings)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak()
         (ref,) = mailbox.find()
         file, = store(mailbox, ref, mailbox.summary(ref).parts[1], Path(sys.argv[2]), settings)
-        print(file.size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+        print(file.size, peak() - before)
     """)
     done = subprocess.run(
         [sys.executable, "-c", program, root, pending],
@@ -368,6 +370,7 @@ def test_a_message_of_100_mb_is_stored_in_bounded_memory(root: Path, pending: Pa
         text=True,
         check=True,
         timeout=100,
+        cwd=Path(support_memory.__file__).parent,
     )
     size, grown_kib = map(int, done.stdout.split())
     assert size > 75 * 1024 * 1024
