@@ -291,6 +291,8 @@ class _Child:
         """Whether the next file is better read by a new child."""
         if self._timed_out or self._files >= self._limits.files or self._process.poll() is not None:
             return True
+        if not Path(self.folder).is_dir():
+            return True
         try:
             pages = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[0]
         except OSError:  # no such file system here, or gone this moment
@@ -303,15 +305,24 @@ class _Child:
         # The library goes by the name's ending, and a name may say anything; what the bytes said counts.
         named = Path(self.folder, f"book.{ending}")
         try:
+            self._place(file, named)
+            yield named
+        finally:
+            named.unlink(missing_ok=True)
+
+    def _place(self, file: Path | BinaryIO, named: Path) -> None:
+        try:
             if isinstance(file, Path):
                 _link(file, named)
             else:
                 file.seek(0)
                 with named.open("wb") as copy:
                     shutil.copyfileobj(file, copy)
-            yield named
-        finally:
-            named.unlink(missing_ok=True)
+        except FileNotFoundError:
+            if named.parent.is_dir():
+                raise
+            # Not to be taken for a file or message that has gone.
+            raise Retry(f"{named.parent}, the folder of the reading process, was deleted") from None
 
     def ask(self, request: dict[str, Any], *, counts: bool = True) -> None:
         """Send a request; its answers have the whole wall time before them. `counts`: towards `Limits.files`."""
