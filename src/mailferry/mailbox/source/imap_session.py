@@ -170,6 +170,14 @@ class ImapSession:
         Of a message that another session deleted, servers return what they have cached and NIL for the rest (RFC 2180
         4.1.3); and a change of flags that comes unasked is no answer at all.
         """
+        fetched = self._fetched(client, ref, items)
+        if fetched is None:
+            # What arrived after the folder was opened may be unknown on this connection: another host's job is such a message.
+            self.select(client)
+            fetched = self._fetched(client, ref, items)
+        return fetched
+
+    def _fetched(self, client: Any, ref: MessageRef, items: tuple[str, ...]) -> dict[bytes, Any] | None:
         if ref.uidvalidity != self.uidvalidity:
             return None
         fetched: dict[bytes, Any] = client.fetch([int(ref.uid)], list(items)).get(int(ref.uid), {})
