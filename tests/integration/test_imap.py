@@ -64,6 +64,16 @@ def test_tls_and_starttls_lead_into_the_mailbox(account: Account, open_mailbox: 
     assert len(open_mailbox(ssl=False, port=account.dovecot.imap).find()) == 1
 
 
+def test_what_arrived_after_a_connection_opened_its_folder_has_not_gone(
+    account: Account, open_mailbox: Any
+) -> None:
+    first, second = open_mailbox(), open_mailbox()
+    assert second.find() == []
+    account.deliver(HELLO)
+    (ref,) = first.find()  # on another host, whose jobs the second takes over
+    assert second.summary(ref) is not None
+
+
 def test_without_encryption_only_loopback_is_spoken_to(account: Account, open_mailbox: Any) -> None:
     account.deliver(HELLO)
     with Link(account.dovecot.imap, without_starttls) as proxy:
