@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mailferry.mailbox.source.imap import ImapMailbox
+    from mailferry.mailbox.source.maildir import MaildirMailbox
 
 # A busy machine is no failure: what is tested here is never how long it takes.
 settings.register_profile("untimed", deadline=None)
@@ -35,3 +42,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         ordered += own + rest[:others]
         del rest[:others]
     items[:] = ordered + rest
+
+
+@pytest.fixture(scope="module")
+def closed_mailboxes() -> Iterator[None]:
+    """Close what the tests of a module open: each mailbox that parses has a reading child, and a thread that watches it."""
+    from mailferry.mailbox.source.imap import ImapMailbox
+    from mailferry.mailbox.source.maildir import MaildirMailbox
+
+    opened: list[ImapMailbox | MaildirMailbox] = []
+
+    def remembering(kind: type[ImapMailbox | MaildirMailbox]) -> Callable[..., None]:
+        begin: Callable[..., None] = kind.__init__
+
+        def remember(self: ImapMailbox | MaildirMailbox, *args: object, **kwargs: object) -> None:
+            begin(self, *args, **kwargs)
+            opened.append(self)
+
+        return remember
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (ImapMailbox, MaildirMailbox):
+            patch.setattr(kind, "__init__", remembering(kind))
+        yield
+    for mailbox in opened:
+        mailbox.close()

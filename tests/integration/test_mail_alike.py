@@ -7,6 +7,7 @@ import hashlib
 import itertools
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from fixtures_dovecot import Account
 
     from mailferry.mailbox.source.message import Mailbox
+
+pytestmark = pytest.mark.usefixtures("closed_mailboxes")
 
 _count = itertools.count(1)
 _NAMES = st.sampled_from(

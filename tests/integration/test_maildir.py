@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from mailferry.mailbox.source.message import MessageRef
 
+pytestmark = pytest.mark.usefixtures("closed_mailboxes")
+
 MAILS = Path(__file__).parent.parent / "data" / "mails"
 
 

@@ -26,6 +26,8 @@ from mailferry.mailbox.storing import Budget, store
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.usefixtures("closed_mailboxes")
+
 MAILS = Path(__file__).parent.parent / "data" / "mails"
 BOOK = workbook(("HAWB", "Status"), ("1", "out"))
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mailferry.config.database import DatabaseSettings
     from mailferry.config.mailbox_feed import MailboxFeed
 
+pytestmark = pytest.mark.usefixtures("closed_mailboxes")
+
 
 class Site(Queried):
     """A folder on a faulty server, a feed of it and its database."""
