@@ -78,7 +78,8 @@ def test_kills_in_a_back_fill(tmp_path: Path, feed: Feed) -> None:
         asked = ["--from", RECENT, "--to", RECENT + 2 * HOUR, "--config", site.config]
         assert killed_at_each_call(site, feed, partial(start, "backfill", suffix(feed), *asked)) >= 4
         assert site.position_file(feed).read_text().splitlines()[0] == position
-        assert site.compared(feed).clean(late=before)
+        # What the back-fill adds to the hour that the feed began in stands behind what was there.
+        assert site.compared(feed).clean(late=len(site.lines(feed)) - before)
         assert start("verify", suffix(feed), *asked, "--offline").finished().returncode == 0
 
 

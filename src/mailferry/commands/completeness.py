@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from mailferry.commands.options import Json
 from mailferry.commands.service import Configs, read
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from mailferry.events.windows import Gap
 
 _T = TypeVar("_T")
-_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 _Feed = Annotated[str | None, typer.Argument(help="The feed; none: all event feeds.", show_default=False)]
 _From = Annotated[
     str | None,
@@ -54,7 +54,7 @@ def verify(
         bool, typer.Option("--seals", help="Check sealed files against their manifest instead, of all time.")
     ] = False,
     config: Configs = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Prove that nothing is missing: list that time again and compare it with the files or the table.
 
@@ -110,7 +110,7 @@ def backfill(
     end: _To = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Count what is missing; write nothing.")] = False,
     config: Configs = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Collect past time into the feed's files or table: what is there already is left alone. Beside a running service.
 
@@ -141,7 +141,7 @@ def list_gaps(
     feed: _Feed = None,
     every: Annotated[bool, typer.Option("--all", help="Those that are filled or acknowledged, too.")] = False,
     config: Configs = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show the open gaps. Exit status: 0 none is open; 4 some are; 1 a feed could not be asked."""
 
@@ -152,7 +152,7 @@ def list_gaps(
 
 
 @gaps.command("retry")
-def retry_gaps(feed: _Feed = None, config: Configs = None, as_json: _Json = False) -> None:
+def retry_gaps(feed: _Feed = None, config: Configs = None, as_json: Json = False) -> None:
     """Ask for the open gaps again, in small pieces. Exit status: 0 all are filled; 4 some are open; 1 failed."""
 
     async def work(filler: Backfill) -> list[Gap]:
@@ -166,7 +166,7 @@ def acknowledge_gaps(
     reason: Annotated[str, typer.Option(help="Why that is all right; it stays on record.")],
     feed: _Feed = None,
     config: Configs = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Take the open gaps off the list of what a person has to look at. Exit status: 0 done; 1 failed."""
     if not reason.strip():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mailferry.commands.options import Json
 from mailferry.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,11 +29,10 @@ _Files = Annotated[
         show_default=False,
     ),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @config.command()
-def check(files: _Files = None, as_json: _Json = False) -> None:
+def check(files: _Files = None, as_json: Json = False) -> None:
     """Find every fault of the configuration at once; nothing is connected to.
 
     Exit status: 0 all well; 2 it has faults.
@@ -59,7 +59,7 @@ def check(files: _Files = None, as_json: _Json = False) -> None:
 
 
 @config.command()
-def show(files: _Files = None, as_json: _Json = False) -> None:
+def show(files: _Files = None, as_json: Json = False) -> None:
     """Show the configuration as it counts: all files together, every default filled in, secrets masked.
 
     Exit status: 0 done; 2 the configuration has faults.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mailferry.commands.options import Config, Feed, Json
 from mailferry.config.text import present
 from mailferry.entry import quit_with
 from mailferry.errors import ConfigError, Reject, Retry
@@ -29,17 +30,6 @@ if TYPE_CHECKING:
 CONFIG, TOML = "config.env", "mailferry.toml"
 #: Seconds from a signal to the moment when the work is broken off where it stands.
 GRACE = 7
-
-_Config = Annotated[
-    Path,
-    typer.Option(
-        help="File of variables (the environment's win), or mailferry.toml; relative paths count from its folder."
-    ),
-]
-_Feed = Annotated[
-    str, typer.Option("--feed", metavar="NAME", help="Which mailbox feed, where the file has several.")
-]
-_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 class Replayed(StrEnum):
@@ -60,7 +50,7 @@ class State(StrEnum):
     REFUSED = "refused"
 
 
-def load(config: _Config = Path(CONFIG), feed: _Feed = "", as_json: _Json = False) -> None:
+def load(config: Config = Path(CONFIG), feed: Feed = "", as_json: Json = False) -> None:
     """Load what has arrived in the mailbox into its table, once.
 
     Exit status: 0 done, or skipped as another run is at it; 1 the run failed, or a job failed, waits or was refused;
@@ -71,10 +61,10 @@ def load(config: _Config = Path(CONFIG), feed: _Feed = "", as_json: _Json = Fals
 
 
 def explain(
-    config: _Config = Path(CONFIG),
-    feed: _Feed = "",
+    config: Config = Path(CONFIG),
+    feed: Feed = "",
     limit: Annotated[int, typer.Option(min=1, help="So many messages, the newest first.")] = 20,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Say of each message and part why it would be taken or skipped; nothing is changed.
 
@@ -90,7 +80,7 @@ def explain(
     typer.echo(report_jobs.dumped(messages=plain) if as_json else report_jobs.explained_text(found))
 
 
-def check(config: _Config = Path(CONFIG), feed: _Feed = "", as_json: _Json = False) -> None:
+def check(config: Config = Path(CONFIG), feed: Feed = "", as_json: Json = False) -> None:
     """Check configuration, folders, database and mailbox, and say what to do where one fails.
 
     Exit status: 0 all well; 1 something failed; 2 configuration; 3 neither mailbox nor database could be reached.
@@ -107,14 +97,14 @@ jobs = typer.Typer(
 
 @jobs.command("list")
 def list_jobs(
-    config: _Config = Path(CONFIG),
+    config: Config = Path(CONFIG),
     feed: Annotated[str, typer.Option(help="Only jobs of this feed.", metavar="NAME")] = "",
     state: Annotated[State | None, typer.Option(help="Only jobs in this state.", show_default=False)] = None,
     table: Annotated[str, typer.Option(help="Only jobs of this table.", metavar="NAME")] = "",
     sender: Annotated[str, typer.Option(help="Only jobs with this in the sender.")] = "",
     text: Annotated[str, typer.Option(help="Only jobs with this in subject, sender or Message-ID.")] = "",
     limit: Annotated[int, typer.Option(min=1, help="At most so many, latest arrival first.")] = 50,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """List jobs, latest arrival first."""
     from mailferry import report_jobs
@@ -141,9 +131,9 @@ def list_jobs(
 @jobs.command()
 def show(
     number: Annotated[int, typer.Argument(help="The job's number, as `jobs list` has it.")],
-    config: _Config = Path(CONFIG),
+    config: Config = Path(CONFIG),
     rejects: Annotated[int, typer.Option(min=0, help="Rejected rows to show of each file.")] = 20,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show all about one job: its files, counts, errors and rejected rows."""
     import dataclasses
@@ -178,8 +168,8 @@ def retry(
         str, typer.Option(metavar="TIME", help="All whose message was received then or later: ISO 8601.")
     ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List them; change nothing.")] = False,
-    config: _Config = Path(CONFIG),
-    as_json: _Json = False,
+    config: Config = Path(CONFIG),
+    as_json: Json = False,
 ) -> None:
     """Have the next run do a job again: its files that were not loaded. Or all of a feed, a state, a time, oldest first.
 
@@ -222,8 +212,8 @@ def acknowledge(
     ] = 0,
     every: Annotated[bool, typer.Option("--all", help="All refused jobs.")] = False,
     feed: Annotated[str, typer.Option(help="With --all: only those of this feed.", metavar="NAME")] = "",
-    config: _Config = Path(CONFIG),
-    as_json: _Json = False,
+    config: Config = Path(CONFIG),
+    as_json: Json = False,
 ) -> None:
     """Take refused jobs off the list of those that need a person; they keep their states and reasons."""
     from mailferry import report_jobs
@@ -240,8 +230,8 @@ def acknowledge(
 @jobs.command()
 def cancel(
     number: Annotated[int, typer.Argument(help="The job's number, as `jobs list` has it.")],
-    config: _Config = Path(CONFIG),
-    as_json: _Json = False,
+    config: Config = Path(CONFIG),
+    as_json: Json = False,
 ) -> None:
     """Cancel a job that waits or runs, or one that failed; nothing more of it is loaded."""
     _change("cancel", number, config, as_json=as_json)
@@ -250,8 +240,8 @@ def cancel(
 @jobs.command()
 def undo(
     number: Annotated[int, typer.Argument(help="The job's number, as `jobs list` has it.")],
-    config: _Config = Path(CONFIG),
-    as_json: _Json = False,
+    config: Config = Path(CONFIG),
+    as_json: Json = False,
 ) -> None:
     """Put back what a job changed in its table: old values, deleted rows; rows that it inserted are deleted.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mailferry.commands.mailbox import CONFIG, chosen_file, read
+from mailferry.commands.options import Config, Feed, Json
 from mailferry.entry import quit_with
 from mailferry.errors import Reject, Retry
 
@@ -17,17 +18,6 @@ if TYPE_CHECKING:
     from mailferry.config.mailbox_feed import MailboxFeed
     from mailferry.database import Pool
     from mailferry.mailbox.preview import Preview
-
-_Config = Annotated[
-    Path,
-    typer.Option(
-        help="File of variables (the environment's win), or mailferry.toml; relative paths count from its folder."
-    ),
-]
-_Feed = Annotated[
-    str, typer.Option("--feed", metavar="NAME", help="Which mailbox feed, where the file has several.")
-]
-_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def preview(
@@ -37,12 +27,12 @@ def preview(
             metavar="FILE|JOB|-", help="A spreadsheet, the number of a job, or - for standard input."
         ),
     ],
-    config: _Config = Path(CONFIG),
-    feed: _Feed = "",
+    config: Config = Path(CONFIG),
+    feed: Feed = "",
     sender: Annotated[str, typer.Option(help="Of a file: as if this address had sent it.")] = "",
     subject: Annotated[str, typer.Option(help="Of a file: as if its message had this subject.")] = "",
     rows: Annotated[int, typer.Option(min=0, help="So many rows, rejected rows and changes are shown.")] = 10,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Show what loading a spreadsheet would do: columns, rows, rejects, changes; nothing is loaded or marked.
 
@@ -114,9 +104,9 @@ def _of_job(pool: Pool, feed: MailboxFeed, number: int, rows: int) -> list[Previ
 
 def columns(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A sample spreadsheet.")],
-    config: _Config = Path(CONFIG),
-    feed: _Feed = "",
-    as_json: _Json = False,
+    config: Config = Path(CONFIG),
+    feed: Feed = "",
+    as_json: Json = False,
 ) -> None:
     """Propose declared columns for a sample spreadsheet and the feed's table, as TOML to paste.
 

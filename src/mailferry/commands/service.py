@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mailferry import logs
+from mailferry.commands.options import Json
 from mailferry.entry import quit_with
 from mailferry.errors import Retry, Stop
 
@@ -28,7 +29,6 @@ Configs = Annotated[
         show_default="those of the working directory, else of /etc",
     ),
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 #: Seconds that a worker gets to answer to `reload`: it looks every 5.
 _PATIENCE = 30.0
 #: Seconds between two looks of `status --watch`.
@@ -96,7 +96,7 @@ def reload(
     everywhere: Annotated[
         bool, typer.Option("--all-hosts", help="On every host, not only on this one.")
     ] = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Have the running service read its configuration again; a broken one is refused, and the old one stays.
 
@@ -121,7 +121,7 @@ def reload(
 
 def status(
     config: Configs = None,
-    as_json: _Json = False,
+    as_json: Json = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it again every two seconds, on a terminal, until Ctrl+C.")
     ] = False,

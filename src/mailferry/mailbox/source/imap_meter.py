@@ -44,7 +44,7 @@ class _Meter(io.RawIOBase):
 
     def readinto(self, buffer: Buffer, /) -> int | None:
         patience = self._sock.gettimeout()
-        # One that does not wait is asked again and again by whoever set it so.
+        # A socket that does not wait has a caller that asks again by itself.
         if self._deadline is not None and patience:
             left = self._deadline - time.monotonic()
             if left <= 0:
