@@ -13,13 +13,14 @@ import psycopg
 import pytest
 from support_mail import HEADER, mail, workbook
 from support_run import Setting, one
+from support_workbooks import protected
 
 from mailferry import database
 from mailferry.clock import local_now
 from mailferry.mailbox import run_once
 from mailferry.mailbox.ledger import admin, records
 from mailferry.mailbox.ledger.jobs import FileState, JobState
-from mailferry.testing.workbooks import Tab, protected, xlsx
+from mailferry.testing.workbooks import Tab, xlsx
 
 if TYPE_CHECKING:
     from mailferry.config.database import DatabaseSettings
