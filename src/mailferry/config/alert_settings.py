@@ -1,30 +1,28 @@
-"""Who gets word of what needs a person, and how."""
+"""Who is alerted of what needs a person, and how."""
 
 from __future__ import annotations
 
 from email.errors import HeaderParseError
 from email.headerregistry import Address
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, SecretStr, field_validator
+from pydantic import SecretStr, field_validator
 
 from mailferry.config.schedule import Schedule
-from mailferry.config.settings import Settings, setting
-from mailferry.config.text import one_line
+from mailferry.config.settings import Line, Settings, setting
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-_Line = Annotated[str, AfterValidator(one_line)]
 _PORTS = {"smtp": 25, "smtps": 465}
 
 
 class AlertSettings(Settings):
-    """Word by mail, to a webhook, and to what notices silence from outside; all of them that are set."""
+    """Alerts by mail, to a webhook, and to a service that notices silence; all that are set."""
 
-    mail_to: _Line = setting("", "addresses that get a mail", variable="ALERT_MAIL_TO")
-    mail_from: _Line = setting(
+    mail_to: Line = setting("", "addresses that get a mail", variable="ALERT_MAIL_TO")
+    mail_from: Line = setting(
         "", "sender of these mails; empty: mailferry at this machine's name", variable="ALERT_MAIL_FROM"
     )
     smtp_url: SecretStr | None = setting(
@@ -39,8 +37,8 @@ class AlertSettings(Settings):
     ping_url: SecretStr | None = setting(
         None, "address of a check as healthchecks.io has them", variable="ALERT_PING_URL"
     )
-    repeat_after: _Line = setting(
-        "24h", "word is given again after so long; 0: once only", variable="ALERT_REPEAT_AFTER"
+    repeat_after: Line = setting(
+        "24h", "an alert is sent again after so long; 0: once only", variable="ALERT_REPEAT_AFTER"
     )
 
     @property
@@ -50,18 +48,18 @@ class AlertSettings(Settings):
 
     @property
     def repeats(self) -> timedelta | None:
-        """After how long word is given again; None: never."""
+        """After how long an alert is sent again; None: never."""
         return None if self.repeat_after == "0" else Schedule.parse(self.repeat_after).interval
 
     @property
     def recipients(self) -> list[str]:
         """The addresses, each by itself."""
-        return self.mail_to.replace(",", " ").replace(";", " ").split()
+        return _addresses(self.mail_to)
 
     @field_validator("mail_to", "mail_from")
     @classmethod
-    def _addresses(cls, text: str) -> str:
-        for one in text.replace(",", " ").replace(";", " ").split():
+    def _are_addresses(cls, text: str) -> str:
+        for one in _addresses(text):
             try:
                 whole = bool(Address(addr_spec=one).domain)
             except (HeaderParseError, ValueError, IndexError):
@@ -96,6 +94,10 @@ class AlertSettings(Settings):
         if text != "0" and Schedule.parse(text).interval is None:
             raise ValueError("must be a time such as 24h or 7d, or 0")
         return text
+
+
+def _addresses(text: str) -> list[str]:
+    return text.replace(",", " ").replace(";", " ").split()
 
 
 class SmtpServer(Settings):

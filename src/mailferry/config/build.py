@@ -93,7 +93,7 @@ class _Builder(Values):
         )
 
     def _feeds(self, kind: str) -> list[Place]:
-        """The feeds of a kind; in a `mailferry.toml`, of which no two have secrets of one name."""
+        """The feeds of a kind; in a `mailferry.toml`, no two may share the name of a secret."""
         places: list[Place] = [place for place in self._tables if place[0] == kind and len(place) == 2]
         owner: dict[str, Place] = {}
         for place in places:

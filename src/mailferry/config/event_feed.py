@@ -9,11 +9,10 @@ from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from mailferry.config.schedule import Schedule, ScheduleText
-from mailferry.config.settings import Settings, setting
-from mailferry.config.text import one_line
+from mailferry.config.settings import Line, Lines, Settings, setting
 
 #: Default list URL and known types by category; the first type is the default.
 CATEGORIES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -41,7 +40,6 @@ DIRECTIVES = {
     "%": "%",
 }
 
-_Name = Annotated[str, AfterValidator(one_line)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[int, Field(ge=0)]
 
@@ -97,15 +95,8 @@ def type_fault(category: str, kind: str) -> str:
     return f"unknown type {kind!r} of category {category}; one of {', '.join(types)}"
 
 
-def _one_text(value: object) -> object:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name for name in map(str.strip, text.split(",")) if name)
-
-
-Names = Annotated[str, BeforeValidator(_one_text), AfterValidator(one_line)]
 
 
 class EventFeed(Settings):
@@ -124,9 +115,9 @@ class EventFeed(Settings):
     start_time: Seconds | None = setting(None, "Unix seconds where the first run begins; left out: now")
 
     destination: Literal["files", "table"] = setting("files", "hourly files, or a table of the database")
-    table: _Name = setting("mail_events", "`table` or `schema.table`, for `destination = table`")
+    table: Line = setting("mail_events", "`table` or `schema.table`, for `destination = table`")
     schedule: ScheduleText = setting("5m", "when the service collects it")
-    host: _Name = setting(
+    host: Line = setting(
         "", "the only host whose service may run it; empty: of files the first that did, of a table any"
     )
 
@@ -176,11 +167,11 @@ class EventFeed(Settings):
     look_back: Seconds = setting(300, "seconds before the position that are read again, for late events")
     settle: Seconds = setting(30, "seconds before now that are left to the next run")
 
-    identity: Names = setting(
+    identity: Lines = setting(
         "",
         "fields that name an event, with commas between them; empty: queue id and time, else all that the record says",
     )
-    ignore_fields: Names = setting(
+    ignore_fields: Lines = setting(
         "",
         "fields that say nothing about an event, as they change with every answer; with commas between them",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 - pydantic reads the annotations
 from typing import Annotated, Self
@@ -10,8 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from mailferry.config.settings import Settings, setting
-from mailferry.config.text import joined, one_line
+from mailferry.config.database import is_local
+from mailferry.config.settings import Line, Lines, Name, Settings, setting
 
 _MIB = 1024 * 1024
 _Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -60,7 +59,7 @@ _MARK_DEFAULTS = {
 
 
 class OAuthSettings(Settings):
-    """How an access token is come by: a refresh token, or client credentials where there is none."""
+    """How to get an access token: by a refresh token, or by client credentials where there is none."""
 
     provider: Provider = setting(Provider.GENERIC, "who signs in", variable="EMAIL_OAUTH_PROVIDER")
     client_id: str = setting(
@@ -109,7 +108,7 @@ class OAuthSettings(Settings):
         if self.provider is Provider.GENERIC and not self.token_endpoint:
             raise ValueError("`token_endpoint` is missing")
         url = urlsplit(self.token_endpoint)
-        if self.token_endpoint and url.scheme != "https" and not _is_loopback_name(url.hostname or ""):
+        if self.token_endpoint and url.scheme != "https" and not is_local(url.hostname or "?"):
             raise ValueError("`token_endpoint` must be an https address: secrets travel there")
         return self
 
@@ -120,9 +119,9 @@ class MailboxSettings(Settings):
     kind: MailboxKind = MailboxKind.IMAP
     oauth: OAuthSettings | None = None
 
-    host: str = setting("imap.gmail.com", "IMAP server", variable="EMAIL_HOST", table="imap", personal=True)
+    host: Line = setting("imap.gmail.com", "IMAP server", variable="EMAIL_HOST", table="imap", personal=True)
     port: int = setting(993, "143 without `ssl`", variable="EMAIL_PORT", table="imap", ge=1, le=65535)
-    username: str = setting("", "user name", variable="EMAIL_USERNAME", table="imap", personal=True)
+    username: Line = setting("", "user name", variable="EMAIL_USERNAME", table="imap", personal=True)
     password: SecretStr | None = setting(
         None, "password or app password; not with OAuth2", variable="EMAIL_PASSWORD", table="imap"
     )
@@ -151,25 +150,25 @@ class MailboxSettings(Settings):
         None, "a Maildir folder in place of IMAP", variable="EMAIL_MAILDIR", option="maildir"
     )
     #: "INBOX" is a Maildir's own, others are its sub-folders `.Name`.
-    folder: str = setting("INBOX", "folder to watch", variable="EMAIL_FOLDER", min_length=1)
-    subject_filter: str = setting(
+    folder: Name = setting("INBOX", "folder to watch", variable="EMAIL_FOLDER")
+    subject_filter: Line = setting(
         "Track and Trace",
         "text that the subject contains, in any case; empty: all",
         variable="EMAIL_SUBJECT_FILTER",
         may_be_empty=True,
     )
-    sender_filter: str = setting(
+    sender_filter: Line = setting(
         "",
         "address, domain or word that the sender's address matches, in any case; empty: all",
         variable="EMAIL_SENDER_FILTER",
     )
-    allow_senders: str = setting(
+    allow_senders: Lines = setting(
         "",
         "addresses and domains, with commas, that may change rows; another sender's message that matches is refused; empty: all",
         variable="EMAIL_ALLOW_SENDERS",
         plural=True,
     )
-    deny_senders: str = setting(
+    deny_senders: Lines = setting(
         "",
         "addresses and domains, with commas, whose messages are refused",
         variable="EMAIL_DENY_SENDERS",
@@ -180,12 +179,12 @@ class MailboxSettings(Settings):
         "refuse a message unless DKIM or DMARC passed for the domain of its sender, as the receiving server says",
         variable="EMAIL_REQUIRE_AUTHENTICATED",
     )
-    authserv_id: str = setting(
+    authserv_id: Line = setting(
         "",
         "the receiving server's name in the Authentication-Results headers that it adds; of others none counts",
         variable="EMAIL_AUTHSERV_ID",
     )
-    name_filter: str = setting(
+    name_filter: Line = setting(
         "",
         "pattern (`*`, `?`) of attachment names, in any case; empty: all",
         variable="EMAIL_ATTACHMENT_FILTER",
@@ -195,7 +194,7 @@ class MailboxSettings(Settings):
         "charset of raw 8-bit headers, file names and text files that are not UTF-8 nor in a charset that they name",
         variable="EMAIL_CHARSET",
     )
-    ignore_attachments: str = setting(
+    ignore_attachments: Lines = setting(
         "",
         "patterns, with commas, of names (`*.pdf`) or MIME types (`image/*`) of attachments that never hold data",
         variable="EMAIL_IGNORE_ATTACHMENTS",
@@ -207,38 +206,15 @@ class MailboxSettings(Settings):
         variable="EMAIL_WITHOUT_ATTACHMENT",
     )
     mark: MarkBy = setting(MarkBy.SEEN, "how a message that is done with is marked", variable="EMAIL_MARK")
-    mark_completed: str = setting(
+    mark_completed: Line = setting(
         "", "keyword or folder; empty: the default of `mark`", variable="EMAIL_MARK_COMPLETED"
     )
-    mark_failed: str = setting(
+    mark_failed: Line = setting(
         "", "keyword or folder; empty: the default of `mark`", variable="EMAIL_MARK_FAILED"
     )
     max_file_bytes: int = setting(
         100 * _MIB, "largest attachment, decoded, in bytes", variable="EMAIL_MAX_FILE_BYTES", gt=0
     )
-
-    @field_validator("ignore_attachments", "allow_senders", "deny_senders", mode="before")
-    @classmethod
-    def _joined(cls, value: object) -> object:
-        return joined(value)
-
-    @field_validator(
-        "host",
-        "username",
-        "folder",
-        "subject_filter",
-        "sender_filter",
-        "allow_senders",
-        "deny_senders",
-        "authserv_id",
-        "name_filter",
-        "ignore_attachments",
-        "mark_completed",
-        "mark_failed",
-    )
-    @classmethod
-    def _printable(cls, value: str) -> str:
-        return one_line(value)
 
     @field_validator("charset")
     @classmethod
@@ -294,12 +270,3 @@ class MailboxSettings(Settings):
         if self.mark in (MarkBy.SEEN, MarkBy.LEAVE):
             return "", ""
         return self.mark_completed or completed, self.mark_failed or failed
-
-
-def _is_loopback_name(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

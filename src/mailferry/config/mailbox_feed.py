@@ -7,15 +7,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import Field
 
 from mailferry.config.columns import Blanks, ColumnRule, Hidden, Route
 from mailferry.config.database import DatabaseSettings  # noqa: TC001 - pydantic reads the annotations
 from mailferry.config.mailbox import MailboxKind, MailboxSettings
 from mailferry.config.schedule import OptionalScheduleText, Schedule
-from mailferry.config.settings import Settings, setting
+from mailferry.config.settings import Joined, Line, Name, Settings, setting
 from mailferry.config.spreadsheet import ErrorCells, Limits, UnknownColumns
-from mailferry.config.text import joined, one_line
 
 
 class Order(StrEnum):
@@ -45,15 +44,11 @@ class AbsentScope(StrEnum):
     FEED = "feed"
 
 
-_Text = Annotated[str, Field(min_length=1)]
-_Name = Annotated[_Text, AfterValidator(one_line)]
-
-
 class MailboxFeed(Settings):
     """Spreadsheets of one mailbox's messages into one table."""
 
     #: In `mailferry.toml` the name of its table. Two feeds of one database must differ.
-    name: _Name = setting(meaning="how the ledger calls it", variable="APP_NAME", option="")
+    name: Name = setting(meaning="how the ledger calls it", variable="APP_NAME", option="")
     mailbox: MailboxSettings
     database: DatabaseSettings
     limits: Limits = Limits()
@@ -70,8 +65,10 @@ class MailboxFeed(Settings):
         "its folders `pending`, `processed` and `failed`",
         variable="APP_BASE_DIR",
     )
-    target_table: _Name = setting("tracking_data", "`table` or `schema.table`", variable="DB_TARGET_TABLE")
-    unique_key: _Text = setting("hawb", "its unique key column", variable="DB_UNIQUE_KEY")
+    target_table: Name = setting("tracking_data", "`table` or `schema.table`", variable="DB_TARGET_TABLE")
+    unique_key: Annotated[str, Field(min_length=1)] = setting(
+        "hawb", "its unique key column", variable="DB_UNIQUE_KEY"
+    )
     sheet: str = setting(
         "", "a worksheet's name, or `all`; empty: the first visible one with the key", variable="FILE_SHEET"
     )
@@ -91,7 +88,7 @@ class MailboxFeed(Settings):
     skip_after: int = setting(
         0, "rows below the header that hold no data", variable="FILE_SKIP_AFTER", ge=0, le=1_000
     )
-    stop_at: str = setting(
+    stop_at: Joined = setting(
         "",
         "patterns (`*`), with commas, of what a row begins with that ends the data, such as a total",
         variable="FILE_STOP_AT",
@@ -154,7 +151,7 @@ class MailboxFeed(Settings):
         1, "without `schedule`: hours between two polls", variable="SCHEDULE_INTERVAL_HOURS", gt=0, le=8760
     )
     schedule: OptionalScheduleText = setting("", "when the service polls it", variable="APP_SCHEDULE")
-    host: Annotated[str, AfterValidator(one_line)] = setting(
+    host: Line = setting(
         "",
         "the only host whose service may run it; empty: any, or of a Maildir the first that did",
         variable="APP_HOST",
@@ -178,11 +175,6 @@ class MailboxFeed(Settings):
         ge=0,
         le=36_500,
     )
-
-    @field_validator("stop_at", mode="before")
-    @classmethod
-    def _joined(cls, value: object) -> object:
-        return joined(value)
 
     @property
     def due(self) -> Schedule:

@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import Annotated, Self
+from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, SecretStr, field_validator, model_validator
+from pydantic import SecretStr, field_validator, model_validator
 
 from mailferry.config.database import is_local
-from mailferry.config.settings import Settings, setting
-from mailferry.config.text import one_line
+from mailferry.config.settings import Line, Settings, setting
 
 #: A token that is guessed at, a few times a minute, should last for ages.
 _SHORTEST_TOKEN = 16
-_Line = Annotated[str, AfterValidator(one_line)]
 
 
 class PageSettings(Settings):
     """One page a worker process; every one of them shows the whole."""
 
-    listen: _Line = setting(
+    listen: Line = setting(
         "127.0.0.1:8417", "address and port; empty: no page", variable="PAGE_LISTEN", may_be_empty=True
     )
     token: SecretStr | None = setting(
         None, "what is asked for at the sign-in, and what programs send as a bearer", variable="PAGE_TOKEN"
     )
-    hosts: _Line = setting(
+    hosts: Line = setting(
         "", "names that the page is opened by, beside this machine's and addresses", variable="PAGE_HOSTS"
     )
-    proxy_header: _Line = setting(
+    proxy_header: Line = setting(
         "",
         "header in which a reverse proxy names the user that it has signed in",
         variable="PAGE_PROXY_HEADER",
     )
-    proxies: _Line = setting(
+    proxies: Line = setting(
         "127.0.0.1 ::1", "addresses of the proxies whose header counts", variable="PAGE_PROXIES"
     )
 

@@ -59,8 +59,8 @@ class Schedule:
 
         An interval counts slots of the wall clock, shifted by a phase that comes from the key. Cron fields are read in
         `after`'s zone: a time that the change to summer time leaves out fires right after it, and one that comes twice
-        in autumn fires once, or both times where the hour field begins with `*`. To that comes a delay
-        from key and time.
+        in autumn fires once, or both times where the hour field begins with `*`. Plus a delay that depends on
+        key and time.
 
         Raises:
             ValueError: `after` has no zone.

@@ -6,21 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from mailferry.config.tables import (
-    ALERTS,
-    COLUMN,
-    DATABASE,
-    EVENTS,
-    IMAP,
-    LIMITS,
-    MAILBOX,
-    MESSAGES,
-    OAUTH,
-    PAGE,
-    ROUTE,
-    SERVICE,
-    Table,
-)
+from mailferry.config import tables
 
 _TEXT = {"type": "string"}
 
@@ -29,30 +15,30 @@ def schema() -> dict[str, Any]:
     """Structure, types and ranges; rules between options are the reader's, see `mailferry config check`."""
     definitions: dict[str, Any] = {}
 
-    def table(*parts: Table, **more: Any) -> dict[str, Any]:
+    def table(*parts: tables.Table, **more: Any) -> dict[str, Any]:
         properties: dict[str, Any] = {}
         for part in parts:
             properties |= _properties(part, definitions)
         return {"type": "object", "properties": properties | more, "additionalProperties": False}
 
-    events = table(EVENTS)
+    events = table(tables.EVENTS)
     columns = {"type": "object", "additionalProperties": {"$ref": "#/$defs/column"}}
     mailbox = table(
-        MAILBOX,
-        MESSAGES,
-        imap=table(IMAP),
-        oauth=table(OAUTH),
-        limits=table(LIMITS),
+        tables.MAILBOX,
+        tables.MESSAGES,
+        imap=table(tables.IMAP),
+        oauth=table(tables.OAUTH),
+        limits=table(tables.LIMITS),
         columns=columns,
         routes={"type": "array", "items": {"$ref": "#/$defs/route"}},
     )
-    inner = {"column": table(COLUMN), "route": table(ROUTE, columns=columns)}
+    inner = {"column": table(tables.COLUMN), "route": table(tables.ROUTE, columns=columns)}
     defaults = {"events": {"$ref": "#/$defs/events"}, "mailbox": {"$ref": "#/$defs/mailbox"}}
     properties = {
-        "service": table(SERVICE),
-        "database": table(DATABASE),
-        "page": table(PAGE),
-        "alerts": table(ALERTS),
+        "service": table(tables.SERVICE),
+        "database": table(tables.DATABASE),
+        "page": table(tables.PAGE),
+        "alerts": table(tables.ALERTS),
         "defaults": {"type": "object", "properties": defaults, "additionalProperties": False},
         "events": {"type": "object", "additionalProperties": {"$ref": "#/$defs/events"}},
         "mailbox": {"type": "object", "additionalProperties": {"$ref": "#/$defs/mailbox"}},
@@ -67,7 +53,7 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _properties(table: Table, definitions: dict[str, Any]) -> dict[str, Any]:
+def _properties(table: tables.Table, definitions: dict[str, Any]) -> dict[str, Any]:
     """The options of a table as its model has them, the models' own definitions put among all."""
     whole = TypeAdapter(table.model).json_schema()
     definitions |= {name: one for name, one in whole.get("$defs", {}).items() if "enum" in one}
@@ -85,7 +71,7 @@ def _properties(table: Table, definitions: dict[str, Any]) -> dict[str, Any]:
             one["type"], one["items"] = ["string", "array"], _TEXT
         if option == "schedule":
             one["type"] = ["string", "integer"]
-        if table is LIMITS and not setting.choices:
+        if table is tables.LIMITS and not setting.choices:
             one["exclusiveMinimum"] = 0
         found[option] = one
     return found | {f"{one.option}_file": _TEXT for one in table.secrets}

@@ -31,7 +31,7 @@ __all__ = ["Configuration", "DatabaseSettings", "ServiceSettings", "default_path
 
 _Apart = TypeVar("_Apart", PageSettings, AlertSettings)
 
-#: Where a configuration is looked for: the first of these groups of which any file is there, all of it together.
+#: Where a configuration is looked for: the files that exist of the first group that has any.
 PLACES = (
     (Path("mailferry.toml"),),
     (Path("uzmanposta.ini"), Path("config.env")),

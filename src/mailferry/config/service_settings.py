@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import AfterValidator
-
-from mailferry.config.settings import Settings, setting
-from mailferry.config.text import one_line
+from mailferry.config.settings import Line, Settings, setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +16,7 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 class ServiceSettings(Settings):
     """One worker process."""
 
-    host: Annotated[str, AfterValidator(one_line)] = setting(
+    host: Line = setting(
         "",
         "what this machine is called in the database and by the feeds' `host`; empty: its host name",
         variable="MAILFERRY_HOST",

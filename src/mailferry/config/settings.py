@@ -9,12 +9,29 @@ import functools
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+)
+
+from mailferry.config.text import joined, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+#: Text without control characters; and the same that is not empty.
+Line = Annotated[str, AfterValidator(one_line)]
+Name = Annotated[str, Field(min_length=1), AfterValidator(one_line)]
+#: Texts with commas between them, in TOML a list as well; and the same without control characters.
+Joined = Annotated[str, BeforeValidator(joined)]
+Lines = Annotated[Joined, AfterValidator(one_line)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +75,7 @@ def setting(
     plural: bool = False,
     **constraints: Any,
 ) -> Any:
-    """Declare a setting: its default (`...` where it must be set), one line for people, what `Setting` says of it.
+    """Declare a setting: its default (`...` where it must be set), one line for people, and the rest as in `Setting`.
 
     `constraints` are those of pydantic's `Field`. The option is called as the field unless it is named.
     """

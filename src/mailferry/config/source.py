@@ -129,6 +129,6 @@ def unknown(
     cutoff: float = 0.6,
     else_: str = "take it out",
 ) -> str:
-    """What to say of a name that is none of those known."""
+    """The message for an unknown name."""
     close = difflib.get_close_matches(name, list(known), 1, cutoff)
     return f"{what}; {f'did you mean {close[0]}?' if close else else_}"

@@ -10,26 +10,10 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from mailferry.config import secret
+from mailferry.config import secret, tables
 from mailferry.config.event_feed import CATEGORIES, EventFeed
 from mailferry.config.mailbox import Auth, MailboxKind
-from mailferry.config.tables import (
-    ALERTS,
-    COLUMN,
-    DATABASE,
-    EVENTS,
-    IMAP,
-    LIMITS,
-    MAILBOX,
-    MESSAGES,
-    OAUTH,
-    PAGE,
-    ROUTE,
-    SERVICE,
-    Table,
-    base_dir,
-    event_paths,
-)
+from mailferry.config.tables import Table, base_dir, event_paths
 from mailferry.config.toml_text import key, option
 
 if TYPE_CHECKING:
@@ -40,9 +24,9 @@ if TYPE_CHECKING:
     from mailferry.config.service import Configuration
 
 MASK = "********"
-_PATHS = tuple(option for option, setting in EVENTS.options.items() if setting.path)
+_PATHS = tuple(option for option, setting in tables.EVENTS.options.items() if setting.path)
 #: Event options that all feeds may share in [defaults.events]; the others belong to one feed, or to its category.
-_SHARED = frozenset(EVENTS.options) - {"id", "domain", "category", "type", "url", "start_time"}
+_SHARED = frozenset(tables.EVENTS.options) - {"id", "domain", "category", "type", "url", "start_time"}
 
 
 class Style(Enum):
@@ -71,9 +55,13 @@ class _Section:
 
 def as_toml(configuration: Configuration, style: Style) -> str:
     """The text of a file that reads as this configuration (but for secrets that are not in it)."""
-    sections = [_service(configuration, style)]
+    sections = [
+        _Section(
+            name="service", parts=("service",), values=_chosen(tables.SERVICE, configuration.service, style)
+        )
+    ]
     sections.append(_database(configuration, style))
-    apart = (("page", PAGE, configuration.page), ("alerts", ALERTS, configuration.alerts))
+    apart = (("page", tables.PAGE, configuration.page), ("alerts", tables.ALERTS, configuration.alerts))
     sections += [
         _Section(name=name, parts=(name,), values=_chosen(table, one, style)) for name, table, one in apart
     ]
@@ -130,14 +118,9 @@ def _plain(value: Any) -> Any:
 # Sections
 
 
-def _service(configuration: Configuration, style: Style) -> _Section:
-    chosen = _chosen(SERVICE, configuration.service, style)
-    return _Section(name="service", parts=("service",), values=chosen)
-
-
 def _database(configuration: Configuration, style: Style) -> _Section:
     database = configuration.database
-    chosen = _chosen(DATABASE, database, style)
+    chosen = _chosen(tables.DATABASE, database, style)
     # Of parts and URL only the one that counts is shown.
     parts = {"host", "port", "name", "user", "password"}
     unused = {*parts, "url"} if database.private else parts if database.url else {"url"}
@@ -149,7 +132,7 @@ def _event(feed: EventFeed, data_dir: Path, style: Style) -> _Section:
     url, types = CATEGORIES[feed.category]
     usual: dict[str, Any] = {"type": types[0], "url": url, **event_paths(feed.section, data_dir)}
     usual["heartbeat_file"] = feed.folder / f"{feed.section}_heartbeat.json"
-    chosen = _chosen(EVENTS, feed, style, usual)
+    chosen = _chosen(tables.EVENTS, feed, style, usual)
     given = {name: value for name, value in chosen.items() if name in ("type", "url", "category", "domain")}
     paths = {name: getattr(feed, name) for name in _PATHS}
     made = EventFeed(section=feed.section, api_key=feed.api_key, **paths, **given)
@@ -185,26 +168,26 @@ def _common(events: list[_Section]) -> _Section:
 def _mailbox(feed: MailboxFeed, data_dir: Path, style: Style) -> list[_Section]:
     place, parts = f"mailbox.{key(feed.name)}", ("mailbox", feed.name)
     mail = feed.mailbox
-    own = _chosen(MAILBOX, feed, style, {"base_dir": base_dir(feed.name, data_dir)})
+    own = _chosen(tables.MAILBOX, feed, style, {"base_dir": base_dir(feed.name, data_dir)})
     if style is Style.WHOLE and feed.schedule:
         own.pop("schedule_hours")
-    own |= _chosen(MESSAGES, mail, style)
+    own |= _chosen(tables.MESSAGES, mail, style)
     if mail.kind is MailboxKind.IMAP:
         own.pop("maildir", None)
     sections = [_Section(name=place, parts=parts, values=own, needed=True)]
     if mail.kind is MailboxKind.IMAP:
         usual = {"port": 993 if mail.ssl else 143, "auth": Auth.XOAUTH2 if mail.oauth else Auth.PASSWORD}
-        imap = _chosen(IMAP, mail, style, usual)
+        imap = _chosen(tables.IMAP, mail, style, usual)
         imap = {"host": mail.host, "username": mail.username, **imap}
         sections.append(_Section(name=f"{place}.imap", parts=parts, values=imap, needed=True))
     if mail.kind is MailboxKind.IMAP and mail.oauth:
-        chosen = _chosen(OAUTH, mail.oauth, style)
+        chosen = _chosen(tables.OAUTH, mail.oauth, style)
         sections.append(_Section(name=f"{place}.oauth", parts=(*parts, "oauth"), values=chosen, needed=True))
-    limits = _chosen(LIMITS, feed.limits, style)
+    limits = _chosen(tables.LIMITS, feed.limits, style)
     sections.append(_Section(name=f"{place}.limits", parts=parts, values=limits))
     sections.append(_columns(feed.columns, place, parts))
     for route in feed.routes:
-        chosen = _chosen(ROUTE, route, Style.WITH_SECRETS)
+        chosen = _chosen(tables.ROUTE, route, Style.WITH_SECRETS)
         sections.append(
             _Section(name=f"{place}.routes", parts=parts, values=chosen, needed=True, repeated=True)
         )
@@ -214,7 +197,7 @@ def _mailbox(feed: MailboxFeed, data_dir: Path, style: Style) -> list[_Section]:
 
 def _columns(rules: Iterable[ColumnRule], place: str, parts: tuple[str, ...]) -> _Section:
     """The declared columns, a line each; only what they declare."""
-    values = {rule.name: _chosen(COLUMN, rule, Style.WITH_SECRETS) for rule in rules}
+    values = {rule.name: _chosen(tables.COLUMN, rule, Style.WITH_SECRETS) for rule in rules}
     return _Section(name=f"{place}.columns", parts=parts, values=values)
 
 
