@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mailferry.events.metrics import Metrics
+from mailferry.report_json import dumped
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mailferry.events.collector import Result
-
-#: Raised when a field changes its meaning or is removed; new fields do not raise it.
-VERSION = 1
 
 
 def total(results: Sequence[Result]) -> Metrics:
@@ -31,8 +28,8 @@ def as_json(results: Sequence[Result], exit_status: int) -> str:
         {
             "section": result.section,
             "status": result.status,
-            "error": mask(result.error) or None,
-            "warnings": [mask(warning) for warning in result.warnings],
+            "error": result.error or None,
+            "warnings": result.warnings,
             "position": result.position,
             "lag_seconds": result.lag_seconds,
             "new_gaps": result.new_gaps,
@@ -45,13 +42,7 @@ def as_json(results: Sequence[Result], exit_status: int) -> str:
         }
         for result in results
     ]
-    whole: dict[str, Any] = {
-        "version": VERSION,
-        "exit_status": exit_status,
-        "sections": sections,
-        "total": total(results).to_json(),
-    }
-    return json.dumps(whole, ensure_ascii=False)
+    return dumped(exit_status=exit_status, sections=sections, total=total(results).to_json())
 
 
 def as_text(results: Sequence[Result]) -> str:

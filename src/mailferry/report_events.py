@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mailferry.events.hours import FAULTS, HOUR
-from mailferry.report import VERSION
+from mailferry.report_json import dumped
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def verified_status(result: Verified | str) -> int:
 
 def verified_json(done: dict[str, Verified | str], code: int) -> str:
     """Every hour of every feed."""
-    return _dumped(exit_status=code, feeds=[_verified(name, result) for name, result in done.items()])
+    return dumped(exit_status=code, feeds=[_verified(name, result) for name, result in done.items()])
 
 
 def _verified(name: str, result: Verified | str) -> dict[str, Any]:
@@ -113,7 +112,7 @@ def filled_json(done: dict[str, Filled | str], code: int, seconds: float, *, dry
         }
         for name, result in done.items()
     ]
-    return _dumped(exit_status=code, dry_run=dry, seconds=round(seconds, 3), feeds=feeds)
+    return dumped(exit_status=code, dry_run=dry, seconds=round(seconds, 3), feeds=feeds)
 
 
 def filled_text(done: dict[str, Filled | str], seconds: float, *, dry: bool) -> str:
@@ -158,7 +157,7 @@ def gaps_json(done: dict[str, list[Gap] | str], code: int) -> str:
             found.append(
                 {"feed": name, **asdict(gap), "start": _time(gap.start), "end": _time(gap.end), **times}
             )
-    return _dumped(exit_status=code, gaps=found, errors=errors)
+    return dumped(exit_status=code, gaps=found, errors=errors)
 
 
 def gaps_text(done: dict[str, list[Gap] | str]) -> str:
@@ -179,10 +178,6 @@ def gaps_text(done: dict[str, list[Gap] | str]) -> str:
 
 def _text(lines: list[str]) -> str:
     return "\n".join(map(mask, lines))
-
-
-def _dumped(**fields: Any) -> str:
-    return json.dumps({"version": VERSION, **fields}, ensure_ascii=False)
 
 
 def _time(seconds: int) -> str:

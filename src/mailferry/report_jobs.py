@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
+from mailferry import report_json
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
@@ -19,36 +19,12 @@ if TYPE_CHECKING:
     from mailferry.mailbox.run_once import Run
     from mailferry.mailbox.workbook.values import RejectedRow
 
-#: Raised when a field changes its meaning or is removed; new fields do not raise it.
-VERSION = 1
-_SENTENCES = {"error", "reason", "warnings", "troubles", "text"}
-
-
-def dumped(**content: Any) -> str:
-    """One JSON object; times are ISO 8601 with their offset."""
-    return json.dumps({"version": VERSION, **_masked(content)}, ensure_ascii=False, default=_plain)
-
-
-def _masked(value: Any, key: str = "") -> Any:
-    """Our own sentences without secrets; what came by mail stays as it is."""
-    if isinstance(value, dict):
-        return {name: _masked(one, str(name)) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_masked(one, key) for one in value]
-    return mask(value) if isinstance(value, str) and key in _SENTENCES else value
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    return str(value)
-
 
 # Runs
 
 
 def run_json(run: Run) -> str:
-    return dumped(
+    return report_json.dumped(
         exit_status=run.exit_status,
         feed=run.feed,
         status=run.status,
@@ -132,7 +108,7 @@ def replayed_text(jobs: Sequence[Job], *, dry_run: bool) -> str:
 
 def undone_json(done: Undoing) -> str:
     rows = dataclasses.asdict(done.rows) if done.rows else None
-    return dumped(job=job_plain(done.job), rows=rows, counted_on=done.counted_on)
+    return report_json.dumped(job=job_plain(done.job), rows=rows, counted_on=done.counted_on)
 
 
 def undone_text(done: Undoing) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from mailferry import report_jobs
+from mailferry.report_json import dumped
 from mailferry.secrets import mask
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ _WIDE = 40
 
 def as_json(found: Sequence[Preview]) -> str:
     """All of it."""
-    return report_jobs.dumped(
-        loads=all(one.loads for one in found), previews=[dataclasses.asdict(one) for one in found]
-    )
+    return dumped(loads=all(one.loads for one in found), previews=[dataclasses.asdict(one) for one in found])
 
 
 def as_text(found: Sequence[Preview]) -> str:

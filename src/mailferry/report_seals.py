@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from mailferry.report import VERSION
+from mailferry.report_json import dumped
 
 if TYPE_CHECKING:
     from mailferry.events.seal import Manifest, SealFault
@@ -42,7 +41,7 @@ def as_json(done: dict[str, Checked | str], code: int) -> str:
         }
         for name, result in done.items()
     ]
-    return json.dumps({"version": VERSION, "exit_status": code, "feeds": feeds}, ensure_ascii=False, indent=2)
+    return dumped(exit_status=code, feeds=feeds)
 
 
 def as_text(done: dict[str, Checked | str]) -> str:

@@ -1,4 +1,4 @@
-"""`mailferry alerts`: whether word of what needs a person arrives."""
+"""`mailferry alerts`: whether alerts arrive."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import typer
 
 from mailferry.commands.options import Json
 from mailferry.errors import ConfigError
+from mailferry.report_json import dumped
 
 if TYPE_CHECKING:
     from mailferry.config.service import Configuration
@@ -45,12 +46,12 @@ def check(files: _Files = None, as_json: Json = False) -> None:
     except ConfigError as error:
         if not as_json:
             raise
-        typer.echo(_dumped(ok=False, faults=[mask(fault) for fault in error.faults], warnings=[]))
+        typer.echo(dumped(ok=False, faults=[mask(fault) for fault in error.faults], warnings=[]))
         sys.exit(2)
     if as_json:
         counts = {"events": len(found.events), "mailboxes": len(found.mailboxes)}
         paths = [str(path) for path in found.paths]
-        typer.echo(_dumped(ok=True, faults=[], warnings=list(found.warnings), files=paths, feeds=counts))
+        typer.echo(dumped(ok=True, faults=[], warnings=list(found.warnings), files=paths, feeds=counts))
         return
     _warn(found)
     typer.echo(
@@ -68,7 +69,7 @@ def show(files: _Files = None, as_json: Json = False) -> None:
 
     found = service.read(files or [])
     if as_json:
-        typer.echo(_dumped(**toml_write.as_plain(found)))
+        typer.echo(dumped(**toml_write.as_plain(found)))
         return
     _warn(found)
     sources = ", ".join(map(str, found.paths)) or "the environment"
@@ -110,7 +111,3 @@ def _warn(found: Configuration) -> None:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _dumped(**result: object) -> str:
-    return json.dumps({"version": 1, **result}, ensure_ascii=False)

@@ -13,6 +13,7 @@ import typer
 
 from mailferry import logs, tracing
 from mailferry.errors import ConfigError, MailferryError
+from mailferry.report_json import dumped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -213,8 +214,6 @@ def _pool(
 
 def _list(file: EventFeeds, *, as_json: bool) -> int:
     if as_json:
-        import json
-
         sections = [
             {
                 "section": name,
@@ -228,7 +227,7 @@ def _list(file: EventFeeds, *, as_json: bool) -> int:
             else {"section": name, "faults": file.faults.get(name, [])}
             for name, feed in file.feeds.items()
         ]
-        typer.echo(json.dumps({"version": 1, "sections": sections}, ensure_ascii=False))
+        typer.echo(dumped(sections=sections))
     else:
         width = max(map(len, file.feeds), default=0)
         for name, feed in file.feeds.items():

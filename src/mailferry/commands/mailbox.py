@@ -15,6 +15,7 @@ from mailferry.commands.options import Config, Feed, Json
 from mailferry.config.text import present
 from mailferry.entry import quit_with
 from mailferry.errors import ConfigError, Reject, Retry
+from mailferry.report_json import dumped
 
 if TYPE_CHECKING:
     import threading
@@ -66,7 +67,7 @@ def explain(
     limit: Annotated[int, typer.Option(min=1, help="So many messages, the newest first.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Say of each message and part why it would be taken or skipped; nothing is changed.
+    """Show for each message and part why it would be taken or skipped; nothing is changed.
 
     Exit status: 0 done; 1 the mailbox cannot be opened; 2 configuration.
     """
@@ -77,7 +78,7 @@ def explain(
 
     found = list(messages(read(config, feed), limit=limit))
     plain = [dataclasses.asdict(message) for message in found]
-    typer.echo(report_jobs.dumped(messages=plain) if as_json else report_jobs.explained_text(found))
+    typer.echo(dumped(messages=plain) if as_json else report_jobs.explained_text(found))
 
 
 def check(config: Config = Path(CONFIG), feed: Feed = "", as_json: Json = False) -> None:
@@ -125,7 +126,7 @@ def list_jobs(
             limit=limit,
         )
     plain = [report_jobs.job_plain(job) for job in found]
-    typer.echo(report_jobs.dumped(jobs=plain) if as_json else report_jobs.jobs_text(found))
+    typer.echo(dumped(jobs=plain) if as_json else report_jobs.jobs_text(found))
 
 
 @jobs.command()
@@ -151,7 +152,7 @@ def show(
         typer.echo(report_jobs.details_text(details, rows))
         return
     plain = {file.id: [dataclasses.asdict(row) for row in some] for file, some in rows}
-    typer.echo(report_jobs.dumped(job=report_jobs.details_plain(details), rejected_rows=plain))
+    typer.echo(dumped(job=report_jobs.details_plain(details), rejected_rows=plain))
 
 
 @jobs.command()
@@ -162,7 +163,7 @@ def retry(
     feed: Annotated[str, typer.Option(help="All of this feed.", metavar="NAME")] = "",
     state: Annotated[
         Replayed | None,
-        typer.Option(help="All that failed; all of which a file or row was rejected.", show_default=False),
+        typer.Option(help="All that failed, or all with a rejected file or row.", show_default=False),
     ] = None,
     since: Annotated[
         str, typer.Option(metavar="TIME", help="All whose message was received then or later: ISO 8601.")
@@ -199,9 +200,7 @@ def _replay(
         done = found if dry_run else admin.replay(conn, found)
     plain = [report_jobs.job_plain(job) for job in done]
     typer.echo(
-        report_jobs.dumped(dry_run=dry_run, jobs=plain)
-        if as_json
-        else report_jobs.replayed_text(done, dry_run=dry_run)
+        dumped(dry_run=dry_run, jobs=plain) if as_json else report_jobs.replayed_text(done, dry_run=dry_run)
     )
 
 
@@ -224,7 +223,7 @@ def acknowledge(
     with _ledger(config) as conn:
         done = admin.acknowledge_all(conn, feed or None) if every else [admin.acknowledge(conn, number)]
     plain = [report_jobs.job_plain(job) for job in done]
-    typer.echo(report_jobs.dumped(jobs=plain) if as_json else report_jobs.acknowledged_text(done))
+    typer.echo(dumped(jobs=plain) if as_json else report_jobs.acknowledged_text(done))
 
 
 @jobs.command()
@@ -262,7 +261,7 @@ def _change(what: str, number: int, config: Path, *, as_json: bool) -> None:
     with _ledger(config) as conn:
         job = (admin.retry if what == "retry" else admin.cancel)(conn, number)
     if as_json:
-        typer.echo(report_jobs.dumped(job=report_jobs.job_plain(job)))
+        typer.echo(dumped(job=report_jobs.job_plain(job)))
     else:
         typer.echo(
             f"job {job.id}: {job.state}"
@@ -401,9 +400,7 @@ def run_check(config: Path | None, feed: str = "", *, as_json: bool) -> int:
     except ConfigError as error:
         found, status = [health.faulty(error)], 2
     plain = [health.as_plain(one) for one in found]
-    typer.echo(
-        report_jobs.dumped(exit_status=status, checks=plain) if as_json else report_jobs.checks_text(found)
-    )
+    typer.echo(dumped(exit_status=status, checks=plain) if as_json else report_jobs.checks_text(found))
     return status
 
 

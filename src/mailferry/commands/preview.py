@@ -13,6 +13,7 @@ from mailferry.commands.mailbox import CONFIG, chosen_file, read
 from mailferry.commands.options import Config, Feed, Json
 from mailferry.entry import quit_with
 from mailferry.errors import Reject, Retry
+from mailferry.report_json import dumped
 
 if TYPE_CHECKING:
     from mailferry.config.mailbox_feed import MailboxFeed
@@ -112,7 +113,7 @@ def columns(
 
     Exit status: 0 done; 1 it is no spreadsheet; 2 configuration; 3 the database could not be reached.
     """
-    from mailferry import database, report_jobs
+    from mailferry import database
     from mailferry.config.toml_text import key
     from mailferry.mailbox.proposal import propose
     from mailferry.mailbox.target.table import Target
@@ -130,7 +131,7 @@ def columns(
             {"sheet": one.sheet, "header_row": one.header_row, "columns": one.columns, "left": one.left}
             for one in found
         ]
-        typer.echo(report_jobs.dumped(proposals=plain))
+        typer.echo(dumped(proposals=plain))
         return
     of_toml = (chosen_file(config) or config).suffix == ".toml"
     section = f"mailbox.{key(settings.name)}.columns" if of_toml else "columns"

@@ -14,6 +14,7 @@ from mailferry import logs
 from mailferry.commands.options import Json
 from mailferry.entry import quit_with
 from mailferry.errors import Retry, Stop
+from mailferry.report_json import dumped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,12 +103,10 @@ def reload(
 
     Exit status: 0 taken; 1 refused, or no worker answered; 2 configuration; 3 the database cannot be reached.
     """
-    from mailferry import report_jobs
-
     answers = _reload(read(config or ()), everywhere=everywhere)
     good = bool(answers) and not any(answer["error"] for answer in answers)
     if as_json:
-        typer.echo(report_jobs.dumped(exit_status=int(not good), workers=answers))
+        typer.echo(dumped(exit_status=int(not good), workers=answers))
     else:
         for answer in answers or [{"worker": "no worker is running here", "error": ""}]:
             text = f"refused: {answer['error']}" if answer["error"] else "taken"
@@ -156,15 +155,12 @@ def _watch(paths: Sequence[Path]) -> None:
 
 def run_status(paths: Sequence[Path], *, as_json: bool) -> int:
     """`status`, for both command lines that have it; returns the exit status."""
-    from mailferry import report_jobs
     from mailferry.clock import local_now
     from mailferry.monitor import status as monitor
 
     found = monitor.look(read(paths), local_now())
     code = 3 if found.database_error else int(not found.healthy)
-    text = (
-        report_jobs.dumped(exit_status=code, **monitor.as_plain(found)) if as_json else monitor.as_text(found)
-    )
+    text = dumped(exit_status=code, **monitor.as_plain(found)) if as_json else monitor.as_text(found)
     typer.echo(text)
     return code
 

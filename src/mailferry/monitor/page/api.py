@@ -18,6 +18,7 @@ from mailferry.monitor import status as monitor
 from mailferry.monitor.page.forms import body_of, by
 from mailferry.monitor.page.gate import int_of
 from mailferry.monitor.page.openapi import MOST, USUAL, document
+from mailferry.report_json import dumped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,9 +125,7 @@ def fault(code: int, text: str) -> Response:
 
 
 def _answer(code: int = 200, **content: Any) -> Response:
-    return Response(
-        report_jobs.dumped(**content).encode("utf-8", "replace"), code, media_type="application/json"
-    )
+    return Response(dumped(**content).encode("utf-8", "replace"), code, media_type="application/json")
 
 
 def _known(request: Request, names: tuple[str, ...]) -> Mapping[str, str]:
