@@ -28,7 +28,7 @@ FAST = {"fsync": "off", "full_page_writes": "off"}
 
 @pytest.fixture(scope="session")
 def server_folder() -> Iterator[Path]:
-    """A folder that the server's user can reach, whoever that is."""
+    """A folder that the server's user can reach, whichever user that is."""
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="mailferry-", dir=memory if memory.is_dir() else None))
     folder.chmod(0o711)

@@ -1,4 +1,4 @@
-"""Those that alerts go to: a mail server and a web server of the test's own, which can be told to refuse or to hang."""
+"""Those that alerts go to: a mail server and a web server of the test's own, which a test can have refuse or to hang."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ class Fleet:
         """Each event and each row once and in order, and nothing else."""
         for name, (feed, _) in FEEDS.items():
             lines = [line for line in self._lines(name) if (event_time(json.loads(line)) or 0) < self._until]
-            # Late ones are those of the runs; what they come to in order is told by the feed's row.
+            # Late ones are those of the runs; what they come to in order stands in the feed's row.
             late = feed_row(self.settings, name)["late"]
             found = compare(self.provider.truth(feed, self._start, self._until), lines)
             assert found.clean(late=late), (name, found)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Manager:
-    """Stands in systemd's place at the notification socket, and keeps what it is told."""
+    """Stands in systemd's place at the notification socket, and keeps what it receives."""
 
     def __init__(self) -> None:
         self.said: list[str] = []

@@ -57,5 +57,5 @@ class Passwords:
 
 
 def hand_over() -> bytes:
-    """SQL that gives the worker what is the administrator's in a database."""
+    """SQL that makes the worker the owner of what the administrator owns in a database."""
     return (resources.files("mailferry") / "sql" / "ownership.sql").read_bytes()

@@ -139,7 +139,7 @@ def test_kill_at_each_call_that_changes_the_data_or_its_checkpoint(tmp_path: Pat
             ended = forked(
                 site, trace=injected(call, fault, log, paths=committing_paths(site, feed))
             ).finished()
-            if ended.returncode == 0:  # all is collected: once more from the beginning
+            if ended.returncode == 0:  # all is collected: again from the beginning
                 site.assert_exactly_once(feed)
                 start_again(site)
                 shipper = Shipper(site, feed)

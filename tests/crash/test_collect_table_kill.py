@@ -138,7 +138,7 @@ def test_kill_at_random_moments(tmp_path: Path, database_settings: DatabaseSetti
                 site.start_again()
                 continue
             kills += 1
-        # Without taking over: the server has noticed by itself, or soon does, that nobody is there any more.
+        # Without taking over: the server has noticed by itself, or soon does, that the client is gone.
         wait_for(
             "the end of the dead run's sessions",
             lambda: all(result.status == "completed" for result in site.collect().results.values()),

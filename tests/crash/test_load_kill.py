@@ -1,7 +1,7 @@
 """kill -9 at every step of a run of a mailbox feed: nothing lost, nothing twice, nothing left lying about.
 
 Some eighty kills in all. Every run goes on where the one before was killed, so that repairing is killed as well.
-Statements are told apart on their way to the server, and the process is killed before one gets there, or when the
+Statements are distinguished on their way to the server, and the process is killed before one gets there, or when the
 server has done it and the process has not heard so. System calls on files are hit by strace.
 """
 

@@ -243,7 +243,7 @@ def test_a_workbook_in_the_mailbox_becomes_rows(site: Site, tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def provider(site: Site) -> Iterator[tuple[dict[str, Any], int]]:
-    """The stand-in of the provider, with half an hour of events: what it tells of itself, and their end."""
+    """The stand-in of the provider, with half an hour of events: what it prints, and their end."""
     end = int(time.time()) - 600
     options = ["--rate", "0.2", "--feed", "mail/incominglog", "--feed", "mail/outgoinglog"]
     options += ["--start", str(end - 1800), "--end", str(end)]
@@ -252,18 +252,18 @@ def provider(site: Site) -> Iterator[tuple[dict[str, Any], int]]:
 
 
 def test_the_timers_service_collects_every_event(site: Site, provider: tuple[dict[str, Any], int]) -> None:
-    told, end = provider
+    printed, end = provider
     share = "/opt/mailferry/current/share/mailferry"
     with site.machine.path("/etc/mailferry/uzmanposta.ini").open("w", encoding="utf-8") as ini:
         ini.write(site.machine.sh(f"sed -n '/^.DEFAULT/,/^$/p' {share}/uzmanposta.ini.example").out)
-        ini.write(told["ini"])
+        ini.write(printed["ini"])
     site.machine.sh("cd /etc/mailferry && chgrp trackandtrace uzmanposta.ini && chmod 640 uzmanposta.ini")
 
     site.machine.run("systemctl", "start", "mailferry-collect.service")
 
-    for feed in told["feeds"]:
+    for feed in printed["feeds"]:
         query = urlencode({name: feed[name] for name in ("api_key", "domain", "category", "type")})
-        url = f"{told['url']}/_truth?{query}&start={end - 1800}&end={end}"
+        url = f"{printed['url']}/_truth?{query}&start={end - 1800}&end={end}"
         code = f"import urllib.request as u; print(u.urlopen({url!r}).read().decode(), end='')"
         truth = site.machine.run("python3", "-c", code).out.encode().splitlines(keepends=True)
         folder = site.machine.path(

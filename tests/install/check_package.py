@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["fixtures_install"]
 KIND = "systemd"
-#: Nobody answers there: the service goes on trying and is never ready. The password comes from elsewhere.
+#: No server answers there: the service goes on trying and is never ready. The password comes from elsewhere.
 CONFIG = "EMAIL_HOST=127.0.0.1\nEMAIL_USERNAME=user@example.com\nDB_HOST=127.0.0.1\nDB_NAME=none\nDB_USERNAME=none\n"
 DATA = "/etc/trackandtrace/config.env", "/var/lib/trackandtrace/pending", "/var/log/trackandtrace"
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy, so that every version of one session is of the same sources, whoever works on them meanwhile."""
+    """A copy, so that every version of one session is of the same sources, whatever changes in them meanwhile."""
     return copy((*RELEASE, *SOURCES), ROOT, tmp_path_factory.mktemp("sources"))
 
 
@@ -41,7 +41,7 @@ def versions(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Version
 
 @pytest.fixture(scope="module", params=RELEASES)
 def site(request: pytest.FixtureRequest, sources: Path) -> Iterator[Site]:
-    """One a module and release: its tests are one machine's story, told in order. The module says which KIND."""
+    """One a module and release: its tests are one machine's story, in order. The module says which KIND."""
     release = request.param
     with fresh(release, request.module.KIND) as machine:
         yield Site(machine, sources, wheels(sources, python_version(release)))

@@ -92,13 +92,13 @@ def test_a_refused_file_is_a_mail_that_can_be_forwarded_with_an_address_as_the_o
     body = only.get_body()
     assert body
     text = body.get_content()
-    for told in (
+    for line in (
         "Track and Trace İstanbul",
         "rows.xlsx: 2 rows read, 1 rejected",
         "broken.xls: not loaded",
         "job 1",
     ):
-        assert told in text
+        assert line in text
     assert only["Subject"] == "Refused: Track and Trace İstanbul"
     assert only["Auto-Submitted"] == "auto-generated"
     (attached,) = only.iter_attachments()

@@ -154,7 +154,7 @@ def test_an_audit_appends_what_has_changed_and_verify_takes_the_lines_for_one_ev
         for more in ([], ["--offline"]):
             code, answer = verify(site, feed, *more)
             assert code == 0, answer
-        # A line that someone adds, or takes away, is found all the same.
+        # A line that was added or removed by hand is found all the same.
         path = site.data_files(feed)[0]
         lines = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join([*lines, lines[-1]]))

@@ -369,7 +369,7 @@ def test_entries_are_time_stamped_and_openssl_alone_verifies_them(tmp_path: Path
             check=False,
         )
         assert "Verification: OK" in ran.stdout + ran.stderr
-        # A stamp of another line, or of nobody known, is found.
+        # A stamp of another line, or of an unknown authority, is found.
         stamps[0].write_bytes(stamps[1].read_bytes())
         code, found = seals(site)
         assert code == 4

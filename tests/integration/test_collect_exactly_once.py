@@ -130,7 +130,7 @@ def test_every_trouble_of_lists_and_details_at_once(tmp_path: Path, inclusive: b
         for feed in (OUTGOING, QUARANTINE, SIGN_INS):
             site.assert_exactly_once(feed)
         assert set(site.provider.stats.troubles) == set(Trouble) - SLOW
-        told = " ".join(line["error"] for line in site.errors(OUTGOING))
+        logged = " ".join(line["error"] for line in site.errors(OUTGOING))
         for words in (
             "status 500",
             "status 502",
@@ -140,7 +140,7 @@ def test_every_trouble_of_lists_and_details_at_once(tmp_path: Path, inclusive: b
             "empty",
             "another mail",
         ):
-            assert words in told
+            assert words in logged
         assert ended.of(OUTGOING).metrics.failed > 0
 
 
@@ -245,7 +245,7 @@ def test_records_that_say_nothing_are_kept_and_crash_nothing(tmp_path: Path) -> 
         ended = site.collect()
         assert ended.status == 0
         for feed in (QUARANTINE, OUTGOING):
-            # Nulls cannot be told apart, but in one window each has its line.
+            # Nulls cannot be distinguished, but in one window each has its line.
             site.assert_exactly_once(feed)
             metrics = ended.of(feed).metrics
             assert metrics.not_objects + metrics.without_time == metrics.events

@@ -165,7 +165,7 @@ def test_data_files_are_kept_unless_days_are_given(tmp_path: Path) -> None:
         assert site.collect().status == 0
         old, young = site.data_files(OUTGOING)[0], site.data_files(SIGN_INS)[0]
         other = old.with_name("notes_2020-01-01_00.log")
-        other.write_text("somebody else's\n")
+        other.write_text("another program's\n")
         os.utime(old, (START, START))
         os.utime(other, (START, START))
         site.clock.now = START + 3 * 86_400
@@ -267,7 +267,7 @@ def assert_nowhere(secret: str, folder: Path, *texts: str) -> None:
 
 @pytest.fixture
 def echo() -> Iterator[str]:
-    """A provider that tells what it was told in every answer, as a proxy's error pages do."""
+    """A provider that repeats the request in every answer, as a proxy's error pages do."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

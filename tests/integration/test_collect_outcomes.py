@@ -102,8 +102,8 @@ def test_quarantine_past_its_seven_days_is_a_gap_with_both_ends(tmp_path: Path) 
             assert {gap["kind"] for gap in gaps} == {"expired"}
             assert gaps[0]["start"] == "2025-06-15T15:00:00+00:00"
             assert gaps[-1]["end"] == "2025-06-18T15:00:00+00:00"
-            told = [line["error"] for line in site.errors(feed)]
-            assert any("2025-06-15 15:00:00 UTC to 2025-06-18 15:00:00 UTC" in text for text in told)
+            logged = [line["error"] for line in site.errors(feed)]
+            assert any("2025-06-15 15:00:00 UTC to 2025-06-18 15:00:00 UTC" in text for text in logged)
             reached = [
                 json.loads(event.value) for event in site.provider.truth(feed, now - 7 * DAY, now - 30)
             ]
@@ -162,7 +162,7 @@ def test_a_key_that_is_refused_in_the_middle_of_a_run_loses_nothing(tmp_path: Pa
 
 def test_nothing_reached_at_all_is_exit_3_and_one_section_reached_is_exit_1(tmp_path: Path) -> None:
     with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # bound, not listening: nobody else can take the port
+        held.bind(("127.0.0.1", 0))  # bound, not listening: no other program can take the port
         nowhere = f"http://127.0.0.1:{held.getsockname()[1]}/api/v2/logs/mail"
         config = tmp_path / "uzmanposta.ini"
         head = f"[DEFAULT]\nlist_retries = 1\nlist_sleep_time = 0\nstart_time = {START}\n"
@@ -191,8 +191,8 @@ def test_a_section_that_another_process_collects_is_skipped_with_a_message_and_e
             done = finished(command("collect", "--config", site.config, "--all", "--json"))
             assert done.returncode == 0
             assert "another process is collecting this section; skipped" in done.stderr
-            told = {one["section"]: one["status"] for one in json.loads(done.stdout)["sections"]}
-            assert told == {suffix(OUTGOING): "skipped", suffix(SIGN_INS): "completed"}
+            listed = {one["section"]: one["status"] for one in json.loads(done.stdout)["sections"]}
+            assert listed == {suffix(OUTGOING): "skipped", suffix(SIGN_INS): "completed"}
             assert not [call for call in site.provider.stats.lists if call.question.feed.category == "mail"]
         done = finished(command("collect", "--config", site.config, "--section", suffix(OUTGOING)))
         assert done.returncode == 0

@@ -61,12 +61,12 @@ def test_a_signal_in_the_middle_leaves_a_beginning_and_the_next_run_completes_it
         assert status == -number
         assert "writing what is there, then stopping" in err
         assert "Traceback" not in err
-        told = {one["section"]: one for one in json.loads(out)["sections"]}
+        printed = {one["section"]: one for one in json.loads(out)["sections"]}
         written = site.assert_beginning(OUTGOING) + site.assert_beginning(INCOMING)
         # What is under way when the signal comes gets two seconds; that is not all there is.
         assert 90 <= written < sum(1 for feed in (OUTGOING, INCOMING) for _ in truth(site, feed))
         for feed in (OUTGOING, INCOMING):
-            assert told[suffix(feed)]["status"] == "stopped"
+            assert printed[suffix(feed)]["status"] == "stopped"
             assert site.heartbeat(feed)["status"] == "stopped"
             found = checkpoint.load(site.position_file(feed))
             assert found is not None
@@ -75,7 +75,7 @@ def test_a_signal_in_the_middle_leaves_a_beginning_and_the_next_run_completes_it
             with FileLock(tmp_path / "locks" / f"{suffix(feed)}.lock", timeout=0):
                 pass
         # The third one waited for a worker: it says that it did not run.
-        assert told[suffix(SIGN_INS)]["status"] == "stopped"
+        assert printed[suffix(SIGN_INS)]["status"] == "stopped"
         assert site.lines(SIGN_INS) == []
         assert site.collect().status == 0
         for feed in feeds:

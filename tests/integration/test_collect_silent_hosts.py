@@ -29,7 +29,7 @@ PLAIN = Traits(rate=0.1, start=START, end=START + 300)
 
 @pytest.fixture
 def silent() -> Iterator[list[str]]:
-    """Addresses of six hosts whose connections are taken by nobody."""
+    """Addresses of six hosts that accept no connection."""
     with contextlib.ExitStack() as stack:
         ports = []
         for _ in range(6):

@@ -145,7 +145,7 @@ def test_a_position_set_back_by_hand_brings_no_event_twice_and_fills_what_is_mis
         found = site.compared(OUTGOING)
         assert found.clean(late=7), found
         assert found.total == total
-        # Written since the feed began, whatever somebody took out meanwhile.
+        # Written since the feed began, whatever a user deleted meanwhile.
         assert site.progress(OUTGOING)["events"] == total + 7
 
 
@@ -486,9 +486,9 @@ def test_retention_drops_a_month_when_all_feeds_let_go_and_before_that_one_feeds
 
     def expired(feed: EventFeed, day: int) -> list[str]:
         run = Opened(feed, pool, now=START + day * DAY)
-        told = run.destination.expire()
+        warnings = run.destination.expire()
         run.close()
-        return told
+        return warnings
 
     short, long, all_ = (
         a_feed(tmp_path, n, log_retention_days=days) for n, days in (("a", 10), ("b", 40), ("c", 0))

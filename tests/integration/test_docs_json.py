@@ -133,15 +133,15 @@ def test_what_mailbox_commands_print_is_what_the_page_says(site: Site) -> None:
 
 def test_what_event_commands_print_and_write_is_what_the_pages_say(tmp_path: Path) -> None:
     with provider(tmp_path) as announced:
-        told = PAGE.partition("## `mailferry simulate`")[2]
-        feeds, whole = re.search(r"each (.*?)\)", told, re.DOTALL), re.sub(r"\([^)]*\)", "", told)
+        text = PAGE.partition("## `mailferry simulate`")[2]
+        feeds, whole = re.search(r"each (.*?)\)", text, re.DOTALL), re.sub(r"\([^)]*\)", "", text)
         assert feeds
         assert announced.keys() == set(re.findall(r"`(\w+)`", whole))
         assert announced["feeds"][0].keys() == set(re.findall(r"`(\w+)`", feeds[1]))
 
         listed = asked(tmp_path, "collect", "--list", "--json")
-        told = PAGE.partition("With `--list`:")[2].partition(";")[0]
-        assert listed.keys() | listed["sections"][0].keys() == set(re.findall(r"`(\w+)`", told))
+        text = PAGE.partition("With `--list`:")[2].partition(";")[0]
+        assert listed.keys() | listed["sections"][0].keys() == set(re.findall(r"`(\w+)`", text))
 
         collected = asked(tmp_path, "collect", "--json")
     assert collected.keys() == fields("collect", "the whole")

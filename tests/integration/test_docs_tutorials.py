@@ -33,7 +33,7 @@ END = "--- the end of a block ---"
 
 @pytest.fixture
 def empty_folder() -> Iterator[Path]:
-    """One that the private PostgreSQL's user can reach, whoever that is."""
+    """One that the private PostgreSQL's user can reach, whichever user that is."""
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="mailferry-", dir=memory if memory.is_dir() else None))
     folder.chmod(0o755)

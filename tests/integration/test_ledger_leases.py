@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 def test_jobs_behind_another_feeds_job_that_nobody_does_are_told(db: Connection) -> None:
     first, _, _ = record(db, "1", feed="old"), record(db, "2", feed="old"), record(db, "3")
     record(db, "4")
-    (told,) = leases.held_back(db, "f")
-    assert f"job {first.id} of feed 'old'" in told
-    assert f"`mailferry jobs cancel {first.id}`" in told
-    assert "2 of this feed's jobs" in told
+    (reason,) = leases.held_back(db, "f")
+    assert f"job {first.id} of feed 'old'" in reason
+    assert f"`mailferry jobs cancel {first.id}`" in reason
+    assert "2 of this feed's jobs" in reason
     assert leases.held_back(db, "old") == []
     held = claim(db, feeds=["old"])
     assert leases.held_back(db, "f") == []
     leases.renew(db, held, timedelta(seconds=-1))
-    assert leases.held_back(db, "f") == [told]
+    assert leases.held_back(db, "f") == [reason]
 
 
 def test_one_job_is_claimed_by_one_runner(db: Connection, connect: Callable[[], Connection]) -> None:
@@ -174,7 +174,7 @@ def test_tables_that_are_due_are_told_with_the_time_until_then(db: Connection) -
     assert (sorted(waits), max(waits.values()) <= 0) == (["a", "c"], True)
     assert [target for target, _ in leases.due(db, ["f", "g"])] == ["a", "b", "c"]
     assert leases.due(db, []) == []
-    records.fail(db, claim(db, target="a"), Stop("somebody has to act"))
+    records.fail(db, claim(db, target="a"), Stop("a person has to act"))
     assert 0 < dict(leases.due(db, ["f"]))["a"] <= 60
     make_due(db, first.id)
     held = claim(db, target="a")

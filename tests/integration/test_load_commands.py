@@ -202,9 +202,13 @@ def test_the_older_commands_run_once_and_tell_the_statistics(here: Installed) ->
     status, out, _ = here.run("run-once", module=module)
     assert (status, "2 inserted" in out) == (0, True)
     [feed] = here.json("status", module=module)["feeds"]
-    told = feed["statistics"]
-    assert (feed["kind"], told["states"]) == ("mailbox", {"completed": 1})
-    assert (told["today"]["completed"], told["today"]["inserted"], told["week"]["rows_read"]) == (1, 2, 2)
+    counted = feed["statistics"]
+    assert (feed["kind"], counted["states"]) == ("mailbox", {"completed": 1})
+    assert (counted["today"]["completed"], counted["today"]["inserted"], counted["week"]["rows_read"]) == (
+        1,
+        2,
+        2,
+    )
     status, out, _ = here.run("status", "--config", str(here.config), module=module)
     assert (status, "1 completed" in out) == (0, True)
     assert here.run("nonsense", module=module)[0] == 2

@@ -151,7 +151,7 @@ def test_logrotate_under_load_loses_no_line_of_several_processes(tmp_path: Path)
             subprocess.run([program, "-s", tmp_path / "state", "-f", config], check=True, timeout=PATIENCE)
         wait_for("lines of all in the last file", all_wrote)
         (folder / "enough").touch()
-        told = {name: int(writer.communicate(timeout=PATIENCE)[0]) for name, writer in writers.items()}
+        written = {name: int(writer.communicate(timeout=PATIENCE)[0]) for name, writer in writers.items()}
     finally:
         for writer in writers.values():
             writer.kill()
@@ -167,7 +167,7 @@ def test_logrotate_under_load_loses_no_line_of_several_processes(tmp_path: Path)
                 assert len(rest) == int(number) % 300
                 found[name].append(int(number))
         assert {name: sorted(numbers) for name, numbers in found.items()} == {
-            name: list(range(1, count + 1)) for name, count in told.items()
+            name: list(range(1, count + 1)) for name, count in written.items()
         }
 
 

@@ -171,7 +171,7 @@ def test_no_binaries_and_the_wrong_major_version_say_what_to_install(folder: Pat
         pass
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 def test_what_root_makes_in_somebodys_folder_is_theirs(folder: Path) -> None:
     """Root looks once before the service starts for the first time, and the service must be able to go on."""
     user = pwd.getpwnam("daemon")
@@ -181,7 +181,7 @@ def test_what_root_makes_in_somebodys_folder_is_theirs(folder: Path) -> None:
     assert {path.lstat().st_uid for path in (folder, *folder.rglob("*"))} == {user.pw_uid}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 @pytest.mark.parametrize("name", ["", "run", "start.lock", "pgpass", "data/postgresql.conf"])
 def test_a_link_that_the_servers_user_has_planted_leads_root_nowhere(folder: Path, name: str) -> None:
     """A command that root types must not give the service's user what is root's."""
@@ -204,7 +204,7 @@ def test_a_link_that_the_servers_user_has_planted_leads_root_nowhere(folder: Pat
     assert (after.st_uid, after.st_mode, after.st_mtime_ns) == (0, before.st_mode, before.st_mtime_ns)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 def test_a_folder_out_of_the_servers_reach_is_told(folder: Path) -> None:
     folder.parent.chmod(0o700)
     with pytest.raises(Stop, match="cannot reach"), private_postgres.running(folder):
@@ -227,7 +227,7 @@ def hidden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> postgres_programs.B
     return postgres_programs.Binaries(folder=home / programs / "bin", major=wheel.major, site=home)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 def test_programs_in_a_private_home_are_copied_once_to_where_the_servers_user_can_run_them(
     folder: Path, hidden: postgres_programs.Binaries
 ) -> None:
@@ -242,7 +242,7 @@ def test_programs_in_a_private_home_are_copied_once_to_where_the_servers_user_ca
     assert list(postgres_programs.COPIES.glob("postgresql-*")) == [copy]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 @pytest.mark.parametrize("fault", ["half a copy", "a folder of another user"])
 def test_a_copy_that_was_cut_short_or_planted_is_not_run(
     folder: Path, hidden: postgres_programs.Binaries, fault: str

@@ -505,11 +505,11 @@ def test_truth_and_counters_are_told_to_other_processes() -> None:
         url, query = client.provider.url, {**vars_of(MAIL), "start": START, "end": START + 500}
         status, body, _ = await client.get(f"{url}/_truth", query, key="")
         assert status == 200
-        told = compare(
+        result = compare(
             read_truth(body.splitlines()), (e.value for e in POPULATION.events(MAIL, START, START + 500))
         )
-        assert told.clean(), told
-        assert told.total > 1000
+        assert result.clean(), result
+        assert result.total > 1000
         status, body, _ = await client.get(f"{url}/_truth", (query | {"end": START}), key="")
         assert (status, body) == (200, b"")
         for bad in ({"domain": "nowhere.example"}, {"type": "hold"}, {"start": "soon"}):
@@ -558,16 +558,16 @@ def test_as_a_process_it_says_where_it_is_with_a_configuration_and_ends_on_a_sig
         try:
             assert process.stdout is not None
             assert process.stderr is not None
-            told = json.loads(process.stdout.readline())
+            printed = json.loads(process.stdout.readline())
             ini = configparser.ConfigParser(interpolation=None)
-            ini.read_string(told["ini"])
-            assert ini.sections() == [feed["section"] for feed in told["feeds"]]
+            ini.read_string(printed["ini"])
+            assert ini.sections() == [feed["section"] for feed in printed["feeds"]]
             assert len(ini.sections()) == 4
-            for feed in told["feeds"]:
+            for feed in printed["feeds"]:
                 section = ini[feed["section"]]
                 assert (section["url"], section["api_key"]) == (feed["list_url"], feed["api_key"])
                 assert section["start_time"] == str(START)
-            with urllib.request.urlopen(f"{told['url']}/_stats", timeout=60) as response:
+            with urllib.request.urlopen(f"{printed['url']}/_stats", timeout=60) as response:
                 assert json.load(response)["requests"] == {}
             process.send_signal(number)
             assert process.stdout.read() == b""

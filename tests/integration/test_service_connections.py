@@ -1,4 +1,4 @@
-"""Connections to a database that falls silent: whoever waits on one is told after a while."""
+"""Connections to a database that falls silent: what waits on one gets an error after a while."""
 
 from __future__ import annotations
 

@@ -342,7 +342,7 @@ def test_a_new_configuration_is_taken_and_a_broken_one_refused(
 
 
 def opened(pipe: Path) -> int | None:
-    """To write into, once somebody reads from it."""
+    """To write into, once a reader has opened it."""
     try:
         return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
     except OSError:

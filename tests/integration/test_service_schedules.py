@@ -140,7 +140,7 @@ def test_a_mail_is_loaded_when_it_comes_and_without_a_watcher_by_the_schedule_an
         wait_for("the watcher", lambda: feed_row(settings, "alpha").get("watch_state") == "watching")
         account.deliver(table.message())
         wait_for(host.log, table.done)
-        # Somebody else has the watching, and does not do it.
+        # Another worker has the watch, and does not do it.
         query(
             settings,
             "UPDATE mailferry.feeds SET watcher = gen_random_uuid(), watch_until = now() + interval '1 hour'",

@@ -75,6 +75,6 @@ def test_a_load_says_after_each_job_how_much_of_it_is_done(
     site.send(files=2)
     (feed,) = service.read([tmp_path / "config.env"], {}).mailboxes
     said: list[tuple[str, float, int]] = []
-    result = run_once.run(feed, watch=lambda *told: said.append(told))
+    result = run_once.run(feed, watch=lambda *call: said.append(call))
     assert result.status == "done"
     assert said == [(feed.name, 0.5, 3), (feed.name, 1.0, 9)]

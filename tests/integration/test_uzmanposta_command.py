@@ -227,9 +227,9 @@ def test_a_configuration_that_is_not_there_is_told(tmp_path: Path, program: list
 def test_the_result_as_json(site: Site) -> None:
     done = finished(command("collect", "--config", site.config, "--all", "--json"))
     assert done.returncode == 0
-    told = json.loads(done.stdout)
-    assert (told["version"], told["exit_status"]) == (1, 0)
-    for feed, one in zip((OUTGOING, SIGN_INS), told["sections"], strict=True):
+    printed = json.loads(done.stdout)
+    assert (printed["version"], printed["exit_status"]) == (1, 0)
+    for feed, one in zip((OUTGOING, SIGN_INS), printed["sections"], strict=True):
         assert one["section"] == suffix(feed)
         assert one["status"] == "completed"
         assert one["error"] is None
@@ -239,8 +239,8 @@ def test_the_result_as_json(site: Site) -> None:
         assert one["metrics"]["total_logs_processed"] == len(site.lines(feed))
         first = site.position_file(feed).read_text().splitlines()[0]
         assert one["position"] == int(first)
-    events = [one["metrics"]["total_logs_processed"] for one in told["sections"]]
-    assert told["total"]["total_logs_processed"] == sum(events)
+    events = [one["metrics"]["total_logs_processed"] for one in printed["sections"]]
+    assert printed["total"]["total_logs_processed"] == sum(events)
 
 
 @pytest.mark.parametrize("program", [MODULE, command("collect")], ids=["uzmanposta", "mailferry"])

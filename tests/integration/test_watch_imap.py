@@ -110,8 +110,8 @@ def test_a_handler_that_fails_is_called_again(account: Account, start: Any) -> N
 )
 def test_news_is_what_makes_the_folder_longer(lines: list[bytes], news: bool, exists: int) -> None:
     view = _View(uidvalidity=1, uidnext=3, exists=2)
-    told = [view.hears(line) for line in lines]
-    assert (any(told), view.exists) == (news, exists)
+    heard = [view.hears(line) for line in lines]
+    assert (any(heard), view.exists) == (news, exists)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_a_server_that_tells_nothing_is_found_out_by_the_probe_and_left_for_a_ne
     account: Account, start: Any, calls: Calls
 ) -> None:
     def deaf(piece: bytes) -> bytes:
-        told = without_starttls(piece)
-        return told if b"UIDNEXT" in told else re.sub(rb"\* \d+ (EXISTS|RECENT)\r\n", b"", told)
+        answer = without_starttls(piece)
+        return answer if b"UIDNEXT" in answer else re.sub(rb"\* \d+ (EXISTS|RECENT)\r\n", b"", answer)
 
     with Link(account.dovecot.imap, deaf) as proxy:
         watched = start(**through(proxy), probe=0.2)

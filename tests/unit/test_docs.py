@@ -92,8 +92,8 @@ def test_every_variable_of_config_env_stands_in_its_reference_and_nothing_else()
     used, unneeded = table.split("| no longer needed |")
     assert set(re.findall(r"^\| `([A-Z_]+)`", used, re.MULTILINE)) == set(NAMES)
     rows = re.findall(r"^\| (`.*`) \| (.*) \|$", unneeded, re.MULTILINE)
-    told = {name: why.replace("`", "") for names, why in rows for name in re.findall(r"`(\w+)`", names)}
-    assert told == UNNEEDED
+    documented = {name: why.replace("`", "") for names, why in rows for name in re.findall(r"`(\w+)`", names)}
+    assert documented == UNNEEDED
 
 
 def shown(setting: Setting) -> str:

@@ -1,4 +1,4 @@
-"""`config.env` and the environment: names and defaults of the older service, and every fault told at once."""
+"""`config.env` and the environment: names and defaults of the older service, and every fault reported at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`uzmanposta.ini`: the older script's file, read whole, with every fault told at once."""
+"""`uzmanposta.ini`: the older script's file, read whole, with every fault reported at once."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ domain = ../../etc
 url = ftp://example.com
 just a line
 """
-    told = "\n".join(faults(tmp_path, text))
+    reported = "\n".join(faults(tmp_path, text))
     for part in (
         "line 14: section [MailLogger:b] stands twice",
         "line 19: cannot be understood",
@@ -135,8 +135,8 @@ just a line
         "[MailLogger:c] domain:",
         "[MailLogger:c] url:",
     ):
-        assert part in told
-    assert told.count("\n") == 12
+        assert part in reported
+    assert reported.count("\n") == 12
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,9 @@ just a line
     ],
 )
 def test_a_bad_file_name_format_is_refused(tmp_path: Path, format_: str) -> None:
-    told = faults(tmp_path, f"[MailLogger:a]\napi_key={KEY}\nlog_file_name_format = {format_ or '/'}\n")
-    assert len(told) == 1
-    assert "[MailLogger:a] log_file_name_format" in told[0]
+    reported = faults(tmp_path, f"[MailLogger:a]\napi_key={KEY}\nlog_file_name_format = {format_ or '/'}\n")
+    assert len(reported) == 1
+    assert "[MailLogger:a] log_file_name_format" in reported[0]
 
 
 def test_two_sections_must_not_share_a_file(tmp_path: Path) -> None:
@@ -190,8 +190,8 @@ def test_a_faulty_section_does_not_keep_a_named_good_one_from_running(tmp_path: 
 
 
 def test_the_key_is_never_told(tmp_path: Path) -> None:
-    told = faults(tmp_path, "[MailLogger:a]\napi_key = sécret with spaces\nsplit_interval = x\n")
-    assert "sécret" not in "\n".join(told)
+    reported = faults(tmp_path, "[MailLogger:a]\napi_key = sécret with spaces\nsplit_interval = x\n")
+    assert "sécret" not in "\n".join(reported)
     found = feed(tmp_path)
     assert KEY not in f"{found!r} {found} {found.masked_key} {found.model_dump()}"
 
@@ -214,16 +214,16 @@ def test_a_page_limit_above_the_providers_is_not_believed(tmp_path: Path) -> Non
 
 
 def test_names_that_two_formats_could_give_are_refused(tmp_path: Path) -> None:
-    told = faults(
+    reported = faults(
         tmp_path,
         f"[MailLogger:a]\napi_key={KEY}\nlog_file_name_format=%Y-%m-%d_%H.log\nmessage_log_file_name=%Y-%m-%d_%H.log\n",
     )
-    assert "message_log_file_name: its names are also those of log_file_name_format" in told[0]
+    assert "message_log_file_name: its names are also those of log_file_name_format" in reported[0]
 
 
 def test_a_line_that_begins_with_a_blank_is_a_fault(tmp_path: Path) -> None:
-    told = faults(tmp_path, f"[MailLogger:a]\napi_key={KEY}\nlog_directory = out\n  type = incominglog\n")
-    assert "[MailLogger:a] log_directory: the line after it begins with a blank" in told[0]
+    reported = faults(tmp_path, f"[MailLogger:a]\napi_key={KEY}\nlog_directory = out\n  type = incominglog\n")
+    assert "[MailLogger:a] log_directory: the line after it begins with a blank" in reported[0]
 
 
 def test_a_section_with_a_blank_before_its_name_is_a_fault(tmp_path: Path) -> None:
@@ -231,8 +231,8 @@ def test_a_section_with_a_blank_before_its_name_is_a_fault(tmp_path: Path) -> No
 
 
 def test_a_line_without_its_sign_does_not_tell_the_key(tmp_path: Path) -> None:
-    told = faults(tmp_path, f"[MailLogger:a]\napi_key {KEY}\n")
-    assert KEY not in "\n".join(told)
+    reported = faults(tmp_path, f"[MailLogger:a]\napi_key {KEY}\n")
+    assert KEY not in "\n".join(reported)
 
 
 def test_the_id_is_made_of_what_was_given(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a line of the log says, whatever it is told."""
+"""What a line of the log says, whatever is logged."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def fields(said: str) -> dict[str, Any]:
 def test_nothing_in_a_message_an_id_or_an_exception_forges_or_hides_a_line(
     message: str, value: str, error: str, name: str
 ) -> None:
-    told = record("%s", message, error=raised(error), name=name)
+    entry = record("%s", message, error=raised(error), name=name)
     with logs.bound(feed=value, job=7):
-        found = fields(rendered(told, as_json=True))
-        first, *below = rendered(told, as_json=False).split("\n")
+        found = fields(rendered(entry, as_json=True))
+        first, *below = rendered(entry, as_json=False).split("\n")
     assert list(found) == ["time", "level", "message", "logger", "run", "feed", "job", "traceback"]
     assert found["message"] == secrets.mask(message)
     assert found["feed"] == secrets.mask(value)
@@ -92,9 +92,9 @@ def test_a_secret_is_masked_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) 
         secrets.hide(one)
     forms = secret, repr(secret), quote(secret), quote_plus(secret), longer
     for form in forms:
-        told = record("it is %s", form, error=raised(f"refused: {form}"), name=f"mailferry.{form}")
+        entry = record("it is %s", form, error=raised(f"refused: {form}"), name=f"mailferry.{form}")
         with logs.bound(feed=form, **{form: 1}):
-            said = rendered(told, as_json=True) + rendered(told, as_json=False)
+            said = rendered(entry, as_json=True) + rendered(entry, as_json=False)
         for part in ("p'a", "%27a", "s%C3%A4", "s\u00e4", "and-more", "short"):
             assert part not in said
         assert said.count("****") >= 8
@@ -185,8 +185,8 @@ def test_a_record_whose_values_do_not_fit_its_text_is_told_all_the_same(
 
 
 def test_a_long_line_loses_its_middle_and_is_one_that_the_journal_takes() -> None:
-    told = record("%s", "\U0001f4e7" * 1_000_000, error=raised("begin " + "\U0001f4e7" * 1_000_000 + " end"))
-    said = rendered(told, as_json=True)
+    entry = record("%s", "\U0001f4e7" * 1_000_000, error=raised("begin " + "\U0001f4e7" * 1_000_000 + " end"))
+    said = rendered(entry, as_json=True)
     assert len(said.encode()) < 48 * 1024
     assert "characters left out" in fields(said)["message"]
     assert fields(said)["traceback"].endswith(" end")

@@ -145,14 +145,14 @@ def test_the_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
         mailferry_toml="[service]\nlog_level = 5\n",
     )
     assert len(found) == 4
-    told = "\n".join(found)
+    reported = "\n".join(found)
     for part in (
         "uzmanposta.ini: [MailLogger:example] schedule: '0 0 31 2 *' never fires",
         "uzmanposta.ini: [MailLogger:example] look_back",
         "config.env, line 3: APP_SCHEDULE: 'often' is no schedule",
         "mailferry.toml: [service] log_level = 5",
     ):
-        assert part in told
+        assert part in reported
 
 
 def test_a_feed_runs_by_its_schedule_and_a_mailbox_without_one_by_the_hours(tmp_path: Path) -> None:
@@ -214,8 +214,8 @@ def test_the_commands_check_show_convert_and_describe(
 
 def test_check_tells_every_fault_and_ends_with_2(tmp_path: Path) -> None:
     (path,) = write(tmp_path, {"mailferry_toml": "[events.a]\n[servce]\n"})
-    status, shown, told = run("check", "--config", str(path))
-    assert (status, shown, told.count("\n")) == (2, "", 1)
+    status, shown, reported = run("check", "--config", str(path))
+    assert (status, shown, reported.count("\n")) == (2, "", 1)
     status, shown, _ = run("check", "--config", str(path), "--json")
     assert (status, len(json.loads(shown)["faults"]), json.loads(shown)["ok"]) == (2, 2, False)
 

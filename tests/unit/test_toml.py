@@ -1,4 +1,4 @@
-"""`mailferry.toml`: both kinds of feeds, every fault told at once, and a way there from the older files."""
+"""`mailferry.toml`: both kinds of feeds, every fault reported at once, and a way there from the older files."""
 
 from __future__ import annotations
 
@@ -262,8 +262,8 @@ def test_a_file_that_is_too_much_for_the_parser_is_a_fault(tmp_path: Path, text:
     ],
 )
 def test_a_value_that_can_be_none_is_one_fault(tmp_path: Path, text: str, fault: str) -> None:
-    (told,) = faults(tmp_path, text, MAILFERRY_EVENTS_API_KEY=KEY)
-    assert fault in told
+    (reported,) = faults(tmp_path, text, MAILFERRY_EVENTS_API_KEY=KEY)
+    assert fault in reported
 
 
 def test_names_whose_secrets_would_have_one_name_are_refused(tmp_path: Path) -> None:
@@ -279,8 +279,8 @@ def test_secrets_are_neither_in_faults_nor_in_what_is_shown(tmp_path: Path) -> N
         assert hidden not in shown + repr(found)
         assert hidden not in mask(f"a message with {hidden}")
     assert "postgresql://me:********@db.example.com/x" in shown
-    told = faults(tmp_path, text.replace("me:hidden-3", "me:hidden-3 x").replace("postgresql:", "mysql:"))
-    assert "hidden-3" not in str(told)
+    reported = faults(tmp_path, text.replace("me:hidden-3", "me:hidden-3 x").replace("postgresql:", "mysql:"))
+    assert "hidden-3" not in str(reported)
 
 
 @pytest.mark.parametrize(

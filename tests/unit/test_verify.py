@@ -105,5 +105,5 @@ def test_files_are_read_one_after_the_other_and_a_torn_last_line_is_a_line(tmp_p
 
 
 def test_truth_told_as_json_lines_is_the_same_truth() -> None:
-    told = [json.dumps({"time": e.time, "value": json.loads(e.value)}).encode() for e in EVENTS]
-    assert compare(read_truth(told), LINES).clean()
+    saved = [json.dumps({"time": e.time, "value": json.loads(e.value)}).encode() for e in EVENTS]
+    assert compare(read_truth(saved), LINES).clean()

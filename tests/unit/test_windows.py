@@ -150,7 +150,7 @@ def test_a_window_of_very_many_pages_is_taken_in_pieces_oldest_first() -> None:
 def test_pages_that_are_smaller_than_configured_lose_nothing(
     times: list[int], cap: int, step: int, inclusive: bool, shuffled: bool
 ) -> None:
-    # A second that fills a page by itself cannot be told from one that is whole.
+    # A second that fills a page by itself cannot be distinguished from one that is whole.
     times = [
         time for number, time in enumerate(sorted(times)) if sorted(times)[:number].count(time) < cap // 2
     ]

@@ -3,7 +3,7 @@
     lock -> recover -> read ahead (reader.py) -> write in order, commit (writer.py) -> sign of life, retention -> unlock
 
 What is written leaves strictly in order, so a crash, a signal or an error at any moment leaves a prefix behind, and
-the destination says of which length.
+the destination says how long.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def matched(answer: Sequence[Entry], seen: Seen) -> Sequence[Entry]:
     """The same events, each under the key by which it was seen before.
 
     Of records with the same queue id and time some may be missing in an answer, or stand in another order: those whose
-    content was seen keep its key, the others take what keys are left.
+    content was seen keep its key, the other records take the remaining keys.
     """
     odd = {
         entry.base

@@ -50,7 +50,7 @@ class Progress:
     counts: dict[str, int] = field(default_factory=dict)
     #: The newest events whose detail could not be had, with their time: the list record stands in for it.
     details_missing: dict[str, int] = field(default_factory=dict)
-    #: Digests of the newest records that have changed since, of events of which files keep an older one.
+    #: Digests of the newest records of changed events, where files keep an older record.
     newer: dict[str, str] = field(default_factory=dict)
     #: Which time was listed when, and what of it was written.
     coverage: Coverage = field(default_factory=Coverage)

@@ -214,7 +214,7 @@ class Reader:
     async def _as_far_as_kept(
         self, window: Range, position: int, seconds: int = _FINE
     ) -> AsyncGenerator[Batch, None]:
-        """The batches of a window, of which the provider may refuse the beginning as too old."""
+        """The batches of a window; the provider may refuse its beginning as too old."""
         try:
             now = int(self._clock())
             async for batch in self._window(window):

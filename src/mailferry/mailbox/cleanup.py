@@ -16,7 +16,7 @@ log = logs.of(__name__, logs.FILES)
 
 
 def tidy(work: Work) -> None:
-    """For a process beside others: every host does it now and then for all its feeds. Raises Retry."""
+    """For a process that shares the folders: every host does it now and then for all its feeds. Raises Retry."""
     sweep(work, alone=False)
     expire(work)
 

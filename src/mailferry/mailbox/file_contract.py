@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mailferry.mailbox.target.table import Target
     from mailferry.mailbox.workbook.values import Column
 
-#: What a route may say of where the rows stand.
+#: Options of a route that say where the rows stand.
 _PLACES = ("header_row", "header_rows", "skip_after", "stop_at", "hidden")
 _ADDRESS = re.compile(r"[^\s<>(),;:\"]+@[^\s<>(),;:\"]+")
 #: At the end of the header, where no name can stand.

@@ -183,7 +183,7 @@ def _record(
 
 
 def _outline(head: Head, header: bytes) -> Summary:
-    """What is known of a message of which nothing can be taken."""
+    """The summary of a message whose parts cannot be read."""
     message_id = parse_headers(header).message_id
     return Summary(
         ref=head.ref,

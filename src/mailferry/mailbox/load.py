@@ -307,7 +307,7 @@ def _newer(conn: Connection, feed: MailboxFeed, held: Claim, target: Target) -> 
 
 
 def _overwrites(job_id: int, newer: Newer | None, target: Target, counts: Counts) -> str:
-    """Why an older message is refused; "" where the table says of each row which message it is from, or none changes."""
+    """Why an older message is refused; "" where each row records its message, or no row changes."""
     if newer is None or not counts.updated or (target.has_received and not newer.confirmed_rows):
         return ""
     return (

@@ -24,7 +24,7 @@ log = logs.of(__name__, logs.EMAIL)
 
 
 class Undecided(Retry):
-    """Headers of some messages cannot be read, so that it is open whether they are wanted; all others are recorded."""
+    """Headers of some messages cannot be read, so it is open whether they are wanted; all other messages are recorded."""
 
 
 #: Messages whose headers are fetched before what was decided is on record.

@@ -128,7 +128,7 @@ class Status:
     #: Sums of all feeds that only grow, by metric and label, as in `mailferry.totals`: rows by what became of them; durations
     #: by the upper bound of their bucket, and their sum, in seconds.
     totals: dict[str, dict[str, float]] = field(default_factory=dict)
-    #: Jobs of which something was refused, the oldest first, and how many more there are.
+    #: Refused jobs, the oldest first, and how many more there are.
     refusals: list[Refusal] = field(default_factory=list)
     more_refusals: int = 0
     disks: list[Disk] = field(default_factory=list)

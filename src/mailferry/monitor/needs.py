@@ -24,7 +24,7 @@ _PASSING = 3
 #: A disk is low when less is free than this share of it, and less than so many bytes; or than twice what feeds leave free.
 _LOW_SHARE, _LOW_BYTES = 0.05, 1 << 30
 _GAPS = {
-    "saturated": "one second holds more events than the provider gives at once",
+    "saturated": "one second holds more events than the provider returns at once",
     "expired": "the provider no longer has events of that time",
 }
 

@@ -21,7 +21,7 @@ SHORTEST = 0.05
 
 
 class Dispatcher:
-    """Fills the queue. Every worker has one; a feed that one has locked, the others skip."""
+    """Fills the queue. Every worker has one; a feed that one worker has locked, the other workers skip."""
 
     def __init__(self, store: Store, plan: Plan, tasks: Tasks, pool: Pool) -> None:
         self._store = store

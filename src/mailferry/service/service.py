@@ -228,7 +228,7 @@ async def _close(watched: WatchedConnections, *closing: Awaitable[Any]) -> None:
 
 
 def acceptable(settings: DatabaseSettings) -> None:
-    """Raises Stop for a database that that a person has to repair first; one that is unreachable may come back."""
+    """Raises Stop for a database that a person has to repair first; one that is unreachable may come back."""
     if settings.private:
         return
     with contextlib.suppress(Retry):

@@ -64,7 +64,7 @@ def replayable(
     state: str | None = None,
     since: datetime | None = None,
 ) -> list[Job]:
-    """Jobs that failed, or of which a file or a row was rejected, or only those that did one; oldest message first.
+    """Jobs that failed, or that have a rejected file or row, or only those of one kind; oldest message first.
 
     `state`: "failed" or "rejected". `since`: received then or later.
     """

@@ -65,7 +65,7 @@ class Job:
     finished_at: datetime | None
     #: When the message was marked in the mailbox.
     marked_at: datetime | None
-    #: As what it was last marked: "completed" or "failed"; it stays so while the job is done again.
+    #: How it was last marked: "completed" or "failed"; it stays so while the job is done again.
     marked_as: str | None
     #: "retry", "reject" or "stop", with the text of the last error.
     error_kind: str | None

@@ -223,7 +223,7 @@ def newer(conn: Connection, held: Claim, target: Target, *, arrival: bool = Fals
     """The latest of the messages loaded into the table that were received after the claimed job's; None without one.
 
     None, too, for a job that a person has asked for again by itself, and where the order of `arrival` counts, unless the
-    job was asked for again together with others.
+    job was asked for again together with other jobs.
     """
     job = {"id": held.job.id, "received": held.job.received, "arrival": arrival}
     values = {**job, "target": target.title, "generation": target.generation}

@@ -181,7 +181,7 @@ def known_disposition(disposition: str) -> str:
 
 
 def described(block: bytes, default: str = "text/plain") -> Node:
-    """What an entity's header block says of it, without its body."""
+    """An entity as its header block describes it, without its body."""
     values = raw_values(block)
     kind, parameters = header_value(values.get("content-type", ""))
     disposition, disposition_parameters = header_value(values.get("content-disposition", ""))

@@ -71,7 +71,7 @@ class ImapMailbox:
     # --- the protocol
 
     def unmarked(self) -> Sequence[MessageRef]:
-        """Messages that are not marked yet, by UID. What they are about the server is not asked: searches miss encoded text."""
+        """Messages that are not marked yet, by UID. The server does not search by content: its searches miss encoded text."""
         return self._session.run(f"searching {self._settings.folder}", self._unmarked)
 
     def heads(self, refs: Sequence[MessageRef]) -> Iterator[Head]:
@@ -163,7 +163,7 @@ class ImapMailbox:
         return self._session.run(doing, lambda client: self._session.fetch_one(client, ref, *items))
 
     def _described(self, ref: MessageRef) -> dict[bytes, Any] | None:
-        """What the server says of a message; without BODYSTRUCTURE where that cannot be read."""
+        """The server's description of a message; without BODYSTRUCTURE where that cannot be read."""
         doing = f"reading the structure of {self._session.named(ref)}"
         items = ("INTERNALDATE", "RFC822.SIZE", _HEADER)
 

@@ -129,7 +129,7 @@ def is_loopback(address: str) -> bool:
 
 
 def is_passing(said: str) -> bool:
-    """Whether a server's refusal says of itself that it is for a while only."""
+    """Whether a server's refusal says that it will pass."""
     return _PASSING.search(said) is not None
 
 

@@ -141,7 +141,7 @@ def _proves(result: Result, domain: str) -> bool:
 
 
 def _words(value: str) -> Iterator[str]:
-    """`;`, `=`, and words with a mark in front, lest a quoted sign be taken for one; comments are left out."""
+    """`;`, `=`, and words with a mark in front, so that a quoted sign is not taken for one; comments are left out."""
     at = 0
     while at < len(value):
         if value[at] == "(":

@@ -71,7 +71,7 @@ class Turn:
 
     def __init__(self) -> None:
         self.over = threading.Event()
-        #: When the present connection gave its first good answer, by the watcher's clock.
+        #: When the present connection had its first good answer, by the watcher's clock.
         self.good_from: float | None = None
         self._lock = threading.Lock()
         self._handle: socket.socket | None = None
@@ -79,7 +79,7 @@ class Turn:
     def hold(self, connection: socket.socket) -> None:
         """Keep a second handle on the connection, so that `end` can cut it whatever its thread is waiting for.
 
-        A second one, because TLS takes the first away, and a closed one's number may be another file's by then.
+        A second one, because TLS takes over the first, and a closed one's number may be another file's by then.
         Raises Retry when the turn is over.
         """
         self.release()
@@ -199,7 +199,7 @@ class Watcher:
     # --- in the thread
 
     def _watch(self, turn: Turn) -> float:
-        """Watch until something fails (Retry, Stop), or give the seconds after which to try again."""
+        """Watch until something fails (Retry, Stop), or return the seconds after which to try again."""
         raise NotImplementedError
 
     def _run(self, turn: Turn) -> None:

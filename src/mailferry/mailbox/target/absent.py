@@ -1,6 +1,6 @@
 """Rows that the latest list of their sender no longer has: marked or deleted.
 
-`mailferry.row_scopes` says of each row which message had it last. Rows that no message of the scope has ever had, such as
+`mailferry.row_scopes` records for each row which message had it last. Rows that no message of the scope has ever had, such as
 those that another program writes, are never touched.
 """
 

@@ -230,7 +230,7 @@ class Webhook:
 
 
 def ping(url: str, what: str = "", text: str = "") -> str:
-    """Tell a check that something began ("start"), succeeded ("") or failed ("fail"). Raises Retry.
+    """Report to a check that something began ("start"), succeeded ("") or failed ("fail"). Raises Retry.
 
     As https://healthchecks.io/docs/http_api/ has it.
     """

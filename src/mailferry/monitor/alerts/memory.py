@@ -113,7 +113,7 @@ class FileStore:
         except OSError as error:
             raise Retry(f"cannot read {self._path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError):
-            log.warning("%s: damaged; word that was given may be given again", self._path)
+            log.warning("%s: damaged; alerts that were sent may be sent again", self._path)
             return {}
 
 
@@ -121,7 +121,7 @@ def _read(state: object) -> Memory:
     try:
         return Memory.from_json(state) if isinstance(state, dict) else Memory()
     except (KeyError, TypeError, ValueError, AttributeError):
-        log.warning("the memory of alerts is damaged; word that was given may be given again")
+        log.warning("the memory of alerts is damaged; alerts that were sent may be sent again")
         return Memory()
 
 

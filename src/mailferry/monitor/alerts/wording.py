@@ -104,9 +104,9 @@ def job_text(refused: RefusedJob, need: Need) -> str:
     """What was wrong, for the sender; what to do, for the administrator, at the end."""
     job = refused.job
     lines = [
-        "A message arrived of which not everything could be loaded."
+        "A message arrived that could not be loaded completely."
         if any(file.counts.read > file.counts.rejected for file in refused.files)
-        else "A message arrived of which nothing could be loaded.",
+        else "A message arrived that could not be loaded.",
         "",
         f"From:      {line(job.sender)}",
         f"Subject:   {line(job.subject)}",
