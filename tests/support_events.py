@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from support_fork import Forked, environment
+from support_fork import Forked, environment, run_module
 
 from mailferry import logs
 from mailferry.config import event_feeds
@@ -203,10 +203,18 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "mailferry", *map(str, arguments)]
 
 
+def ran(
+    *arguments: object, module: str = "mailferry", folder: Path | None = None, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """`mailferry ...`, or another module as a program, as a process to its end."""
+    told = map(str, arguments)
+    return Forked(run_module, module, *told, folder=folder, variables=environment(**more)).finished()
+
+
 def finished(
     arguments: Sequence[str], *, cwd: Path | None = None, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a process to its end, whatever that is."""
+    """The same for any other program: what is started from nothing takes longer."""
     return subprocess.run(
         arguments, capture_output=True, text=True, check=False, cwd=cwd, env=environment(**more), timeout=100
     )

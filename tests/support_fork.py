@@ -31,8 +31,8 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         "mailferry.cli",
-        "mailferry.config.ini",
-        "mailferry.config.toml",
+        "mailferry.config.service",
+        "mailferry.events.files",
         "mailferry.events.run",
         "mailferry.events.table",
         "mailferry.mailbox.run_once",

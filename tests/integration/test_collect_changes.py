@@ -15,8 +15,7 @@ from support_events import (
     SIGN_INS,
     START,
     a_site,
-    command,
-    finished,
+    ran,
     suffix,
 )
 from support_table import a_table_site
@@ -127,7 +126,7 @@ def verify(site: Site, feed: Feed, *more: str) -> tuple[int, dict[str, Any]]:
         "--json",
         *more,
     ]
-    done = finished(command(*asked))
+    done = ran(*asked)
     return done.returncode, json.loads(done.stdout)["feeds"][0]
 
 

@@ -28,6 +28,7 @@ from support_events import (
     collect,
     command,
     finished,
+    ran,
     section,
     suffix,
 )
@@ -57,7 +58,7 @@ def test_the_folder_tree_of_the_contract_whatever_the_working_directory(tmp_path
     with a_site(tmp_path / "site", dict.fromkeys(ALL_FEEDS, recent), now=time.time()) as site:
         site.configure()
         arguments = ("collect", "--config", os.path.relpath(site.config, elsewhere), "--all", "--parallel")
-        done = finished(command(*arguments), cwd=elsewhere)
+        done = ran(*arguments, folder=elsewhere)
         assert done.returncode == 0, done.stderr
         assert list(elsewhere.iterdir()) == []
         for feed in ALL_FEEDS:
@@ -295,7 +296,7 @@ def test_an_answer_that_repeats_the_key_brings_it_nowhere(tmp_path: Path, echo: 
     options = {"list_retries": 1, "list_sleep_time": 0, "start_time": RECENT}
     config.write_text(section(OUTGOING, f"{echo}/{status}/api", **options))
     for more in ([], ["--json"]):
-        done = finished(command("collect", "--config", config, *more), PYTHONASYNCIODEBUG="1")
+        done = ran("collect", "--config", config, *more, PYTHONASYNCIODEBUG="1")
         assert done.returncode == 1
         assert_nowhere(KEY, tmp_path, done.stdout, done.stderr)
         assert "****" in done.stdout + done.stderr
@@ -340,7 +341,7 @@ def test_no_key_is_in_anything_that_a_run_with_every_trouble_writes(tmp_path: Pa
         line = site.errors(OUTGOING)[0]
         assert set(line) >= {"time", "error", "api_key", "domain", "type", "request", "duration_ms"}
         site.assert_exactly_once(OUTGOING)
-        listed = finished(command("collect", "--config", site.config, "--list", "--json"))
+        listed = ran("collect", "--config", site.config, "--list", "--json")
         assert KEY not in listed.stdout + listed.stderr
 
 

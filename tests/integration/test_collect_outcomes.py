@@ -22,9 +22,8 @@ from support_events import (
     Clock,
     a_site,
     collect,
-    command,
-    finished,
     forked,
+    ran,
     section,
     suffix,
 )
@@ -188,13 +187,13 @@ def test_a_section_that_another_process_collects_is_skipped_with_a_message_and_e
         lock = tmp_path / "locks" / f"{suffix(OUTGOING)}.lock"
         lock.parent.mkdir()
         with FileLock(lock):
-            done = finished(command("collect", "--config", site.config, "--all", "--json"))
+            done = ran("collect", "--config", site.config, "--all", "--json")
             assert done.returncode == 0
             assert "another process is collecting this section; skipped" in done.stderr
             listed = {one["section"]: one["status"] for one in json.loads(done.stdout)["sections"]}
             assert listed == {suffix(OUTGOING): "skipped", suffix(SIGN_INS): "completed"}
             assert not [call for call in site.provider.stats.lists if call.question.feed.category == "mail"]
-        done = finished(command("collect", "--config", site.config, "--section", suffix(OUTGOING)))
+        done = ran("collect", "--config", site.config, "--section", suffix(OUTGOING))
         assert done.returncode == 0
         site.assert_exactly_once(OUTGOING)
 

@@ -19,6 +19,7 @@ from support_events import (
     START,
     command,
     finished,
+    ran,
     suffix,
 )
 from support_table import a_table_site
@@ -172,8 +173,8 @@ def test_files_and_tables_stand_in_one_configuration_and_a_database_that_is_away
         table = f"[MailLogger:{suffix(SIGN_INS)}]"
         text = text.replace(table, f"{table}\ndestination = table")
         site.config.write_text(text)
-        collected = command("collect", "--config", site.config, "--all", "--json")
-        whole = json.loads(finished(collected).stdout)
+        collected = ("collect", "--config", site.config, "--all", "--json")
+        whole = json.loads(ran(*collected).stdout)
         by_name = {section["section"]: section for section in whole["sections"]}
         assert by_name[suffix(SIGN_INS)]["table"] == "mail_events"
         assert by_name[suffix(SIGN_INS)]["status"] == by_name[suffix(OUTGOING)]["status"] == "completed"
@@ -181,7 +182,7 @@ def test_files_and_tables_stand_in_one_configuration_and_a_database_that_is_away
         assert site.data_files(OUTGOING)
         assert not site.position_file(SIGN_INS).exists()
         site.config.write_text(text.replace("host=/", "host=/nowhere/"))
-        away = finished(collected)
+        away = ran(*collected)
         assert away.returncode == 1
         by_name = {section["section"]: section for section in json.loads(away.stdout)["sections"]}
         assert by_name[suffix(OUTGOING)]["status"] == "completed"

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support_events import INCOMING, OUTGOING, RECENT, SIGN_INS, a_site, command, finished, suffix
+from support_events import INCOMING, OUTGOING, RECENT, SIGN_INS, a_site, ran, suffix
 from support_table import a_table_site
 
 from mailferry.testing.population import Traits
@@ -26,7 +26,7 @@ FEEDS = [OUTGOING, SIGN_INS]
 
 
 def ask(site: Site, *arguments: object) -> tuple[int, Any]:
-    done = finished(command(*arguments, "--config", site.config, "--json"))
+    done = ran(*arguments, "--config", site.config, "--json")
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, json.loads(done.stdout) if done.stdout else done.stderr
 

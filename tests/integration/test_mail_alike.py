@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import itertools
 from typing import TYPE_CHECKING
@@ -14,15 +15,15 @@ from hypothesis import strategies as st
 from mailferry.config.mailbox import MailboxSettings
 from mailferry.mailbox.source.imap import ImapMailbox
 from mailferry.mailbox.source.maildir import MaildirMailbox
+from mailferry.mailbox.workbook.inspector import Inspector
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from fixtures_dovecot import Account
 
     from mailferry.mailbox.source.message import Mailbox
-
-pytestmark = pytest.mark.usefixtures("closed_mailboxes")
 
 _count = itertools.count(1)
 _NAMES = st.sampled_from(
@@ -118,6 +119,13 @@ _MESSAGES = st.recursive(
 )
 
 
+@pytest.fixture(scope="module")
+def inspector() -> Iterator[Inspector]:
+    """One reading child for all messages."""
+    with contextlib.closing(Inspector()) as opened:
+        yield opened
+
+
 def _parts(mailbox: Mailbox) -> list[tuple[object, ...]]:
     (ref,) = mailbox.find()
     summary = mailbox.summary(ref)
@@ -137,7 +145,7 @@ def _parts(mailbox: Mailbox) -> list[tuple[object, ...]]:
     ),
 )
 def test_imap_and_maildir_agree_part_by_part(
-    account: Account, tmp_path: Path, entity: bytes, subject: bytes
+    account: Account, tmp_path: Path, inspector: Inspector, entity: bytes, subject: bytes
 ) -> None:
     message = (
         b"From: Depot <depot@example.com>\r\nSubject: " + subject + b"\r\nMIME-Version: 1.0\r\n" + entity
@@ -151,8 +159,6 @@ def test_imap_and_maildir_agree_part_by_part(
     with account.client() as client:
         client.create_folder(folder)
     account.deliver(message, folder=folder)
-    remote = ImapMailbox(account.settings(folder=folder))
-    try:
-        assert _parts(remote) == _parts(MaildirMailbox(MailboxSettings(kind="maildir", path=root)))
-    finally:
-        remote.close()
+    local = MaildirMailbox(MailboxSettings(kind="maildir", path=root), inspector=inspector)
+    with contextlib.closing(ImapMailbox(account.settings(folder=folder))) as remote:
+        assert _parts(remote) == _parts(local)

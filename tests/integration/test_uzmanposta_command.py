@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support_events import KEY, OUTGOING, RECENT, SIGN_INS, Site, a_site, command, finished, suffix
+from support_events import KEY, OUTGOING, RECENT, SIGN_INS, Site, a_site, finished, ran, suffix
 
 from mailferry.testing.population import Traits
 from mailferry.testing.provider import Settings
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
 TRAITS = Traits(rate=0.1, start=RECENT, end=RECENT + 300, detail_bytes=100)
 MODULE = [sys.executable, "-m", "uzmanposta"]
 SCRIPT = [str(Path(sys.executable).with_name("uzmanposta"))]
+Program = Callable[..., subprocess.CompletedProcess[str]]
+PROGRAMS = [
+    pytest.param(partial(ran, module="uzmanposta"), id="uzmanposta"),
+    pytest.param(partial(ran, "collect"), id="mailferry"),
+]
 
 
 @pytest.fixture
@@ -50,14 +58,14 @@ def test_the_older_arguments_run_all_sections(site: Site, program: list[str]) ->
 
 def test_the_configuration_is_found_in_the_working_directory(site: Site) -> None:
     only(site, f"[MailLogger:{suffix(OUTGOING)}]")
-    done = finished(MODULE, cwd=site.folder)
+    done = ran(module="uzmanposta", folder=site.folder)
     assert done.returncode == 0
     site.assert_exactly_once(OUTGOING)
 
 
 @pytest.mark.parametrize("name", [f"MailLogger:{suffix(SIGN_INS)}", suffix(SIGN_INS)])
 def test_a_section_is_named_in_full_or_by_its_suffix(site: Site, name: str) -> None:
-    done = finished([*MODULE, "--config", str(site.config), "--section", name])
+    done = ran("--config", site.config, "--section", name, module="uzmanposta")
     assert done.returncode == 0
     site.assert_exactly_once(SIGN_INS)
     assert not site.data_folder(OUTGOING).exists()
@@ -65,25 +73,25 @@ def test_a_section_is_named_in_full_or_by_its_suffix(site: Site, name: str) -> N
 
 def test_with_neither_all_nor_section_the_only_section_runs(site: Site) -> None:
     only(site, "[MailLogger]")
-    done = finished([*MODULE, "--config", str(site.config)])
+    done = ran("--config", site.config, module="uzmanposta")
     assert done.returncode == 0
     assert "default: completed" in done.stdout
     assert (site.folder / "positions" / "default.pos").exists()
     site.assert_exactly_once(OUTGOING)
 
 
-@pytest.mark.parametrize("program", [MODULE, command("collect")], ids=["uzmanposta", "mailferry"])
-def test_with_neither_all_nor_section_many_sections_are_a_question(site: Site, program: list[str]) -> None:
-    done = finished([*program, "--config", str(site.config)])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_with_neither_all_nor_section_many_sections_are_a_question(site: Site, program: Program) -> None:
+    done = program("--config", site.config)
     assert done.returncode == 2
     for words in ("--section NAME", "--all", suffix(OUTGOING), suffix(SIGN_INS)):
         assert words in done.stderr
     assert not site.provider.stats.requests
 
 
-@pytest.mark.parametrize("program", [MODULE, command("collect")], ids=["uzmanposta", "mailferry"])
-def test_sections_are_listed_and_nothing_is_fetched(site: Site, program: list[str]) -> None:
-    done = finished([*program, "--config", str(site.config), "--list"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_sections_are_listed_and_nothing_is_fetched(site: Site, program: Program) -> None:
+    done = program("--config", site.config, "--list")
     assert done.returncode == 0
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
         f"MailLogger:{suffix(OUTGOING)}",
@@ -99,20 +107,20 @@ def test_sections_are_listed_and_nothing_is_fetched(site: Site, program: list[st
     [["--max-workers", "0"], ["--max-workers", "many"], ["--nonsense"], ["--all", "--section", "x"]],
     ids=" ".join,
 )
-@pytest.mark.parametrize("program", [MODULE, command("collect")], ids=["uzmanposta", "mailferry"])
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_wrong_arguments_are_exit_2_and_nothing_is_fetched(
-    site: Site, program: list[str], wrong: list[str]
+    site: Site, program: Program, wrong: list[str]
 ) -> None:
-    done = finished([*program, "--config", str(site.config), *wrong])
+    done = program("--config", site.config, *wrong)
     assert done.returncode == 2
     assert done.stderr
     assert "Traceback" not in done.stderr
     assert not site.provider.stats.requests
 
 
-@pytest.mark.parametrize("program", [MODULE, command("collect")], ids=["uzmanposta", "mailferry"])
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_all_faults_of_a_configuration_are_told_at_once_before_anything_is_fetched(
-    site: Site, program: list[str]
+    site: Site, program: Program
 ) -> None:
     url = site.provider.list_url("mail")
     site.config.write_text(
@@ -161,7 +169,7 @@ api_key = {KEY}
 domain = good.example.com
 """
     )
-    done = finished([*program, "--config", str(site.config), "--all"])
+    done = program("--config", site.config, "--all")
     assert done.returncode == 2
     for words in (
         "splitinterval: unknown option; did you mean split_interval?",
@@ -183,7 +191,7 @@ domain = good.example.com
 
 def test_a_log_directory_that_cannot_be_written_is_a_fault_of_the_configuration(site: Site) -> None:
     site.configure(log_directory="uzmanposta.ini/logs", position_file="uzmanposta.ini/{section}.pos")
-    done = finished([*MODULE, "--config", str(site.config), "--all"])
+    done = ran("--config", site.config, "--all", module="uzmanposta")
     assert done.returncode == 2
     for feed in (OUTGOING, SIGN_INS):
         assert f"[{suffix(feed)}] log_directory: cannot write in" in done.stderr
@@ -192,9 +200,9 @@ def test_a_log_directory_that_cannot_be_written_is_a_fault_of_the_configuration(
 
 
 @pytest.mark.parametrize("fault", ["placeholder", "folder"])
-@pytest.mark.parametrize("program", [MODULE, command("collect")], ids=["uzmanposta", "mailferry"])
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_a_section_with_faults_is_reported_and_stops_no_other(
-    site: Site, program: list[str], fault: str
+    site: Site, program: Program, fault: str
 ) -> None:
     site.configure()
     bad = {
@@ -203,29 +211,29 @@ def test_a_section_with_faults_is_reported_and_stops_no_other(
     }
     text = site.config.read_text()
     site.config.write_text(f"{text}\n[MailLogger:bad]\n{bad[fault]}\ndomain = bad.example.com\n")
-    done = finished([*program, "--config", str(site.config), "--all"])
+    done = program("--config", site.config, "--all")
     assert done.returncode == 2
     assert "bad: error" in done.stdout
     assert ("api_key" if fault == "placeholder" else "log_directory: cannot write in") in done.stdout
     for feed in (OUTGOING, SIGN_INS):
         site.assert_exactly_once(feed)
-    alone = finished([*program, "--config", str(site.config), "--section", "bad"])
+    alone = program("--config", site.config, "--section", "bad")
     assert alone.returncode == 2
     assert "[MailLogger:bad]" in alone.stderr or "[bad]" in alone.stderr
 
 
-@pytest.mark.parametrize("program", [MODULE, command("collect")], ids=["uzmanposta", "mailferry"])
-def test_a_configuration_that_is_not_there_is_told(tmp_path: Path, program: list[str]) -> None:
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_configuration_that_is_not_there_is_told(tmp_path: Path, program: Program) -> None:
     # A backslash and an n in a name are no end of a line.
     missing = tmp_path / "c:\\new.ini"
-    done = finished([*program, "--config", str(missing), "--all"])
+    done = program("--config", missing, "--all")
     assert done.returncode == 2
     assert str(missing) in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_the_result_as_json(site: Site) -> None:
-    done = finished(command("collect", "--config", site.config, "--all", "--json"))
+    done = ran("collect", "--config", site.config, "--all", "--json")
     assert done.returncode == 0
     printed = json.loads(done.stdout)
     assert (printed["version"], printed["exit_status"]) == (1, 0)
@@ -243,13 +251,13 @@ def test_the_result_as_json(site: Site) -> None:
     assert printed["total"]["total_logs_processed"] == sum(events)
 
 
-@pytest.mark.parametrize("program", [MODULE, command("collect")], ids=["uzmanposta", "mailferry"])
-def test_a_gap_is_exit_4_and_stands_in_the_summary(tmp_path: Path, program: list[str]) -> None:
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_gap_is_exit_4_and_stands_in_the_summary(tmp_path: Path, program: Program) -> None:
     full = Traits(rate=0, start=RECENT, end=RECENT + 300, bursts={RECENT + 60: 8})
     with a_site(tmp_path, {SIGN_INS: full}, Settings(page_cap=5), now=time.time()) as site:
         site.configure(max_records_per_page=5)
-        done = finished([*program, "--config", str(site.config)])
+        done = program("--config", site.config)
         assert done.returncode == 4
         assert "logs           5 (1 new gaps)" in done.stdout
         assert "1 new gaps on record" in done.stderr
-        assert finished([*program, "--config", str(site.config)]).returncode == 0
+        assert program("--config", site.config).returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -168,7 +169,8 @@ def group_names(header: Header, above: Sequence[Cell], below: Sequence[Cell]) ->
     """
     place = header.key
     names = [clean_name(name) for name in header.written]
-    open_places = {at for at, name in enumerate(names) if not name or names.count(name) > 1}
+    often = Counter(names)
+    open_places = {at for at, name in enumerate(names) if not name or often[name] > 1}
     for distance, row in ((1, below), (-1, above)):
         cells = {at: cell for at, cell in enumerate(row) if not is_blank(cell)}
         if not cells or place in cells or not all(isinstance(cell, str) for cell in cells.values()):
