@@ -12,6 +12,7 @@ from mailferry.commands import completeness, mailbox, preview, service
 from mailferry.commands.alerts import alerts
 from mailferry.commands.config import config
 from mailferry.commands.events import collect
+from mailferry.commands.jobs import jobs
 from mailferry.commands.metrics import metrics
 from mailferry.commands.simulate import simulate
 from mailferry.entry import command_line
@@ -37,7 +38,7 @@ app.command()(mailbox.explain)
 app.command()(preview.preview)
 app.command()(preview.columns)
 app.command()(mailbox.check)
-app.add_typer(mailbox.jobs, name="jobs")
+app.add_typer(jobs, name="jobs")
 app.add_typer(config, name="config")
 app.command()(service.start)
 app.command()(service.status)

@@ -41,7 +41,7 @@ def send_test(config: Configs = None) -> None:
         kind="test",
         subject="a test of the alerts",
         reason=f"`mailferry alerts test` was run on {host}",
-        advice="nothing; this is how word arrives",
+        advice="nothing; this is how alerts arrive",
     )
     message = Message(new=(need,), host=host)
     ways: dict[str, Callable[[], str]] = {
