@@ -20,11 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailferry.errors import Retry, Stop
+from mailferry.postgres_account import account_of
 from mailferry.postgres_programs import OLDEST, Binaries, copy_for_all, installed
 from mailferry.postgres_roles import ADMINISTRATOR, WORKER, Passwords, hand_over
 
@@ -51,16 +51,6 @@ max_wal_senders = 0
 log_timezone = 'UTC'
 log_min_messages = warning
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Account:
-    """The operating-system user that the server's programs run as; `ids` is empty for our own."""
-
-    name: str
-    uid: int
-    gid: int
-    ids: Mapping[str, object]
 
 
 @contextlib.contextmanager
@@ -94,7 +84,7 @@ class _Server:
         self.folder = folder
         self.data = folder / "data"
         self._settings = settings
-        self._account = _account(self.data)
+        self._account = account_of(self.data)
         self._make_folders()
         self._binaries = self._choose(binaries)
         self.socket_folder = self._socket_folder()
@@ -420,27 +410,3 @@ class _Server:
 
 def _quoted(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
-
-
-def _account(data: Path) -> _Account:
-    """Ourselves; for root, who the cluster belongs to, or the folder that it will be in."""
-    import pwd
-
-    uid = os.geteuid()
-    if uid:
-        return _Account(name=str(uid), uid=uid, gid=os.getegid(), ids={})
-    owners: list[int] = []
-    for place in (data, *data.parents):
-        with contextlib.suppress(FileNotFoundError):
-            owners.append(place.stat().st_uid)
-    for name in ("postgres", "nobody"):
-        with contextlib.suppress(KeyError):
-            owners.append(pwd.getpwnam(name).pw_uid)
-    for owner in filter(None, owners):
-        with contextlib.suppress(KeyError):
-            user = pwd.getpwuid(owner)
-            ids = {"user": owner, "group": user.pw_gid, "extra_groups": []}
-            return _Account(name=user.pw_name, uid=owner, gid=user.pw_gid, ids=ids)
-    raise Stop(
-        "PostgreSQL does not run as root, and there is no user postgres or nobody. Run as another user or set DB_HOST."
-    )
