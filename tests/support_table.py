@@ -126,7 +126,7 @@ async def _taking_over(feeds: Sequence[EventFeed], pool: Pool, clock: Clock) -> 
     connections = Connections()
     try:
         runs = (
-            Collector(feed, connections, pool=pool, runner="test", take_over=True, clock=clock)
+            Collector(feed, connections, pool=pool, worker_id="test", take_over=True, clock=clock)
             for feed in feeds
         )
         return [await one.run() for one in runs]

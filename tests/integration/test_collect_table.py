@@ -286,7 +286,7 @@ class Opened:
     """A destination that is held, with the feed begun."""
 
     def __init__(self, feed: EventFeed, pool: Pool, *, now: float = START, take_over: bool = False) -> None:
-        self.destination = EventTable(feed, pool, runner="test", take_over=take_over, clock=lambda: now)
+        self.destination = EventTable(feed, pool, worker_id="test", take_over=take_over, clock=lambda: now)
         assert self.destination.acquire()
         found, _ = self.destination.open()
         self.progress = found or Progress(position=START, floor=START)

@@ -90,7 +90,7 @@ class Collector:
         connections: Connections,
         *,
         pool: Pool | None = None,
-        runner: str = "",
+        worker_id: str = "",
         take_over: bool = False,
         stop: asyncio.Event | None = None,
         place: Place | None = None,
@@ -99,7 +99,7 @@ class Collector:
     ) -> None:
         """`watch` receives the share of the run that is done, 0 to 1; `stop` is set to end early and in good order.
 
-        For a feed whose destination is a table: `pool`, of which the run holds one connection until its end; `runner`, a
+        For a feed whose destination is a table: `pool`, of which the run holds one connection until its end; `worker_id`, a
         name for people; `take_over`, to end whatever run still holds the feed instead of skipping it.
         """
         self._feed = feed
@@ -116,7 +116,7 @@ class Collector:
 
             if pool is None:
                 raise ValueError(f"{feed.section}: a pool is needed")
-            self._destination = EventTable(feed, pool, runner=runner, take_over=take_over, clock=clock)
+            self._destination = EventTable(feed, pool, worker_id=worker_id, take_over=take_over, clock=clock)
             self._result.table = feed.table
         else:
             from mailferry.events.files import HourlyFiles

@@ -87,7 +87,7 @@ async def collect(
     """
     stop = asyncio.Event()
     received: list[int] = []
-    runner = f"{socket.gethostname()}/{os.getpid()}"
+    worker_id = f"{socket.gethostname()}/{os.getpid()}"
     connections = Connections()
     places = Places(workers)
     results: dict[str, Result] = {}
@@ -117,7 +117,7 @@ async def collect(
                         feed,
                         connections,
                         pool=pool,
-                        runner=runner,
+                        worker_id=worker_id,
                         stop=stop,
                         place=place,
                         watch=watch,

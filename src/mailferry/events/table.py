@@ -2,7 +2,7 @@
 
 Who may write is settled twice. One session holds the feed's advisory lock from the start of a run to its end, and does
 all the run's work; a second run is skipped, or takes over by ending that session. And every run raises a number in the
-feed's progress row, the fence, which each commit compares: a runner that comes back from a long sleep commits nothing.
+feed's progress row, the fence, which each commit compares: a worker that comes back from a long sleep commits nothing.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _REFUSED = (
 
 
 class TakenOver(Retry):
-    """Another runner has taken the feed over; nothing of this commit was written."""
+    """Another worker has taken the feed over; nothing of this commit was written."""
 
 
 class EventTable:
@@ -72,13 +72,13 @@ class EventTable:
         feed: EventFeed,
         pool: Pool,
         *,
-        runner: str = "",
+        worker_id: str = "",
         take_over: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._feed = feed
         self._pool = pool
-        self._runner = runner
+        self._worker_id = worker_id
         self._take_over = take_over
         self._clock = clock
         self._days = min(feed.log_retention_days, _FOR_EVER)
@@ -175,7 +175,7 @@ class EventTable:
         source = f"{feed.category}/{feed.type}/{feed.domain}"
         with _translated():
             table = self._prepared()
-            values: dict[str, Any] = {"feed": feed.section, "source": source, "runner": self._runner}
+            values: dict[str, Any] = {"feed": feed.section, "source": source, "runner": self._worker_id}
             values |= {"target": table.title, "retention_days": self._days}
             with self._conn.transaction(), self._conn.cursor(row_factory=dict_row) as cursor:
                 row = cursor.execute(_sql("begin"), values).fetchone()

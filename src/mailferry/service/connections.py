@@ -54,7 +54,7 @@ class WatchedConnections:
             return list(self._open)
 
 
-class _Async(psycopg.AsyncConnection[TupleRow]):
+class _Watched:
     home: WatchedConnections
     patience: float
     #: Monotonic time since when it waits for an answer; None while it does not.
@@ -62,8 +62,10 @@ class _Async(psycopg.AsyncConnection[TupleRow]):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.home.add(self)
+        self.home.add(self)  # type: ignore[arg-type] # both classes with this base are connections
 
+
+class _Async(_Watched, psycopg.AsyncConnection[TupleRow]):
     async def wait(self, gen: PQGen[Any], interval: float = _INTERVAL, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - psycopg's own parameter
         self.since = time.monotonic()
         try:
@@ -72,15 +74,7 @@ class _Async(psycopg.AsyncConnection[TupleRow]):
             self.since = None
 
 
-class _Blocking(psycopg.Connection[TupleRow]):
-    home: WatchedConnections
-    patience: float
-    since: float | None = None
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.home.add(self)
-
+class _Blocking(_Watched, psycopg.Connection[TupleRow]):
     def wait(self, gen: PQGen[Any], interval: float = _INTERVAL, timeout: float | None = None) -> Any:
         self.since = time.monotonic()
         try:

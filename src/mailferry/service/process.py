@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mailferry.config.service import Configuration
 
     class Beside(Protocol):
-        """What goes along with the service, and must not disturb it: the status page, the alerts."""
+        """A part of the process that must not disturb the service: the status page, the alerts."""
 
         def take(self, configuration: Configuration) -> None:
             """Go by this configuration from now on; must not block."""

@@ -18,7 +18,7 @@ from mailferry.service import queue
 from mailferry.service.connections import WatchedConnections
 from mailferry.service.dispatch import Dispatcher
 from mailferry.service.plan import Plan, host_name
-from mailferry.service.store import Store, runner_of
+from mailferry.service.store import Store, worker_id_of
 from mailferry.service.tasks import Tasks
 from mailferry.service.watches import Watches
 from mailferry.service.worker import ServiceWorker
@@ -154,7 +154,7 @@ class Service:
         pool = await asyncio.to_thread(pooled.__enter__)
         app = queue.make_app(where, settings.max_concurrent_feeds, watched)
         connections = Connections()
-        mail = MailPool(plan.mailboxes, pool, worker_id=runner_of(plan.host), stop=self._thread_stop)
+        mail = MailPool(plan.mailboxes, pool, worker_id=worker_id_of(plan.host), stop=self._thread_stop)
         stack.push_async_callback(
             _close,
             watched,

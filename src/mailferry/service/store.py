@@ -55,7 +55,7 @@ class Ended:
     late: int | None = None
 
 
-def runner_of(host: str) -> str:
+def worker_id_of(host: str) -> str:
     """Who this process is, for people."""
     return f"{host}:{os.getpid()}"
 
@@ -68,7 +68,7 @@ class Store:
         self._worker = worker
         self._host = host
         #: The same name as in the ledger.
-        self.runner = runner_of(host)
+        self.worker_id = worker_id_of(host)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[_Connection]:
@@ -126,7 +126,7 @@ class Store:
 
     async def begin(self, name: str, job: int) -> Begun | None:
         """A run begins; None where the queue's job was reclaimed meanwhile."""
-        row = await self._one("begin", name=name, job=job, runner=self.runner)
+        row = await self._one("begin", name=name, job=job, runner=self.worker_id)
         return Begun(run=row["run"], failures=row["failures"]) if row else None
 
     async def end(self, name: str, begun: Begun, ended: Ended) -> None:
@@ -205,7 +205,7 @@ class Store:
         await self._do("loaded", id=self._worker, error=error)
 
     async def leave(self, *, for_good: bool) -> None:
-        """This worker watches no more; `for_good`: and is no more."""
+        """End this worker's watches; `for_good`: and delete its row."""
         async with self.transaction() as conn:
             await conn.execute(_sql("unwatch"), {"worker": self._worker})
             if for_good:

@@ -277,7 +277,7 @@ class Tasks:
             feed,
             self._connections,
             pool=self._pool,
-            runner=self._store.runner,
+            worker_id=self._store.worker_id,
             take_over=True,
             stop=self._stop,
         ).run()

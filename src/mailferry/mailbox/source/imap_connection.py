@@ -36,6 +36,16 @@ class TokenSource(Protocol):
         """The last token was refused: the next one must be a new one."""
 
 
+def token_source(settings: MailboxSettings) -> TokenSource | None:
+    """Access tokens for a mailbox that nothing else has opened; None where it has a password."""
+    if settings.auth is Auth.PASSWORD:
+        return None
+    from mailferry.mailbox.source.oauth import Tokens
+
+    assert settings.oauth is not None
+    return Tokens(settings.oauth)
+
+
 class Dropped(Unavailable):
     """The connection was lost or did not answer; a new one may do."""
 

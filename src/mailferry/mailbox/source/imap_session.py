@@ -6,9 +6,16 @@ import contextlib
 import imaplib
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mailferry.config.mailbox import Auth, MarkBy
+from mailferry.config.mailbox import MarkBy
 from mailferry.errors import Reject, Retry, Stop
-from mailferry.mailbox.source.imap_connection import Dropped, connect, hang_up, is_passing, mapped_errors
+from mailferry.mailbox.source.imap_connection import (
+    Dropped,
+    connect,
+    hang_up,
+    is_passing,
+    mapped_errors,
+    token_source,
+)
 from mailferry.mailbox.source.message import Unreachable
 
 if TYPE_CHECKING:
@@ -44,12 +51,7 @@ class ImapSession:
         self.exists = 0
         self._permanent: tuple[bytes, ...] | None = None
         self._names: dict[tuple[int, str], str] = {}
-        if tokens is None and settings.auth is not Auth.PASSWORD:
-            from mailferry.mailbox.source.oauth import Tokens
-
-            assert settings.oauth is not None
-            tokens = Tokens(settings.oauth)
-        self._tokens = tokens
+        self._tokens = tokens or token_source(settings)
         self._at_first_use = at_first_use
         if not at_first_use:
             self.run("opening the folder", lambda _client: None)

@@ -49,7 +49,7 @@ class Head:
 
     @property
     def title(self) -> str:
-        """The message by what people know of it."""
+        """The message as people know it: subject, sender, time."""
         when = f"{self.received.astimezone():%Y-%m-%d %H:%M}"
         return (
             f"message {self.ref.uid} {self.subject[:100]!r} from {self.sender[:100] or 'no sender'}, {when}"
@@ -99,7 +99,7 @@ class Summary:
 
 
 class Unavailable(Retry):
-    """The mailbox does not do this for now, by its own word or because it became unreachable: no fault of the message."""
+    """The mailbox cannot do this for now, as it says itself or because it became unreachable: no fault of the message."""
 
 
 class Unreachable(Unavailable):

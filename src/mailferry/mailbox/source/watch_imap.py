@@ -19,9 +19,15 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from mailferry.config.mailbox import Auth
 from mailferry.errors import Stop
-from mailferry.mailbox.source.imap_connection import Dropped, connect, hang_up, is_passing, mapped_errors
+from mailferry.mailbox.source.imap_connection import (
+    Dropped,
+    connect,
+    hang_up,
+    is_passing,
+    mapped_errors,
+    token_source,
+)
 from mailferry.mailbox.source.watch import State, Watcher
 
 if TYPE_CHECKING:
@@ -65,12 +71,7 @@ class ImapWatcher(Watcher):
         super().__init__(settings, on_news, patience=patience, clock=clock)
         if patience <= min(renew, probe):
             raise ValueError("patience must be longer than renew or probe")
-        if tokens is None and settings.auth is not Auth.PASSWORD:
-            from mailferry.mailbox.source.oauth import Tokens
-
-            assert settings.oauth is not None
-            tokens = Tokens(settings.oauth)
-        self._tokens = tokens
+        self._tokens = tokens or token_source(settings)
         self._renew, self._probe = renew, probe
 
     def _watch(self, turn: Turn) -> float:
