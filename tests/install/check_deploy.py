@@ -149,7 +149,7 @@ def test_logrotate_takes_its_file(site: Site) -> None:
 def test_the_shell_completes_a_command(site: Site) -> None:
     script = (
         ". /usr/local/share/bash-completion/completions/mailferry; "
-        "COMP_WORDS=(mailferry col); COMP_CWORD=1; _mailferry_completion mailferry; echo ${COMPREPLY[@]}"
+        "COMP_WORDS=(mailferry coll); COMP_CWORD=1; _mailferry_completion mailferry; echo ${COMPREPLY[@]}"
     )
     assert site.machine.run("bash", "-c", script).out.strip() == "collect"
 
