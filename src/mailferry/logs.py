@@ -1,4 +1,4 @@
-"""What people and programs read of what happens: lines on standard error, and the five log files.
+"""Logging, for people and programs: lines on standard error, and the five log files.
 
 Every module logs by a `Log`, which is called as the module and has its topics: the files in which its lines stand beside
 MAIN, which has all, and ERRORS, which has all from ERROR on. A `Log` takes secrets out; ids come from `bound`. Each
@@ -288,7 +288,7 @@ class _Folder(_Handler):
         if error.errno in self._said:
             return
         self._said.add(error.errno)
-        self._tell(
+        self._report(
             f"cannot write {file.path} ({error.strerror or error}): lines will be missing in that folder; the work goes on",
             record,
         )
@@ -299,7 +299,7 @@ class _Folder(_Handler):
                 self._said.clear()
             log.warning("%s is written again; %d lines are missing in it", file.path, missing)
 
-    def _tell(self, text: str, record: logging.LogRecord) -> None:
+    def _report(self, text: str, record: logging.LogRecord) -> None:
         """On standard error alone."""
         changed = {
             "msg": text,
@@ -359,7 +359,7 @@ class _File:
 
 
 def _open(path: str, flags: int) -> int:
-    """Not for everybody to read; and a link in a folder of another user leads nowhere."""
+    """Readable by owner and group alone; a symbolic link is not followed."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o640)
 
 

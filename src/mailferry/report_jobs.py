@@ -212,7 +212,7 @@ def explained_text(messages: Sequence[MessageVerdict]) -> str:
     for message in messages:
         received = _time(message.received) if message.received else "-"
         why = f": {message.reason}" if message.reason else ""
-        lines.append(f"{received}  {message.subject!r} from {message.sender or 'nobody'}")
+        lines.append(f"{received}  {message.subject!r} from {message.sender or 'no sender'}")
         lines.append(f"  {message.verdict}{why}")
         lines += [f"    part {p.section} {p.name!r} {p.verdict}: {p.reason}" for p in message.parts]
     return "\n".join(mask(line) for line in lines)

@@ -143,7 +143,7 @@ class _Builder(Values):
         return self._model(DatabaseSettings, values | {"data_dir": str(data_dir)}, given, place)
 
     def _apart(self, model: type[_Apart], table: tables.Table, name: str) -> _Apart | None:
-        """What a table of its own says; None where the source does not speak of it."""
+        """The settings of [page] or [alerts]; None where the source has none."""
         values, given = self._values(table, (name,))
         if not values and (name,) not in self._tables:
             return None

@@ -31,7 +31,7 @@ _SAMPLE = datetime(2026, 1, 31, 14, 15, 16, tzinfo=UTC)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EventFeeds:
-    """What a file holds of event feeds: those by full section name, and what is wrong with the others."""
+    """The event feeds of a file by full section name, and the faults of those that cannot be used."""
 
     path: Path
     #: "MailLogger:example" -> feed, in the file's order; None where the section has faults.
@@ -42,9 +42,9 @@ class EventFeeds:
     warnings: tuple[str, ...]
     #: The database of all feeds that write into a table; None where the file names none.
     database: DatabaseSettings | None = None
-    #: None where the file does not speak of a service: the environment alone says how to log.
+    #: None where the file has no such settings: the environment alone says how to log.
     service: ServiceSettings | None = None
-    #: None where the file cannot speak of alerts: the environment alone sets them up.
+    #: None where the file can have no such settings: the environment alone sets them up.
     alerts: AlertSettings | None = None
 
     def choose(self, section: str | None, *, every: bool) -> list[EventFeed]:

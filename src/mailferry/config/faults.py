@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a value, in words for who wrote it. Pure."""
+"""Pydantic's faults as messages for the user. Pure."""
 
 from __future__ import annotations
 

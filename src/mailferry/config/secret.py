@@ -39,7 +39,7 @@ class Secret:
     value: str
     #: As messages name it: "credential X", "file /run/x", "environment".
     place: str
-    #: Where its file can be read by those it is no business of, what to do about it.
+    #: What to do where other users can read its file.
     warning: str = ""
 
 

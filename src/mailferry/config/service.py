@@ -247,11 +247,13 @@ def _apart_of_environment(environ: Mapping[str, str], faults: list[str]) -> Part
 
 
 def _one_of(named: list[tuple[Path | None, _Apart | None]], what: str, faults: list[str]) -> _Apart | None:
-    """What the files say of the page or the alerts; two must not say different things."""
+    """The page's or the alerts' settings, of whichever file has them; a fault where two files differ."""
     found = [(path, one) for path, one in named if one is not None]
     for path, one in found[1:]:
         if one != found[0][1]:
-            faults.append(f"{path}: says another thing of the {what} than {found[0][0]}; keep one of the two")
+            faults.append(
+                f"{path}: its settings of the {what} differ from those of {found[0][0]}; keep one of the two"
+            )
     return found[0][1] if found else None
 
 

@@ -89,7 +89,7 @@ class Placed:
 
     @property
     def other(self) -> str:
-        """As other feeds' faults speak of it."""
+        """As other feeds' faults name it."""
         return f"[{self.table}] of {self._file}" if self.table else self._file
 
     @property
@@ -104,13 +104,13 @@ class Part:
     path: Path | None
     #: Options of `ServiceSettings` that the file sets and that can be used.
     service: dict[str, Any]
-    #: Where data goes that is placed nowhere else; None where the file has no say in it.
+    #: Where data goes that is placed nowhere else; None where the file does not decide that.
     data_dir: Path | None
-    #: None where the file does not speak of a database.
+    #: None where the file has no settings of a database.
     database: DatabaseSettings | None
-    #: None where the file does not speak of the status page.
+    #: None where the file has none.
     page: PageSettings | None
-    #: None where it does not speak of alerts.
+    #: None where the file has none.
     alerts: AlertSettings | None
     events: tuple[tuple[Placed, EventFeed], ...]
     mailboxes: tuple[tuple[Placed, MailboxFeed], ...]

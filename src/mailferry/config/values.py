@@ -1,4 +1,4 @@
-"""From what is written to what can be validated, and from what is found wrong to words for who wrote it."""
+"""From written options to values that can be validated, and from faults to messages for the user."""
 
 from __future__ import annotations
 

@@ -235,7 +235,7 @@ def _position(feed: FeedStatus, seconds: int, now: datetime) -> None:
 
 
 def _reached(feed: FeedStatus, reach: Reach, now: datetime) -> None:
-    """How far a feed got by its destination's own word, run by the service or by cron."""
+    """How far a feed got, as its destination has it, run by the service or by cron."""
     _position(feed, reach.position, now)
     feed.events, feed.late, feed.counts = reach.events, reach.late, reach.counts
     feed.gaps, feed.gap_list, feed.open_gaps = reach.gaps, reach.open_gaps, len(reach.open_gaps)
@@ -254,7 +254,7 @@ def _first_hour(now: datetime) -> int:
 
 
 def _read_checkpoint(feed: EventFeed, status: FeedStatus, now: datetime, reaches: Reaches) -> None:
-    """Of files on this host the checkpoint itself is the newest word."""
+    """Of files on this host the checkpoint itself is the newest."""
     try:
         if found := reaches.of_file(feed):
             _reached(status, found, now)

@@ -1,4 +1,4 @@
-"""The ways on which word leaves: mail, a webhook, a ping. Each delivery takes a bounded time, and raises Retry where it fails."""
+"""How alerts are sent: mail, a webhook, a ping. Each delivery takes a bounded time, and raises Retry where it fails."""
 
 from __future__ import annotations
 

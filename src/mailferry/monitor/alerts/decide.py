@@ -1,4 +1,4 @@
-"""What word is due: needs now, what was announced before, and the time in; a message and the new memory out. Pure.
+"""Which message is due: needs now, what was announced before, and the time in; a message and the new memory out. Pure.
 
 The memory is kept for each channel by itself, and changes only when a message was delivered: what a channel did not
 take is due again, with whatever has come meanwhile. A process that is killed between sending and remembering sends
@@ -22,12 +22,12 @@ QUIET = timedelta(minutes=4)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Announced:
-    """A need that a channel has had word of."""
+    """A need that a channel has sent."""
 
     key: str
     kind: str
     subject: str
-    #: When word was given last.
+    #: When it was sent last.
     at: datetime
     feed: str = ""
     #: The only host that can see whether it is over; "" for any.
@@ -36,7 +36,7 @@ class Announced:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """What a channel has had word of."""
+    """What a channel has sent."""
 
     announced: dict[str, Announced] = field(default_factory=dict)
     #: When it last took a message.

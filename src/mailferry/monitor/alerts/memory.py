@@ -77,7 +77,7 @@ class FileStore:
         self._unwritten: dict[str, Memory] = {}
 
     def look(self, channel: str) -> Memory:
-        """What is remembered; nothing where the file is damaged, so that word is repeated rather than lost."""
+        """What is remembered; nothing where the file is damaged, so that alerts are repeated rather than lost."""
         return self._unwritten.get(channel) or _read(self._all().get(channel))
 
     @contextlib.contextmanager

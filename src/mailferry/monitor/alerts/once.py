@@ -1,4 +1,4 @@
-"""The alerts of a run by cron: a ping when it begins, word and a ping when it has ended. None of it fails the run."""
+"""The alerts of a run by cron: a ping when it begins, alerts and a ping when it has ended. None of it fails the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One look at what needs a person, and the word that is due about it, on every channel."""
+"""One look at what needs a person, and the messages that are due about it, on every channel."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def turn(
     known: Callable[[Status], None] = lambda _: None,
     feeds: frozenset[str] | None = None,
 ) -> Status:
-    """Give the word that is due, with a database's memory where there is one; returns what was seen.
+    """Send the messages that are due, with a database's memory where there is one; returns what was seen.
 
     An unreachable database is remembered in `file`. `known` adds what the caller knows of its own run; `feeds`: only these
     are judged. What cannot be delivered is logged, and due again the next time.
@@ -125,7 +125,7 @@ def turn(
 def give(
     settings: AlertSettings, status: Status, file: FileStore, now: datetime, feeds: frozenset[str]
 ) -> None:
-    """Give the word that is due about these feeds, and this host, from what a run of theirs knows."""
+    """Send the messages that are due about these feeds, and this host, from what a run of theirs knows."""
 
     def ours(one: Announced | Need) -> bool:
         return not one.feed or one.feed in feeds
