@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,26 +23,42 @@ pytest_plugins = ["fixtures_postgres", "fixtures_dovecot", "fixtures_logs", "fix
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let those that take longest begin first: each worker gets one run of the list, and its slow ones lead it.
+    """Let those that take longest begin first, longest of all first, spread over the workers by their seconds.
 
     They mostly wait, so that the workers beside them have the processors; at the end they would wait alone. On a busy
     machine each has ten minutes.
     """
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    for item in slow:
+    workers = [_Worker() for _ in range(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))]
+    rest = [item for item in items if not item.get_closest_marker("slow")]
+    for item in sorted(
+        (item for item in items if item.get_closest_marker("slow")), key=_seconds, reverse=True
+    ):
         if not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(600))
-    rest = [item for item in items if not item.get_closest_marker("slow")]
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        least = min(workers, key=lambda worker: worker.seconds)
+        least.items.append(item)
+        least.seconds += _seconds(item)
     ordered: list[pytest.Item] = []
-    for number in range(workers):
-        # As `--dist worksteal` cuts the list.
-        size = (len(items) - len(ordered)) // (workers - number)
-        own = slow[number::workers]
-        others = max(0, size - len(own))
-        ordered += own + rest[:others]
+    for number, worker in enumerate(workers):
+        # As `--dist worksteal` cuts the list: one run of it for each worker.
+        size = (len(items) - len(ordered)) // (len(workers) - number)
+        others = max(0, size - len(worker.items))
+        ordered += worker.items + rest[:others]
         del rest[:others]
     items[:] = ordered + rest
+
+
+@dataclass
+class _Worker:
+    """The slow tests that one worker begins with, and how long they take."""
+
+    items: list[pytest.Item] = field(default_factory=list)
+    seconds: float = 0
+
+
+def _seconds(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("slow")
+    return float(marker.args[0]) if marker else 0.0
 
 
 @pytest.fixture(scope="module")

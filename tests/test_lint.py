@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 def test_format_lint_imports_and_types_are_as_agreed() -> None:
     done = subprocess.run(
         [sys.executable, "tools/lint.py"], cwd=ROOT, capture_output=True, text=True, check=False

@@ -38,7 +38,7 @@ def contents(site: Site) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_kills_while_hours_are_closed(tmp_path: Path) -> None:
     traits = Traits(rate=0.02, start=START, end=START + 4 * HOUR, detail_bytes=100)
     with a_site(tmp_path, {SIGN_INS: traits}, now=START + 5 * HOUR) as site:

@@ -121,7 +121,7 @@ def left_to_repair(site: Site, feed: Feed) -> bool:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 @pytest.mark.parametrize("feed", FEEDS, ids=lambda feed: feed.category)
 def test_kill_at_each_call_that_changes_the_data_or_its_checkpoint(tmp_path: Path, feed: Feed) -> None:
     kills = 0

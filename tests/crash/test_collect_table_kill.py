@@ -83,7 +83,7 @@ def test_kill_at_each_statement_and_the_next_run_goes_on(
         site.assert_exactly_once(OUTGOING)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_a_connection_that_is_cut_at_each_statement_fails_the_run_and_the_next_one_goes_on(
     tmp_path: Path, database_settings: DatabaseSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -203,6 +203,7 @@ def test_a_disk_that_refuses_fails_the_run_and_the_next_one_repairs(
     site.assert_exactly_once()
 
 
+@pytest.mark.slow(15)
 def test_processes_at_once_load_each_message_once(site: Site) -> None:
     other = site.folder / "other"
     for _ in range(6):

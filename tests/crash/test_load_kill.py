@@ -63,7 +63,7 @@ def let_through_when_cut_off_too_often(site: Site) -> None:
         site.load()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(30)
 @pytest.mark.parametrize("part", ALL_STEPS)
 def test_kill_before_and_after_each_statement(site: Site, part: str) -> None:
     with Wire(site.settings) as wire:
@@ -85,7 +85,7 @@ def test_kill_before_and_after_each_statement(site: Site, part: str) -> None:
 CALLS = {"mkdir": 3, "fsync": 11, "rename": 9, "unlink": 3, "rmdir": 2}
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 def test_kill_at_each_call_that_changes_files(site: Site) -> None:
     hit: set[str] = set()
     for call, last in CALLS.items():

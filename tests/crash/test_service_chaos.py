@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FAULTS = 50
 
 
-@pytest.mark.slow
+@pytest.mark.slow(150)
 def test_fifty_random_faults_lose_nothing_and_double_nothing(
     tmp_path: Path, new_database: Callable[..., DatabaseSettings], account: Account, server_folder: Path
 ) -> None:

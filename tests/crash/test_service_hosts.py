@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mailferry.config.database import DatabaseSettings
 
 
-@pytest.mark.slow
+@pytest.mark.slow(90)
 def test_what_a_host_was_at_is_done_by_another_within_a_minute(
     tmp_path: Path, new_database: Callable[..., DatabaseSettings], account: Account, server_folder: Path
 ) -> None:
@@ -60,7 +60,7 @@ def test_what_a_host_was_at_is_done_by_another_within_a_minute(
         fleet.assert_exactly_once()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(60)
 def test_a_host_that_wakes_up_late_fails_at_its_commit(
     tmp_path: Path, new_database: Callable[..., DatabaseSettings], account: Account
 ) -> None:
@@ -111,7 +111,7 @@ def test_a_host_that_wakes_up_late_fails_at_its_commit(
     table.assert_exactly_once()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(30)
 def test_a_feed_that_takes_its_worker_along_each_time_is_given_up_until_it_is_due(
     tmp_path: Path, new_database: Callable[..., DatabaseSettings]
 ) -> None:

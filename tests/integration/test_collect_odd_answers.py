@@ -123,7 +123,7 @@ def test_a_decimal_keeps_every_digit(tmp_path: Path) -> None:
         assert all(b'"score":0.1234567890123456789,' in line for line in lines)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 def test_one_detail_in_a_hundred_that_is_not_there_hardly_holds_up_the_rest(tmp_path: Path) -> None:
     whole = Traits(rate=2, start=START, end=START + 600, detail_bytes=100)
     some = Traits(rate=2, start=START, end=START + 600, detail_bytes=100, missing_details=0.01)

@@ -47,7 +47,6 @@ def test_a_page_smaller_than_configured_loses_nothing_and_is_logged(
 # --- what is no longer kept
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("step", [300, 43_200])
 def test_time_that_the_provider_has_deleted_is_one_gap_up_to_the_first_event_it_still_has(
     tmp_path: Path, step: int

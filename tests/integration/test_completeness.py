@@ -155,7 +155,6 @@ def test_a_table_is_verified_and_repaired_the_same_way(
         assert verified(site, feed, "--offline")[0] == 0
 
 
-@pytest.mark.slow
 def test_time_before_the_feed_began_is_filled_without_moving_the_position(tmp_path: Path) -> None:
     with a_site(tmp_path, dict.fromkeys(FEEDS, TRAITS)) as site:
         site.configure(start_time=RECENT + 4000)

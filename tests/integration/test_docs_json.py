@@ -181,6 +181,7 @@ def test_what_the_commands_about_completeness_print_is_what_the_page_says(tmp_pa
     assert gaps.keys() == fields("gaps", "the whole")
 
 
+@pytest.mark.slow(15)
 def test_what_the_services_commands_print_is_what_the_page_says(site: Site) -> None:
     files = ("--config", "config.env", "--config", "uzmanposta.ini")
     with (

@@ -41,7 +41,7 @@ def empty_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(30)
 @pytest.mark.parametrize("name", ["events", "complete", "mailbox", "columns"])
 def test_a_newcomer_who_follows_the_tutorial_sees_what_it_shows(name: str, empty_folder: Path) -> None:
     found = BLOCK.findall((DOCS / "tutorials" / f"{name}.md").read_text("utf-8"))

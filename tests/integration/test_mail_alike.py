@@ -144,6 +144,7 @@ def _parts(mailbox: Mailbox) -> list[tuple[object, ...]]:
         [b"Track and Trace", b"Track and Trace \xdeube", b"Track and Trace =?utf-8?Q?=DE?="]
     ),
 )
+@pytest.mark.slow(20)
 def test_imap_and_maildir_agree_part_by_part(
     account: Account, tmp_path: Path, inspector: Inspector, entity: bytes, subject: bytes
 ) -> None:

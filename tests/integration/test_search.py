@@ -61,6 +61,7 @@ def site(tmp_path: Path, database_settings: DatabaseSettings) -> Iterator[Site]:
         yield Site(tmp_path, database_settings, folder, server)
 
 
+@pytest.mark.slow(15)
 def test_headers_of_strangers_are_fetched_once(site: Site) -> None:
     site.folder.messages += [Served(raw=mail(f"Minutes {number}")) for number in range(1200)]
     site.folder.messages.append(Served(raw=_wanted("1")))

@@ -82,7 +82,7 @@ def wait_for_runs(settings: DatabaseSettings, name: str) -> None:
 # --- the start
 
 
-@pytest.mark.slow
+@pytest.mark.slow(25)
 def test_it_is_ready_only_when_database_and_mailbox_have_answered(
     tmp_path: Path, empty: DatabaseSettings, account: Account
 ) -> None:
@@ -169,7 +169,7 @@ def test_a_database_of_a_newer_program_is_left_alone(
         assert host.manager.ready == 0
 
 
-@pytest.mark.slow
+@pytest.mark.slow(45)
 def test_two_processes_share_a_private_database_that_comes_back_when_it_is_killed(
     server_folder: Path, empty: DatabaseSettings, provider: Provider
 ) -> None:
@@ -205,6 +205,7 @@ def test_two_processes_share_a_private_database_that_comes_back_when_it_is_kille
 
 
 @pytest.mark.parametrize("hanging", ["load", "mailbox", "database"])
+@pytest.mark.slow(15)
 def test_a_service_that_is_ended_hands_its_work_to_another_whatever_hangs(
     hanging: str, tmp_path: Path, empty: DatabaseSettings, account: Account, provider: Provider
 ) -> None:
@@ -277,7 +278,7 @@ def test_a_service_that_is_ended_while_it_collects_leaves_the_rest_to_another_at
 # --- a new configuration
 
 
-@pytest.mark.slow
+@pytest.mark.slow(45)
 def test_a_new_configuration_is_taken_and_a_broken_one_refused(
     tmp_path: Path, empty: DatabaseSettings, provider: Provider
 ) -> None:
@@ -367,7 +368,7 @@ def reload(host: Host) -> tuple[int, list[str]]:
 # --- neighbours
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_feeds_stay_on_their_host_and_a_wrong_password_holds_up_nobody(
     tmp_path: Path, empty: DatabaseSettings, account: Account, provider: Provider
 ) -> None:

@@ -35,6 +35,7 @@ def runs(settings: DatabaseSettings, name: str) -> int:
     return int(feed_row(settings, name).get("run") or 0)
 
 
+@pytest.mark.slow(15)
 def test_a_failing_feed_is_tried_three_times_more_and_holds_up_nobody(
     tmp_path: Path, settings: DatabaseSettings
 ) -> None:
@@ -83,7 +84,7 @@ def test_a_failing_feed_is_tried_three_times_more_and_holds_up_nobody(
         assert host.end() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_missed_times_are_made_up_once_and_long_runs_do_not_pile_up(
     tmp_path: Path, settings: DatabaseSettings
 ) -> None:
@@ -122,7 +123,7 @@ def test_missed_times_are_made_up_once_and_long_runs_do_not_pile_up(
         assert host.end() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.slow(20)
 def test_a_mail_is_loaded_when_it_comes_and_without_a_watcher_by_the_schedule_and_folders_are_kept_in_order(
     tmp_path: Path, settings: DatabaseSettings, account: Account
 ) -> None:
@@ -155,7 +156,7 @@ def test_a_mail_is_loaded_when_it_comes_and_without_a_watcher_by_the_schedule_an
     table.assert_exactly_once()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(45)
 def test_a_mailbox_is_watched_by_another_when_its_watcher_is_gone(
     tmp_path: Path, settings: DatabaseSettings, account: Account
 ) -> None:

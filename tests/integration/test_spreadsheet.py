@@ -187,7 +187,6 @@ def test_nul_characters_are_taken_out_and_counted(reader: Reader, tmp_path: Path
     assert "2 NUL" in report.warnings[0]
 
 
-@pytest.mark.slow
 def test_16384_columns_load_into_a_table_that_has_some_of_them(reader: Reader, tmp_path: Path) -> None:
     path = xlsx(
         tmp_path / "a", Tab(rows=[["key", *(f"c{at}" for at in range(16_383))], ["a", *[1.0] * 16_383]])
