@@ -200,7 +200,7 @@ def transaction(pool: Pool) -> Iterator[Connection]:
 
 @contextlib.contextmanager
 def single(pool: Pool) -> Iterator[Connection]:
-    """A connection for one statement that is a transaction by itself; errors come out as of `transaction`.
+    """A connection for one statement, which is its own transaction; errors as of `transaction`.
 
     Spares the server the two statements around it.
     """

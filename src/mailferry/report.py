@@ -1,4 +1,4 @@
-"""What a run came to, for people (plain text) and for programs (one versioned JSON object)."""
+"""The result of a run, for people (plain text) and for programs (one versioned JSON object)."""
 
 from __future__ import annotations
 

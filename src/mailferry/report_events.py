@@ -1,4 +1,4 @@
-"""What `verify`, `backfill` and `gaps` came to, for people and as JSON; see docs/reference/json.md."""
+"""The results of `verify`, `backfill` and `gaps`, for people and as JSON; see docs/reference/json.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `verify --seals` came to, for people and as JSON; see docs/reference/json.md."""
+"""The result of `verify --seals`, for people and as JSON; see docs/reference/json.md."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def _read(config: Path) -> EventFeeds:
 
 
 def _alerting(file: EventFeeds, feeds: Sequence[EventFeed]) -> Configuration | None:
-    """What the alerts of a run go by; None where none are set up."""
+    """The configuration that the alerts of a run use; None where none are set up."""
     from mailferry.config import service
     from mailferry.config.database import DatabaseSettings
     from mailferry.config.page_settings import PageSettings

@@ -72,7 +72,7 @@ def page(config: Configs = None) -> None:
     """Serve the status page and its API alone, without running any feed, until SIGTERM.
 
     For a host that runs feeds by cron; `mailferry start` serves the page by itself. Exit status: 0 ended by SIGTERM or SIGINT; 1 the
-    address cannot be had; 2 configuration.
+    address cannot be used; 2 configuration.
     """
     import threading
 

@@ -118,7 +118,7 @@ class ColumnRule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Route:
-    """Which sheets of which messages go where; what is left out is as the feed has it."""
+    """Which sheets of which messages go into which table; an option that is left out is the feed's."""
 
     #: Pattern (`*`, `?`) of sheets' names, of files' names; text in the subject; address, domain or word of the sender.
     sheet: str = ""

@@ -1,4 +1,4 @@
-"""A configuration as `mailferry.toml`: for people to see (all of it, secrets masked), or to go on with."""
+"""A configuration as `mailferry.toml`: to be shown (all of it, secrets masked), or to be used."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Backfill(Collector):
             Retry: the provider fails, or another run holds the feed for too long; what was filled stays.
             Stop: a person has to act first.
         """
-        #: Time that could not be had as a whole.
+        #: Time that could not be fetched as a whole.
         self._still: list[Range] = []
         async with self._marked():
             progress = await self.looked()

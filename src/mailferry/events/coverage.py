@@ -1,4 +1,4 @@
-"""Which time has been listed when, and what came of it: the record that an audit and `verify` go by. Values only.
+"""Which time has been listed when, and what came of it: the record that an audit and `verify` use. Values only.
 
 Every second from the start of a feed lies in one span, or in none: then it was never listed. Spans that say the same
 merge, by the hour for the last days, then by the day, then by the month, so the record of years stays small. All

@@ -88,13 +88,13 @@ class HourlyFiles:
         return self._mark is not None
 
     def unmark(self) -> None:
-        """Let go of that file."""
+        """Release that file."""
         if self._mark:
             self._mark.release()
         self._mark = None
 
     def release(self) -> None:
-        """Close the logs and let go of both locks."""
+        """Close the logs and release both locks."""
         self.journal.close()
         self.unlock()
         self.unmark()

@@ -23,7 +23,7 @@ class Metrics:
     not_objects: int = 0
     #: Values that no parser could read, and that are kept as text.
     unreadable: int = 0
-    #: Details that could not be had: the list record was written.
+    #: Details that could not be fetched: the list record was written.
     stand_ins: int = 0
     #: Rows whose detail came at last.
     completed: int = 0

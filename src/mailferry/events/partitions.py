@@ -200,7 +200,7 @@ def _let_go(conn: Connection, table: Table, partition: Partition, values: dict[s
             with conn.transaction():
                 conn.execute(statement("drop_partition", partition=partition.identifier))
         except psycopg.errors.DependentObjectsStillExist as error:
-            # Events are let go of all the same: how long they may be kept is not for a view to say.
+            # Events are deleted all the same: a view does not decide how long they are kept.
             conn.execute(statement("empty_partition", partition=partition.identifier))
             views = "; ".join((error.diag.message_detail or str(error)).splitlines())
             return (

@@ -48,7 +48,7 @@ class Progress:
     events: int = 0
     #: What is odd about events since the feed began, by name: as `counts` of the heartbeat.
     counts: dict[str, int] = field(default_factory=dict)
-    #: The newest events whose detail could not be had, with their time: the list record stands in for it.
+    #: The newest events whose detail could not be fetched, with their time: the list record stands in for it.
     details_missing: dict[str, int] = field(default_factory=dict)
     #: Digests of the newest records of changed events, where files keep an older record.
     newer: dict[str, str] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class Progress:
         self.counts = {**self.counts, name: self.counts.get(name, 0) + number}
 
     def misses_detail(self, key: str, time: int) -> None:
-        """Put an event on record whose detail could not be had."""
+        """Put an event on record whose detail could not be fetched."""
         self.count("details_missing")
         kept = list({**self.details_missing, key: time}.items())[-MISSING_KEPT:]
         self.details_missing = dict(kept)

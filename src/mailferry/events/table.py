@@ -122,7 +122,7 @@ class EventTable:
         self._locked = False
 
     def unmark(self) -> None:
-        """Let go of that lock."""
+        """Release that lock."""
         if self._held and self._marked:
             _let_go(self._held, self._mark)
         self._marked = False

@@ -36,7 +36,7 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gap:
-    """Time in which events may exist that could not be had. Recorded, never skipped in silence."""
+    """Time in which events may exist that could not be fetched. Recorded, never skipped in silence."""
 
     #: "saturated": one second holds more than a page; "expired": the provider no longer has it.
     kind: str

@@ -1,4 +1,4 @@
-"""Which parts of a message may be spreadsheets, by their description alone; `storing` then goes by the bytes."""
+"""Which parts of a message may be spreadsheets, by their description alone; `storing` then looks at the bytes."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _LAST_ADDRESS = re.compile(r"<([^\s<>]+@[^\s<>]+)>\s*$")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class About:
-    """What is known of a file and of the message that brought it; routes and `value` of a column go by it."""
+    """What is known of a file and of the message that brought it; routes and `value` of a column use it."""
 
     file: str
     #: As the message's header has it, decoded.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mailferry.events.progress import Progress
     from mailferry.events.windows import Gap
 
-#: Hours before the position of which the events are counted one by one.
+#: Hours before the position whose events are counted one by one.
 _RECENT = 48
 
 

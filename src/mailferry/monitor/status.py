@@ -73,7 +73,7 @@ def look_with(
 def look_without(
     configuration: Configuration, now: datetime, error: str = "", reaches: Reaches | None = None
 ) -> Status:
-    """As `look`, what this host knows by itself; `error`: why the database is not asked, "" where there is none."""
+    """As `look`, without the database: what this host knows; `error`: why the database is not asked, "" where there is none."""
     return _complete(_blank(configuration, now), configuration, now, error, reaches or Reaches())
 
 

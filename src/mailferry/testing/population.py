@@ -138,7 +138,7 @@ class Event(NamedTuple):
     visible_from: float
     #: Its JSON in a list.
     record: bytes
-    #: What its detail has beyond the record (`,"logs":...}`); None where no detail can be had, now or ever.
+    #: What its detail has beyond the record (`,"logs":...}`); None where it has no detail.
     more: bytes | None
     #: Its JSON until Unix time `changes_at`; None where it never was another.
     earlier: bytes | None = None

@@ -90,7 +90,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether it was done, well or not, so that its message is to be marked."""
+        """Whether it has completed or failed, so that its message is to be marked."""
         return self.state in (JobState.COMPLETED, JobState.FAILED)
 
 

@@ -46,7 +46,7 @@ MOST_RETRIES = 3
 AFTER_STOP = timedelta(minutes=1)
 #: Nor one that needs a mailbox that is unavailable.
 _AFTER_UNAVAILABLE = timedelta(seconds=10)
-#: What a name claims, for files that are none of it.
+#: The kind that a name claims, for files that cannot be read as any.
 _CLAIMED = {".xls": Kind.XLS, ".xlt": Kind.XLS, ".xlsb": Kind.XLSB, ".ods": Kind.ODS}
 
 

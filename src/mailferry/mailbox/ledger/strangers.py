@@ -39,7 +39,7 @@ def forget(conn: Connection, feed: str, view: str, uids: Collection[str]) -> Non
 
 
 def add(conn: Connection, feed: str, view: str, refs: Sequence[MessageRef]) -> None:
-    """These are strangers, too."""
+    """Add strangers."""
     if refs:
         conn.execute(_sql("add"), {"feed": feed, "view": view, "uids": [ref.uid for ref in refs]})
 

@@ -329,4 +329,4 @@ class ImapMailbox:
 
 
 class _NotWholeError(Exception):
-    """The whole message cannot be had."""
+    """The whole message cannot be fetched."""

@@ -30,7 +30,7 @@ class TokenSource(Protocol):
     """Where access tokens come from."""
 
     def token(self) -> str:
-        """A token that is still good for a while. Retry and Stop as ever."""
+        """A token that is still good for a while. Raises Retry or Stop."""
 
     def forget(self) -> None:
         """The last token was refused: the next one must be a new one."""

@@ -1,4 +1,4 @@
-"""What a mail server may answer, in bytes and in time, from the first byte on: none of it is trusted, least before TLS."""
+"""What a mail server may answer, in bytes and in time, from the first byte on: none of it is trusted, least of all before TLS."""
 
 from __future__ import annotations
 

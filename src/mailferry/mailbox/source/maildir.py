@@ -301,7 +301,7 @@ def _subfolder(root: Path, name: str) -> Path:
 
 
 def _make_subfolder(path: Path) -> None:
-    """Open to those to whom the Maildir itself is."""
+    """With the permissions of the Maildir itself."""
     try:
         mode = path.parent.stat().st_mode & 0o777
         for folder in (path, *(path / name for name in _SUBFOLDERS)):

@@ -268,7 +268,7 @@ def _naive_utc_now() -> Any:
 
 @contextlib.contextmanager
 def _session(ca_file: Path | None) -> Iterator[Any]:
-    """A session with a time-out, which requests has not by itself; `ca_file` instead of the built-in authorities."""
+    """A session with a time-out, which requests does not have; `ca_file` instead of the built-in authorities."""
     import requests
 
     with requests.Session() as session:

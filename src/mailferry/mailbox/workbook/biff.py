@@ -77,7 +77,7 @@ class BiffBook:
         try:
             return self._book.sheet_by_name(name)
         except AssertionError:
-            # xlrd gives up at odd comments on cells.
+            # xlrd fails at odd comments on cells.
             self._book = _open(_without(_NOTE, _records(self._stream), self._stream))
             return self._book.sheet_by_name(name)
 
@@ -135,7 +135,7 @@ def _stream(file: IO[bytes]) -> bytes:
 
 
 def _without(unwanted: int, records: Iterable[tuple[int, int, int]], stream: bytes) -> bytes:
-    """The workbook with the records of a number made into such as no reader knows: xlrd gives up at odd names and comments."""
+    """The workbook with the records of a number made unknown to readers: xlrd fails at odd names and comments."""
     changed = bytearray(stream)
     for at, number, _ in records:
         if number == unwanted:

@@ -314,7 +314,7 @@ def _shared_names(contract: RowContract) -> set[str]:
 
 
 def _targets(header: Header, contract: RowContract) -> dict[int, Column]:
-    """The table's column for a place, by clean name. Columns that share one go by their exact names, the key first."""
+    """The table's column for a place, by clean name. Columns that share one are matched by their exact names, the key first."""
     shared = _shared_names(contract)
     places = {name: place for place, name in enumerate(header.names) if name}
     targets: dict[int, Column] = {}

@@ -42,7 +42,7 @@ class Header:
 
     @property
     def alternatives(self) -> list[tuple[str, ...]]:
-        """By place, the names that the column may go by."""
+        """By place, the names that the column may have."""
         return (
             list(zip(self.written, self.lower, strict=True))
             if self.lower

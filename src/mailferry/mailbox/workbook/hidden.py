@@ -51,7 +51,7 @@ class HiddenCells:
         self._ranges: list[tuple[int, int]] = []
         #: Those that hold anything.
         self._columns: set[int] = set()
-        #: Whether something is hidden of which it is not known where it stands.
+        #: Whether something is hidden at an unknown place.
         self.unplaced = False
 
     def column(self, first: int, last: int) -> None:

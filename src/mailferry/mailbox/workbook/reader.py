@@ -205,7 +205,7 @@ class Reader:
                 self.close()
 
     def ask(self, file: Path | BinaryIO, request: dict[str, Any]) -> Iterator[tuple[bytes, bytes]]:
-        """What the child says of a file: frames, the last of which has the letter E.
+        """The child's answer about a file: frames, the last one with the letter E.
 
         Raises Reject, Retry; FileNotFoundError where there is no such file; Stop when no child starts.
         """
@@ -302,7 +302,7 @@ class _Child:
     @contextlib.contextmanager
     def given(self, file: Path | BinaryIO, ending: str) -> Iterator[Path]:
         """The file in the child's folder, by a second name, else as a copy; the only one there."""
-        # The library goes by the name's ending, and a name may say anything; what the bytes said counts.
+        # The library looks at the name's ending, and a name may say anything; what the bytes said counts.
         named = Path(self.folder, f"book.{ending}")
         try:
             self._place(file, named)
@@ -337,7 +337,7 @@ class _Child:
             raise self._ended() from None
 
     def answer(self) -> tuple[bytes, bytes]:
-        """The next frame. Raises what the child says of the file, or what its end means."""
+        """The next frame. Raises the child's error about the file, or what its end means."""
         started = time.monotonic()
         self._wait_until(started + self._left)
         try:

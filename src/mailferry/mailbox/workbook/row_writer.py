@@ -102,7 +102,7 @@ class RowWriter:
     def batch(
         self, sheet: str, first: int, rows: Sequence[Sequence[Cell]]
     ) -> tuple[bytes, list[RejectedRow]]:
-        """CSV lines of some rows, the first of which has the number `first`, and those rejected."""
+        """CSV lines of some rows, numbered from `first`, and the rejected rows."""
         if not rows:
             return b"", []
         columns = list(zip(*rows, strict=True))

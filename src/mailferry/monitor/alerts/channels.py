@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mailferry.monitor.alerts.decide import Message
     from mailferry.monitor.alerts.wording import RefusedJob
 
-    #: All about a job; None where that cannot be had.
+    #: All about a job; None where that cannot be read.
     Lookup = Callable[[int], RefusedJob | None]
 
 log = logs.of(__name__)

@@ -22,7 +22,7 @@ _AT_ONCE = 64
 
 
 class Site:
-    """What is served on one address, until `stop`. Raises Stop where the address cannot be had."""
+    """What is served on one address, until `stop`. Raises Stop where the address cannot be used."""
 
     def __init__(self, configuration: Configuration) -> None:
         from uvicorn import Config, Server
