@@ -68,8 +68,8 @@ class Forked:
         trace: Sequence[str] = (),
         before: Callable[[Forked], object] | None = None,
     ) -> None:
-        self._kept = Path(tempfile.mkdtemp(prefix="mailferry-forked-"))
-        self._out, self._err = (log, log) if log else (self._kept / "out", self._kept / "err")
+        self._kept = None if log else Path(tempfile.mkdtemp(prefix="mailferry-forked-"))
+        self._out, self._err = (log or Path(self._kept or "", name) for name in ("out", "err"))
         self._polling = threading.Lock()
         ready, go = _CONTEXT.Pipe(duplex=False)
         place = _Place(
@@ -127,7 +127,8 @@ class Forked:
                 _end(self._strace)
             raise
         out, err = (path.read_text("utf-8") if path.exists() else "" for path in (self._out, self._err))
-        shutil.rmtree(self._kept, ignore_errors=True)
+        if self._kept:
+            shutil.rmtree(self._kept, ignore_errors=True)
         return subprocess.CompletedProcess([], status, out, err)
 
     def send_signal(self, number: int) -> None:

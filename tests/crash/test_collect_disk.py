@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from support_events import OUTGOING, SIGN_INS, START, a_site, finished, forked, runner
-from support_fork import environment, injected
+from support_events import OUTGOING, SIGN_INS, START, a_site, finished, forked, one_run, runner
+from support_fork import Forked, environment, injected
 
 from mailferry.testing.population import Traits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from support_events import Site
@@ -84,16 +87,31 @@ def test_no_space_from_some_write_on(tmp_path: Path, name: str, first: int) -> N
         assert_repaired_by_the_next_run(site)
 
 
+def one_run_with_files_up_to(size: int, config: Path, now: float, commit_events: int) -> None:
+    """The kernel writes up to this limit and refuses the rest: a line torn in the middle."""
+    sys.dont_write_bytecode = True
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    one_run(config, now, commit_events)
+
+
+@contextlib.contextmanager
+def opened(pipe: Path) -> Iterator[int]:
+    """To read what has been written by now: a pipe has no limit of its size."""
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    yield reading
+    os.close(reading)
+
+
 @pytest.mark.parametrize("size", [1, 700, 5_000, 20_000])
 def test_a_write_of_which_only_a_part_fits(tmp_path: Path, size: int) -> None:
-    # The kernel writes up to this limit and refuses the rest: a line torn in the middle.
-    limit = ["prlimit", f"--fsize={size}:"]
-    with a_site(tmp_path, {OUTGOING: TRAITS}) as site:
+    said = tmp_path / "said"
+    os.mkfifo(said)
+    with a_site(tmp_path, {OUTGOING: TRAITS}) as site, opened(said) as reading:
         site.configure()
         for _ in range(3):
-            ended = finished([*limit, *runner(site, commit_events=5)], PYTHONDONTWRITEBYTECODE="1")
-            assert ended.returncode == 1, ended.stderr
-            assert "cannot" in ended.stderr
+            process = Forked(one_run_with_files_up_to, size, site.config, site.clock.now, 5, log=said)
+            assert process.wait() == 1
+            assert b"cannot" in os.read(reading, 1 << 16)
         assert all(path.stat().st_size <= size for path in site.data_files(OUTGOING))
         assert_repaired_by_the_next_run(site)
 

@@ -39,6 +39,23 @@ def folder(server_folder: Path) -> Iterator[Path]:
             os.kill(pid, signal.SIGQUIT)
 
 
+@pytest.fixture(scope="module")
+def made_before(server_folder: Path) -> Path:
+    """A folder with a server that was made and stopped."""
+    folder = server_folder / uuid.uuid4().hex / "postgres"
+    folder.parent.mkdir(mode=0o711)
+    with private_postgres.running(folder, settings=FAST):
+        pass
+    return folder
+
+
+@pytest.fixture
+def made(folder: Path, made_before: Path) -> Path:
+    """The same, of the test's own: quicker than to make one."""
+    subprocess.run(["cp", "-a", made_before, folder], check=True)
+    return folder
+
+
 def server_pid(folder: Path) -> int | None:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return int((folder / "data/postmaster.pid").read_text().splitlines()[0])
@@ -74,47 +91,47 @@ def test_nobody_else_gets_at_the_socket_or_the_data(folder: Path) -> None:
 
 @pytest.mark.parametrize("victim", ["server", "backends too"])
 def test_a_killed_server_is_found_by_the_next_start_with_all_that_was_committed(
-    folder: Path, victim: str
+    made: Path, victim: str
 ) -> None:
     # With fsync off nothing is promised after a power cut; a kill leaves the kernel's cache in place.
-    with private_postgres.running(folder, settings=FAST) as where:
+    with private_postgres.running(made, settings=FAST) as where:
         conn = psycopg.connect(make_conninfo(**where), autocommit=True)
         conn.execute("CREATE TABLE kept AS SELECT 1 AS n")
-        pid = server_pid(folder)
+        pid = server_pid(made)
         assert pid is not None
         if victim == "backends too":
             os.kill(conn.info.backend_pid, signal.SIGKILL)
         os.kill(pid, signal.SIGKILL)
-        with private_postgres.running(folder, settings=FAST) as again:
-            assert server_pid(folder) != pid
+        with private_postgres.running(made, settings=FAST) as again:
+            assert server_pid(made) != pid
             assert query(again, "SELECT n FROM kept") == (1,)
         with contextlib.suppress(psycopg.Error):
             conn.close()
-    assert server_pid(folder) is None
+    assert server_pid(made) is None
 
 
-def test_a_killed_user_leaves_a_server_that_the_next_one_uses_and_stops(folder: Path) -> None:
+def test_a_killed_user_leaves_a_server_that_the_next_one_uses_and_stops(made: Path) -> None:
     program = (
         "import os, signal, sys; from pathlib import Path; from mailferry import private_postgres as p\n"
         "with p.running(Path(sys.argv[1]), settings={'fsync': 'off'}): os.kill(os.getpid(), signal.SIGKILL)"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(folder)], check=False, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", program, str(made)], check=False, capture_output=True)
     assert done.returncode == -signal.SIGKILL
-    left = server_pid(folder)
+    left = server_pid(made)
     assert left is not None
-    with private_postgres.running(folder) as where:
-        assert server_pid(folder) == left
+    with private_postgres.running(made) as where:
+        assert server_pid(made) == left
         assert query(where, "SELECT 1") == (1,)
-    assert server_pid(folder) is None
+    assert server_pid(made) is None
 
 
-def test_processes_share_the_server_and_the_last_one_stops_it(folder: Path) -> None:
+def test_processes_share_the_server_and_the_last_one_stops_it(made: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from mailferry import private_postgres as p\n"
         "with p.running(Path(sys.argv[1]), settings={'fsync': 'off'}):\n"
         "    print('in', flush=True); sys.stdin.read()"
     )
-    command = [sys.executable, "-c", program, str(folder)]
+    command = [sys.executable, "-c", program, str(made)]
     with contextlib.ExitStack() as stack:
         both = [
             stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
@@ -127,14 +144,14 @@ def test_processes_share_the_server_and_the_last_one_stops_it(folder: Path) -> N
             assert process.stdin is not None
             process.stdin.close()
             assert process.wait() == 0
-            assert (server_pid(folder) is not None) is still_up
+            assert (server_pid(made) is not None) is still_up
 
 
-def test_a_pid_file_whose_number_is_a_strangers_by_now_does_not_matter(folder: Path) -> None:
-    with private_postgres.running(folder, settings=FAST):
-        kept = (folder / "data/postmaster.pid").read_text().splitlines()
-    (folder / "data/postmaster.pid").write_text("\n".join([str(os.getpid()), *kept[1:]]) + "\n")
-    with private_postgres.running(folder, settings=FAST) as where:
+def test_a_pid_file_whose_number_is_a_strangers_by_now_does_not_matter(made: Path) -> None:
+    with private_postgres.running(made, settings=FAST):
+        kept = (made / "data/postmaster.pid").read_text().splitlines()
+    (made / "data/postmaster.pid").write_text("\n".join([str(os.getpid()), *kept[1:]]) + "\n")
+    with private_postgres.running(made, settings=FAST) as where:
         assert query(where, "SELECT 1") == (1,)
 
 
@@ -355,23 +372,21 @@ def test_a_cluster_without_passwords_gets_them_at_its_next_start_and_keeps_its_d
     assert "192.0.2.1/32 md5" in (folder / "data/pg_hba.conf").read_text()
 
 
-def test_passwords_that_were_lost_are_made_again_at_the_next_start(folder: Path) -> None:
-    with private_postgres.running(folder, settings=FAST) as first:
+def test_passwords_that_were_lost_are_made_again_at_the_next_start(made: Path) -> None:
+    with private_postgres.running(made, settings=FAST) as first:
         query(first, "CREATE TABLE kept AS SELECT 1 AS n; SELECT 1")
-        (folder / "pgpass").unlink()
-        with pytest.raises(Stop, match="the next start sets new ones"), private_postgres.running(folder):
+        (made / "pgpass").unlink()
+        with pytest.raises(Stop, match="the next start sets new ones"), private_postgres.running(made):
             pass
         assert query(first, "SELECT n FROM kept") == (1,)
-    with private_postgres.running(folder, settings=FAST) as again:
+    with private_postgres.running(made, settings=FAST) as again:
         assert again["password"] != first["password"]
         assert query(again, "SELECT n FROM kept") == (1,)
 
 
-def test_a_password_file_that_others_may_read_is_refused(folder: Path) -> None:
-    with private_postgres.running(folder, settings=FAST):
-        pass
-    (folder / "pgpass").chmod(0o640)
-    with pytest.raises(Stop, match="0600"), private_postgres.running(folder):
+def test_a_password_file_that_others_may_read_is_refused(made: Path) -> None:
+    (made / "pgpass").chmod(0o640)
+    with pytest.raises(Stop, match="0600"), private_postgres.running(made):
         pass
 
 
@@ -384,13 +399,13 @@ def test_a_pool_on_the_private_server_has_our_schema(folder: Path) -> None:
     assert server_pid(folder) is None
 
 
-def test_a_wrong_password_is_a_stop_that_does_not_tell_it(folder: Path) -> None:
-    rules = folder.parent / "pg_hba.conf"
+def test_a_wrong_password_is_a_stop_that_does_not_tell_it(made: Path) -> None:
+    rules = made.parent / "pg_hba.conf"
     rules.write_text("local all postgres trust\nlocal all all scram-sha-256\n")
     rules.chmod(0o644)
-    with private_postgres.running(folder, settings={**FAST, "hba_file": str(rules)}) as where:
+    with private_postgres.running(made, settings={**FAST, "hba_file": str(rules)}) as where:
         query(
-            administrator(folder, where),
+            administrator(made, where),
             "CREATE ROLE u LOGIN PASSWORD 'right'; GRANT CREATE ON DATABASE mailferry TO u; SELECT 1",
         )
         settings = DatabaseSettings.model_validate(
