@@ -161,7 +161,7 @@ def test_a_list_that_lacks_too_many_rows_is_refused_until_a_person_wants_it(here
     assert keys(here) == "a b c d e f g new"
 
 
-def test_a_list_that_is_not_whole_or_not_the_latest_removes_nothing(here: Setting) -> None:
+def test_a_list_that_is_not_whole_or_not_the_latest_removes_nothing(here: Setting, tmp_path: Path) -> None:
     settings = {"absent": "delete", "max_absent": 1, "order": "received"}
     send(here, "a", "b", "c", "d")
     here.load(**settings)
@@ -178,6 +178,20 @@ def test_a_list_that_is_not_whole_or_not_the_latest_removes_nothing(here: Settin
         True,
         True,
     ]
+    rows = [HEADER, ("a", "x", 1), ("b", "x", 1)]
+    filtered = xlsx(
+        tmp_path / "filtered.xlsx", Tab(name="List", rows=rows, hidden=frozenset({3}))
+    ).read_bytes()
+    books = [("1.xlsx", filtered), ("2.xlsx", workbook(HEADER, ("c", "x", 1)))]
+    here.maildir.deliver(mail("Track and Trace", *books, sender="a@example.com"))
+    run = here.load(**settings, hidden="skip")
+    assert keys(here) == "a b c d"
+    assert [file.counts.left_out for file in one(run).files] == [1, 0]
+    assert "1 files of the message" in one(run).files[1].counts.warnings[-1]
+    here.maildir.deliver(mail("Track and Trace", books[0], sender="a@example.com"))
+    run = here.load(**settings, hidden="skip")
+    assert keys(here) == "a b c d"
+    assert "are hidden and were left out" in one(run).files[0].counts.warnings[-1]
     send(here, "a")
     here.load(**settings)
     assert keys(here) == "a"
@@ -185,7 +199,7 @@ def test_a_list_that_is_not_whole_or_not_the_latest_removes_nothing(here: Settin
     os.utime(older, (1_600_000_000, 1_600_000_000))
     run = here.load(**settings)
     assert keys(here) == "a z"
-    assert "job 4 brought a later one" in one(run).files[0].counts.warnings[-1]
+    assert "job 6 brought a later one" in one(run).files[0].counts.warnings[-1]
 
 
 def test_a_file_that_is_done_again_after_another_list_removes_nothing_of_that(here: Setting) -> None:

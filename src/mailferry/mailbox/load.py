@@ -338,6 +338,8 @@ def _settle_absent(
 ) -> None:
     if counts.rejected:
         why = "rows that are absent from this list stay, as rows of it were rejected"
+    elif counts.left_out:
+        why = "rows that are absent from this list stay, as rows of it are hidden and were left out"
     else:
         counts.absent, why = absent.settle(conn, target, scope, origin, keep=keep)
     if why:
@@ -380,7 +382,11 @@ def _counts(sheet: Sheet, loaded: Loaded) -> Counts:
     if later := counts.superseded - loaded.older:
         warnings.append(f"{later} rows were replaced by later rows of the same key")
     return replace(
-        counts, read=report.read, rejected=report.rejected + len(loaded.rejected), warnings=warnings
+        counts,
+        read=report.read,
+        rejected=report.rejected + len(loaded.rejected),
+        left_out=report.left_out,
+        warnings=warnings,
     )
 
 

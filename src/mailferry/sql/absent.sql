@@ -3,7 +3,7 @@
 -- name: not_whole
 -- What is still pending goes to other tables.
 SELECT count(*) FROM mailferry.files
-WHERE job_id = %(job)s AND id <> %(file)s AND (state NOT IN ('loaded', 'pending') OR rejected > 0)
+WHERE job_id = %(job)s AND id <> %(file)s AND (state NOT IN ('loaded', 'pending') OR rejected > 0 OR left_out > 0)
 
 -- name: newer_list
 -- By order of arrival the message is as old as the first of its files that was loaded, maybe by an earlier attempt.

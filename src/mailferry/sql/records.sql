@@ -82,7 +82,7 @@ WITH done AS (
     UPDATE mailferry.files
     SET state = %(state)s, target = %(target)s, generation = %(generation)s, duplicate_of = %(duplicate_of)s,
         content_sha256 = %(content_sha256)s, rows_read = %(read)s, inserted = %(inserted)s, updated = %(updated)s,
-        unchanged = %(unchanged)s, rejected = %(rejected)s, superseded = %(superseded)s, absent = %(absent)s, warnings = %(warnings)s,
+        unchanged = %(unchanged)s, rejected = %(rejected)s, superseded = %(superseded)s, absent = %(absent)s, left_out = %(left_out)s, warnings = %(warnings)s,
         error = %(error)s, finished_at = clock_timestamp(),
         changed = changed OR %(state)s = 'loaded' AND %(inserted)s + %(updated)s + %(absent)s > 0,
         history = CASE WHEN %(state)s = 'loaded' THEN coalesce(history, true) AND %(history)s ELSE history END,
@@ -160,7 +160,7 @@ ORDER BY received, id
 
 -- name: files
 SELECT id, job_id, section, member, route, name, path, kind, size, sha256, content_sha256, state, target, duplicate_of,
-       rows_read AS "read", inserted, updated, unchanged, rejected, superseded, absent, warnings, error, finished_at
+       rows_read AS "read", inserted, updated, unchanged, rejected, superseded, absent, left_out, warnings, error, finished_at
 FROM mailferry.files WHERE job_id = ANY(%(ids)s) ORDER BY job_id, id
 
 -- name: known

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mailferry.config.spreadsheet import Limits
     from mailferry.mailbox.workbook.cells import Cell
     from mailferry.mailbox.workbook.header import Finder
+    from mailferry.mailbox.workbook.hidden import HiddenCells
 
 #: Bytes that a streaming reader takes at a time.
 PIECE = 128 * 1024
@@ -31,8 +32,8 @@ class Options:
     #: Of the header, by which the columns of delimited text are recognized.
     finder: Finder
     charset: str
-    #: Whether hidden rows and columns are left out.
-    skip_hidden: bool
+    #: What is hidden, and whether it is left out.
+    hidden: HiddenCells
     passwords: tuple[str, ...]
     limits: Limits
 

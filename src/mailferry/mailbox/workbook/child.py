@@ -36,6 +36,7 @@ from mailferry.mailbox.workbook.book import Options, damaged
 from mailferry.mailbox.workbook.cells import text_of
 from mailferry.mailbox.workbook.contract import MAX_COLUMNS, Look, RowContract
 from mailferry.mailbox.workbook.header import HEADER_ROWS
+from mailferry.mailbox.workbook.hidden import HiddenCells
 from mailferry.mailbox.workbook.open import open_book
 from mailferry.mailbox.workbook.row_writer import RowWriter, quoted
 from mailferry.mailbox.workbook.sandbox import confine, libraries
@@ -150,10 +151,11 @@ def _serve(request: dict[str, Any], limits: Limits, answers: IO[bytes]) -> None:
         contract = contract_from(request["contract"])
         # Opened here first: a file that cannot be read is not a workbook that is broken.
         with path.open("rb") as file:
+            hidden = HiddenCells(skip=contract.hidden is Hidden.SKIP)
             options = Options(
                 finder=contract.finder,
                 charset=contract.charset,
-                skip_hidden=contract.hidden is Hidden.SKIP,
+                hidden=hidden,
                 passwords=contract.passwords,
                 limits=limits,
             )
@@ -163,7 +165,7 @@ def _serve(request: dict[str, Any], limits: Limits, answers: IO[bytes]) -> None:
             if contract.look is not Look.ALL:
                 _show(book, output, top=contract.look is Look.TOP)
             else:
-                _read(book, contract, output)
+                _read(book, contract, hidden, output)
     except BrokenPipeError:
         sys.exit(0)  # the parent has gone
     except OSError as error:
@@ -224,12 +226,12 @@ def _show(book: Book, output: _Output, *, top: bool) -> None:
                 texts = quoted([text_of(cell).replace("\0", "")[:200] for cell in row[:MAX_COLUMNS]])
                 output.rows(f"{','.join([str(at), *texts])}\n".encode())
     output.flush()
-    counts = dict.fromkeys(("read", "rejected", "rejects_unwritten"), 0)
+    counts = dict.fromkeys(("read", "rejected", "left_out", "rejects_unwritten"), 0)
     _send(output.answers, b"E", orjson.dumps({**counts, "content_hash": "", "offsets": (), "warnings": ()}))
 
 
-def _read(book: Book, contract: RowContract, output: _Output) -> None:
-    reading = Reading(book, contract)
+def _read(book: Book, contract: RowContract, hidden: HiddenCells, output: _Output) -> None:
+    reading = Reading(book, contract, hidden)
     layout = reading.layouts[0]
     head = {
         "sheets": [table.name for table in reading.tables],
@@ -258,6 +260,7 @@ def _read(book: Book, contract: RowContract, output: _Output) -> None:
     end = {
         "read": writer.read,
         "rejected": writer.rejected,
+        "left_out": reading.left_out,
         "rejects_unwritten": output.unwritten,
         "content_hash": writer.content_hash,
         "offsets": offsets,

@@ -84,6 +84,11 @@ class HiddenCells:
                 f"its hidden rows and columns cannot be found, so they cannot be left out; {_WAYS_OUT}"
             )
 
+    @property
+    def left_out(self) -> int:
+        """Rows that held anything and were left out, once all rows have been read."""
+        return self._rows if self._skip else 0
+
     def warnings(self, sheet: str) -> list[str]:
         """What was hidden and held anything, once all rows have been read. Raises Reject where it could not be left out."""
         if self.unplaced and self._skip:

@@ -6,7 +6,6 @@ from typing import IO, TYPE_CHECKING
 
 from mailferry.mailbox.workbook.archive import open_zip
 from mailferry.mailbox.workbook.formats import zip_kind
-from mailferry.mailbox.workbook.hidden import HiddenCells
 from mailferry.mailbox.workbook.values import Kind
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 def open_book(file: IO[bytes], path: Path, kind: Kind, options: Options) -> Book:
     """Open a file, which is open as `file`. Raises Reject; `damaged` makes one of whatever else it raises."""
     plain: Path | None = path
-    hidden = HiddenCells(skip=options.skip_hidden)
+    hidden = options.hidden
     if kind is Kind.PROTECTED:
         from mailferry.mailbox.workbook import passwords
 

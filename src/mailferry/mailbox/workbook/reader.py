@@ -63,6 +63,8 @@ class Report:
     #: Rows that were not blank: those handed over and those rejected.
     read: int
     rejected: int
+    #: Hidden rows, which are none of those read.
+    left_out: int
     #: Rejected rows that had no place in the file of rejects.
     rejects_unwritten: int
     #: SHA-256, hex, of columns, rows in order and rejects; the same for the same content in another file or format.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mailferry.mailbox.workbook.book import Book
     from mailferry.mailbox.workbook.cells import Cell
     from mailferry.mailbox.workbook.contract import Layout, RowContract
+    from mailferry.mailbox.workbook.hidden import HiddenCells
 
 #: Cells that are Python objects at one time; a cell may hold 32,767 characters.
 BATCH_CELLS = 8_192
@@ -75,8 +77,11 @@ class End:
 class Reading:
     """A book as the contract wants it read. Raises Reject from everything."""
 
-    def __init__(self, book: Book, contract: RowContract) -> None:
+    def __init__(self, book: Book, contract: RowContract, hidden: HiddenCells) -> None:
         self._book = book
+        self._hidden = hidden
+        #: Hidden rows that were left out of the sheets read so far.
+        self.left_out = 0
         self._contract = contract
         self._finder = contract.finder
         #: Texts of the rows in which no header was found, for what comes closest to the key's.
@@ -84,6 +89,7 @@ class Reading:
         #: Known before the rows.
         self.warnings: list[str] = []
         #: The sheets that are loaded: one, or with "all" every visible one that has the key in a header.
+        self._refuse_namesakes()
         self.tables = self._find()
         #: One for each of them, all with the same columns.
         self.layouts = self._lay_out()
@@ -100,12 +106,14 @@ class Reading:
         above = table.header.row + self._contract.skip_after
         first = above + 1
         end = End(self._contract.stop_at)
+        repeated = 0
         with damaged(f"sheet {table.name!r}"):
             rows = iter(self._book.rows(table.name))
             for _ in islice(rows, above):
                 pass
             while batch := list(islice(rows, size)):
                 fitter.fit(batch)
+                repeated += _blank_repeated(batch, table.header)
                 end.cut(batch, first)
                 yield first, batch
                 first += len(batch)
@@ -114,6 +122,10 @@ class Reading:
         if warnings is not None:
             warnings += end.warnings(table.name)
             warnings += self._book.warnings(table.name)
+            self.left_out += self._hidden.left_out
+            if repeated:
+                rows_repeat = "1 row repeats" if repeated == 1 else f"{repeated:,} rows repeat"
+                warnings.append(f"sheet {table.name!r}: {rows_repeat} the header, which is no data")
             if fitter.cut:
                 warnings.append(f"sheet {table.name!r}: data beyond the last header was ignored")
             if fitter.short and self._book.overlong:
@@ -144,6 +156,14 @@ class Reading:
                 ' sheet = "all" loads every such sheet, sheet = "NAME" one'
             )
         ]
+
+    def _refuse_namesakes(self) -> None:
+        """Sheets are found by their names; of two with one name the second would never be read."""
+        names = Counter(sheet.name for sheet in self._book.sheets)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise Reject(
+                f"two of its sheets are called {twice[0]!r}; save it again with a spreadsheet program, which renames one"
+            )
 
     def _find(self) -> list[Table]:
         found: list[Table] = []
@@ -233,6 +253,20 @@ class Reading:
 def sheet_matches(name: str, pattern: str) -> bool:
     """Whether a sheet is one of those that a pattern (`*`, `?`) names, in any case."""
     return fnmatch.fnmatchcase(name.strip().casefold(), pattern.strip().casefold())
+
+
+def _blank_repeated(batch: list[list[Cell]], header: Header) -> int:
+    """Blank the rows that are the header again, as printed lists have it on each page; how many there were."""
+    name = header.written[header.key]
+    alike = [row for row in batch if isinstance(cell := row[header.key], str) and name in cell]
+    repeated = [row for row in alike if all(map(_is_name, row, header.written))]
+    for row in repeated:
+        row[:] = [""] * len(row)
+    return len(repeated)
+
+
+def _is_name(cell: Cell, name: str) -> bool:
+    return text_of(cell).strip() == name
 
 
 def _second(name: str, header: Header, top: Sequence[Sequence[Cell]]) -> str:

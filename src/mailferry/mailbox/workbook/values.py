@@ -57,4 +57,6 @@ class Counts:
     superseded: int = 0
     #: Rows of the table that are absent from the message, and were marked or deleted; none of those read.
     absent: int = 0
+    #: Hidden rows of the file that were not to be loaded; none of those read.
+    left_out: int = 0
     warnings: list[str] = field(default_factory=list)
