@@ -30,6 +30,11 @@ def error_cell(shown: str) -> Fault:
     return Fault(f"an error ({shown}), not a value", shown)
 
 
+def unreadable(text: str) -> Fault:
+    """A cell whose value is not of the type that it states."""
+    return Fault(f"not of the type that the cell states: {text[:40]!r}", text[:200], is_empty=False)
+
+
 #: What a cell of a spreadsheet holds; `""` is an empty cell.
 Cell = str | float | int | bool | dt.time | dt.date | dt.datetime | dt.timedelta | Fault
 

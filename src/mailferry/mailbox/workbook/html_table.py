@@ -25,6 +25,8 @@ _CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]
 #: Columns, rows that one cell covers at most (HTML 4.9.11); tables in tables.
 _COLUMNS, _ROWS, _DEPTH = 1_000, 65_534, 20
 _WIDEST = 16_384
+_GROUPS = frozenset({"thead", "tbody", "tfoot"})
+_WHITE = re.compile(r"\s+")
 _HIDING = re.compile(r"display\s*:\s*none", re.IGNORECASE)
 
 
@@ -40,6 +42,8 @@ class HtmlBook:
         self._hidden = hidden
         #: Numbers of tables in which something else than a row is hidden.
         self._hiding: set[int] = set()
+        #: The number of a table that the page does not end, or 0.
+        self._unended = 0
         count = 0
         for at, *_ in self._tables():
             count = max(count, at)
@@ -58,7 +62,8 @@ class HtmlBook:
 
     def warnings(self, sheet: str) -> list[str]:
         """Of rows that are hidden, and of anything else that is: styles hide cells in too many ways to know which."""
-        return self._hidden.warnings(sheet)
+        cut = [f"{sheet}: the page ends within it, so that it may be cut off"]
+        return self._hidden.warnings(sheet) + (cut if sheet == f"table {self._unended}" else [])
 
     def _tables(self) -> Iterator[tuple[int, list[Cell], bool]]:
         parser = _Tables(self._hiding)
@@ -69,7 +74,7 @@ class HtmlBook:
             while parser.rows:
                 yield parser.rows.popleft()
         parser.close()
-        parser.end_all()
+        self._unended = parser.end_all()
         yield from parser.rows
 
 
@@ -125,6 +130,7 @@ class _Tables(HTMLParser):
             if len(self._open) >= _DEPTH:
                 raise Reject(f"tables in tables more than {_DEPTH} deep")
             self._count += 1
+            self._space("\n")
             self._open.append(_Table(self._count))
         if not self._open:
             return
@@ -133,9 +139,12 @@ class _Tables(HTMLParser):
         )
         if is_hidden and tag != "tr" and not self._open[-1].row_hidden:
             self._hiding.add(self._open[-1].number)
-        if tag == "tr":
+        if tag in _GROUPS:
+            self._end_group()
+        elif tag == "tr":
             self._end_row()
             self._open[-1].row, self._open[-1].row_hidden = [], is_hidden
+            self._space("\n")
             self._cover()
         elif tag in {"td", "th"}:
             self._end_cell()
@@ -145,10 +154,17 @@ class _Tables(HTMLParser):
                 self._cover()
             table.attributes = {name: value or "" for name, value in attrs}
             table.text = []
+            self._space(" ")
         elif tag in {"script", "style"}:
             self._skipped = tag
         elif tag in {"br", "p", "div"} and self._open[-1].text:
             self._open[-1].text.append("\n")
+
+    def _space(self, mark: str) -> None:
+        """What divides the cells of a table in the text of the cell that it stands in."""
+        for table in self._open[:-1]:
+            if table.text:
+                table.text.append(mark)
 
     def handle_endtag(self, tag: str) -> None:
         """End a cell, a row, a table."""
@@ -158,23 +174,33 @@ class _Tables(HTMLParser):
             return
         if tag in {"td", "th"}:
             self._end_cell()
-        elif tag in {"tr", "thead", "tbody", "tfoot"}:
+        elif tag == "tr":
             self._end_row()
+        elif tag in _GROUPS:
+            self._end_group()
         elif tag == "table":
             self._end_row()
             self._open.pop()
 
     def handle_data(self, data: str) -> None:
-        """Text of a cell."""
-        if self._open and not self._skipped and (text := self._open[-1].text) is not None:
-            # A break is a line's end; all other white space is one blank.
-            text.append(re.sub(r"\s+", " ", data))
+        """Text of a cell, and of those around its table."""
+        if self._skipped:
+            return
+        # A break is a line's end; all other white space is one blank.
+        plain = _WHITE.sub(" ", data)
+        for table in self._open:
+            if table.text is not None:
+                table.text.append(plain)
 
-    def end_all(self) -> None:
-        """End what the page left open."""
+    def end_all(self) -> int:
+        """End what the page left open; the number of the innermost table, or 0. Raises Reject where it ends within a cell."""
+        if self._open and self._open[-1].text is not None:
+            raise Reject("the page ends within a cell of its table: it was cut off; have it sent again")
+        unended = self._open[-1].number if self._open else 0
         while self._open:
             self._end_row()
             self._open.pop()
+        return unended
 
     def _end_cell(self) -> None:
         table = self._open[-1]
@@ -183,7 +209,8 @@ class _Tables(HTMLParser):
         text = "\n".join(" ".join(line.split()) for line in "".join(table.text).split("\n")).strip()
         table.text = None
         columns = _span(table.attributes.get("colspan", ""), _COLUMNS)
-        rows = _span(table.attributes.get("rowspan", ""), _ROWS)
+        # 0 is the rest of the group.
+        rows = _span(table.attributes.get("rowspan", ""), _ROWS, zero=_ROWS)
         if len(table.row) + columns > _WIDEST:
             raise Reject(f"a row of more than {_WIDEST:,} cells, which no spreadsheet has")
         if rows > 1:
@@ -198,6 +225,11 @@ class _Tables(HTMLParser):
         while table.row is not None and len(table.row) in table.covered:
             table.row.append("")
 
+    def _end_group(self) -> None:
+        """No cell reaches into the rows of another group."""
+        self._end_row()
+        self._open[-1].covered.clear()
+
     def _end_row(self) -> None:
         self._end_cell()
         table = self._open[-1]
@@ -208,8 +240,8 @@ class _Tables(HTMLParser):
         table.covered = {place: left - 1 for place, left in table.covered.items() if left > 1}
 
 
-def _span(text: str, most: int) -> int:
-    return min(max(1, int(text)), most) if text.strip().isdecimal() else 1
+def _span(text: str, most: int, *, zero: int = 1) -> int:
+    return min(int(text) or zero, most) if text.strip().isdecimal() else 1
 
 
 def _value(attributes: dict[str, str], text: str) -> Cell:

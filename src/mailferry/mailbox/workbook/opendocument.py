@@ -12,11 +12,11 @@ from typing import IO, TYPE_CHECKING
 
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.book import PIECE, SheetInfo
-from mailferry.mailbox.workbook.cells import UNCALCULATED, Fault, error_cell
+from mailferry.mailbox.workbook.cells import UNCALCULATED, Fault, error_cell, unreadable
 from mailferry.mailbox.workbook.xml_stream import XmlStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mailferry.mailbox.workbook.cells import Cell
     from mailferry.mailbox.workbook.hidden import HiddenCells
@@ -29,6 +29,11 @@ _DURATION = re.compile(
 )
 #: Cells, rows that one element repeats at most; blank ones at the end of a sheet are never handed out.
 _ROWS, _COLUMNS = 1_048_576, 16_384
+_DRAWING = f"{_OASIS}:drawing:1.0 "
+#: Elements that stand for white space, until that of the document is collapsed; XML allows none of these characters.
+_BLANK, _TAB, _BREAK = "\1", "\2", "\3"
+_MARKS = str.maketrans({_BLANK: " ", _TAB: "\t", _BREAK: "\n"})
+_SPACES_FOUND = re.compile(r"^ | $|[ \t\r\n]{2,}|[\t\r\n]")
 _ERRORS = re.compile(r"#[A-Z0-9/]+[!?]?|Err:\d{3}")
 
 
@@ -117,7 +122,8 @@ class _Rows(XmlStream[tuple[list["Cell"], int, bool]]):
         self._blank_cells = 0
         self._paragraphs: list[str] = []
         self._text: list[str] | None = None
-        self._note = 0
+        #: Elements that are open beside the text of the cell.
+        self._aside = 0
         self._hidden = hidden
         #: Columns that were declared.
         self._columns = 0
@@ -128,9 +134,9 @@ class _Rows(XmlStream[tuple[list["Cell"], int, bool]]):
             self._at += self._depth == 1
         if self._at != self._wanted or self._depth != 1:
             return
-        if name == "annotation":
-            self._note += 1
-        elif self._note:
+        if _is_aside(name):
+            self._aside += 1
+        elif self._aside:
             return
         elif name == "table-row":
             self._row, self._blank_cells = [], 0
@@ -149,12 +155,12 @@ class _Rows(XmlStream[tuple[list["Cell"], int, bool]]):
             self._text = []
         elif self._text is not None:
             if name == "s":
-                self._text.append(" " * _times(attributes, "c", 32_767))
+                self._text.append(_BLANK * _times(attributes, "c", 32_767))
             elif name in {"tab", "line-break"}:
-                self._text.append("\t" if name == "tab" else "\n")
+                self._text.append(_TAB if name == "tab" else _BREAK)
 
     def text(self, data: str) -> None:
-        if self._text is not None and not self._note:
+        if self._text is not None and not self._aside:
             self._text.append(data)
 
     def end(self, name: str) -> None:
@@ -163,12 +169,12 @@ class _Rows(XmlStream[tuple[list["Cell"], int, bool]]):
             self._depth -= 1
         elif self._at != self._wanted or self._depth != 1:
             return
-        elif name == "annotation":
-            self._note -= 1
-        elif self._note:
+        elif _is_aside(name):
+            self._aside -= 1
+        elif self._aside:
             return
         elif name == "p" and self._text is not None:
-            self._paragraphs.append("".join(self._text))
+            self._paragraphs.append(_collapsed("".join(self._text)))
             self._text = None
         elif name in {"table-cell", "covered-table-cell"} and self._cell is not None:
             self._end_cell(self._cell)
@@ -202,6 +208,18 @@ class _Rows(XmlStream[tuple[list["Cell"], int, bool]]):
         self.emit((row, self._repeated, self._row_hidden))
 
 
+def _is_aside(name: str) -> bool:
+    """Whether what an element holds is no text of the cell: notes, readings above letters, drawings."""
+    return name in {"annotation", "ruby-text"} or name.startswith(_DRAWING)
+
+
+def _collapsed(text: str) -> str:
+    """White space of the document is one blank, none at the ends (6.1.2); what stands for itself stays."""
+    if _SPACES_FOUND.search(text):
+        text = _SPACES_FOUND.sub(" ", text).strip(" ")
+    return text.translate(_MARKS)
+
+
 def _is_hidden(attributes: dict[str, str]) -> bool:
     """Whether a row or column is hidden by a filter (`filter`) or by hand (`collapse`): table:visibility."""
     return attributes.get("visibility", "visible") != "visible"
@@ -218,14 +236,12 @@ def _value(attributes: dict[str, str], shown: str) -> Cell:
     # LibreOffice writes an error as text with a type of its own.
     if attributes.get(f"{_CALC} value-type") == "error" or (formula and _ERRORS.fullmatch(shown)):
         return error_cell(shown)
-    if kind in {"float", "percentage", "currency"}:
-        return float(attributes["value"])
-    if kind == "date":
-        return _moment(attributes["date-value"])
-    if kind == "time":
-        return _duration(attributes["time-value"])
-    if kind == "boolean":
-        return attributes["boolean-value"] == "true"
+    if typed := _TYPED.get(kind):
+        read, name = typed
+        try:
+            return read(attributes[name])
+        except (KeyError, ValueError):
+            return unreadable(attributes.get(name, shown))
     if not kind and formula and not shown:
         return UNCALCULATED
     return attributes.get("string-value", shown)
@@ -242,7 +258,7 @@ def _duration(text: str) -> Cell:
     """A time of day, which is written as a duration as well; a duration where it is none of a day."""
     found = _DURATION.fullmatch(text.strip())
     if not found:
-        raise Reject(f"a duration that cannot be read: {text[:40]!r}")
+        raise ValueError(text)
     sign, *parts, fraction = found.groups()
     days, hours, minutes, seconds = (int(part or 0) for part in parts)
     micros = int((fraction or "0").ljust(6, "0"))
@@ -251,3 +267,12 @@ def _duration(text: str) -> Cell:
         return -whole if sign else whole
     hours, seconds = divmod(whole.seconds, 3600)
     return dt.time(hours, seconds // 60, seconds % 60, whole.microseconds)
+
+
+#: What reads a value of a type, and the attribute that holds it.
+_TYPED: dict[str, tuple[Callable[[str], Cell], str]] = {
+    **dict.fromkeys(("float", "percentage", "currency"), (float, "value")),
+    "date": (_moment, "date-value"),
+    "time": (_duration, "time-value"),
+    "boolean": ({"true": True, "false": False}.__getitem__, "boolean-value"),
+}

@@ -39,6 +39,7 @@ _MAGIC = (
     (b"\x09\x02\x06\x00", "an Excel 3 workbook; save it as .xlsx"),
     (b"\x09\x04\x06\x00", "an Excel 4 workbook; save it as .xlsx"),
     (b"PK", "a damaged zip archive"),
+    (b"-----BEGIN PGP", "a file that PGP encrypted or signed; have it sent without"),
 )
 
 
@@ -85,7 +86,8 @@ def _as_text(start: bytes) -> str | None:
         return start.decode(encoding, errors="replace")
     if b"\0" in start:
         return None
-    text = start.decode("latin-1").removeprefix("\xef\xbb\xbf")
+    # The last character is what old programs end a text with.
+    text = start.decode("latin-1").removeprefix("\xef\xbb\xbf").removesuffix("\x1a")
     odd = sum(1 for character in text if character < " " and character not in "\t\r\n\f")
     return text if odd * 50 <= len(text) else None
 

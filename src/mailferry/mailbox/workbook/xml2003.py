@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.book import SheetInfo, pieces
-from mailferry.mailbox.workbook.cells import UNCALCULATED, Fault, error_cell
+from mailferry.mailbox.workbook.cells import UNCALCULATED, Fault, error_cell, unreadable
 from mailferry.mailbox.workbook.xml_stream import XmlStream
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ class _Rows(XmlStream[tuple[list["Cell"], bool]]):
         self._place = 0
         self._type = ""
         self._data: list[str] | None = None
+        #: A note beside the cell has data of its own.
+        self._comment = False
         #: The data of the cell that is open; text behind it is none.
         self._held = ""
         #: Empty rows that follow the one that is open.
@@ -125,9 +127,14 @@ class _Rows(XmlStream[tuple[list["Cell"], bool]]):
         elif name == "Column":
             self._declare(attributes)
         elif name == "Cell":
-            self._place = _index(attributes, _COLUMNS) or self._place
+            place = _index(attributes, _COLUMNS) or self._place
+            if place < self._place:
+                raise Reject(f"row {self._number + 1} has cells that are not in their order")
+            self._place = place
             self._cell, self._type = attributes, ""
-        elif name == "Data" and self._cell is not None:
+        elif name == "Comment":
+            self._comment = True
+        elif name == "Data" and self._cell is not None and not self._comment:
             self._type, self._data = attributes.get("Type", "String"), []
 
     def _declare(self, attributes: dict[str, str]) -> None:
@@ -139,6 +146,8 @@ class _Rows(XmlStream[tuple[list["Cell"], bool]]):
 
     def _begin_row(self, attributes: dict[str, str]) -> None:
         number = _index(attributes, _ROWS) or self._number + 1
+        if number <= self._number:
+            raise Reject(f"row {number} stands below row {self._number}")
         while self._number < number - 1:
             self._number += 1
             self.emit(([], False))
@@ -153,8 +162,10 @@ class _Rows(XmlStream[tuple[list["Cell"], bool]]):
     def end(self, name: str) -> None:
         if self._at != self._wanted:
             return
-        if name == "Data":
+        if name == "Data" and not self._comment:
             self._held, self._data = "".join(self._data or ()), None
+        elif name == "Comment":
+            self._comment = False
         elif name == "Cell" and self._cell is not None:
             self._row.extend([""] * (self._place - 1 - len(self._row)))
             self._row.append(self._value(self._cell))
@@ -173,12 +184,23 @@ class _Rows(XmlStream[tuple[list["Cell"], bool]]):
         if not self._type:
             return UNCALCULATED if "Formula" in cell else ""
         text = self._held
+        if self._type == "String":
+            return text
+        if self._type == "Error":
+            return error_cell(text.strip())
+        try:
+            return self._typed(text.strip(), cell)
+        except (KeyError, ValueError):
+            return unreadable(text)
+
+    def _typed(self, text: str, cell: dict[str, str]) -> Cell:
+        """Raises KeyError or ValueError for what is not of the cell's type."""
+        if not text:
+            return ""
         if self._type == "Number":
             return float(text)
         if self._type == "Boolean":
-            return text.strip() in {"1", "true"}
-        if self._type == "Error":
-            return error_cell(text.strip())
+            return {"1": True, "true": True, "0": False, "false": False}[text]
         if self._type == "DateTime":
             return _moment(text, duration=cell.get("StyleID", "") in self._durations)
         return text
@@ -193,7 +215,7 @@ def _index(attributes: dict[str, str], most: int) -> int:
 
 def _moment(text: str, *, duration: bool) -> Cell:
     """A date, a date and time, or a time of day; a duration where the cell's format says so."""
-    found = _MOMENT.match(text.strip())
+    found = _MOMENT.match(text)
     if not found:
         return text
     *parts, fraction = found.groups()
