@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from mailferry.config.columns import Case, Form, Mark, Spaces
 from mailferry.mailbox.workbook.cells import Fault, is_blank, text_of
+from mailferry.mailbox.workbook.converters import Converted, joined
+from mailferry.mailbox.workbook.plain_text import marked_numbers
 from mailferry.mailbox.workbook.text_values import Misfit
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from mailferry.config.columns import ColumnRule
     from mailferry.mailbox.workbook.cells import Cell
-    from mailferry.mailbox.workbook.converters import Converted, Converter
+    from mailferry.mailbox.workbook.converters import Converter
 
     _Clean = Callable[[Sequence[str]], Sequence[str]]
 
@@ -45,7 +47,8 @@ class Cleaner:
     type: str
     _steps: list[_Clean] = field(init=False)
     _read: Callable[[str], Cell] | None = field(init=False)
-    _known: dict[str, Cell | Misfit] = field(init=False, default_factory=dict)
+    _plain: Callable[[Sequence[str]], Sequence[str] | None] | None = field(init=False)
+    _known: dict[str, str | Misfit] = field(init=False, default_factory=dict)
     _pattern: Callable[[str], object] | None = field(init=False)
     _values: frozenset[str] = field(init=False)
 
@@ -53,6 +56,8 @@ class Cleaner:
         rule = self.rule
         self._steps = _cleaning(rule)
         self._read = _reading(rule, self.type)
+        mark = "" if rule.formats or rule.decimal is Mark.EITHER else rule.decimal.value
+        self._plain = marked_numbers(mark, longer=_is_numeric(self.type)) if mark else None
         self._pattern = re.compile(rule.pattern).fullmatch if rule.pattern else None
         self._values = frozenset(rule.values)
 
@@ -64,18 +69,27 @@ class Cleaner:
     def column(self, cells: Sequence[Cell]) -> Converted:
         """All cells of a column."""
         bad: dict[int, str] = {}
-        if self._steps or self.rule.map or self._read:
-            cells = self._cleaned(cells, bad)
-        done = self.converter.column(cells)
+        if self._steps or self.rule.map:
+            cells = self._cleaned(cells)
+        done = self._converted(cells, bad)
         texts = self._padded(done.texts)
         bad |= done.misfits
         self._check(texts, bad)
         return replace(done, texts=texts, misfits=bad)
 
-    def _cleaned(self, cells: Sequence[Cell], bad: dict[int, str]) -> Sequence[Cell]:
-        types = set(map(type, cells))
+    def _converted(self, cells: Sequence[Cell], bad: dict[int, str]) -> Converted:
+        if self._read is None:
+            return self.converter.column(cells)
+        if joined(cells) is None:
+            return self.converter.column(self._readings(cells, bad))
+        if self._plain and (texts := self._plain(cells)) is not None:  # type: ignore[arg-type]  # all are texts
+            return self.converter.column(texts)
+        return Converted(texts=self._known_texts(cells, bad), misfits={})  # type: ignore[arg-type]
+
+    def _cleaned(self, cells: Sequence[Cell]) -> Sequence[Cell]:
+        types = {str} if joined(cells) is not None else set(map(type, cells))
         if Fault in types:
-            texts = self._cleaned(["" if isinstance(cell, Fault) else cell for cell in cells], bad)
+            texts = self._cleaned(["" if isinstance(cell, Fault) else cell for cell in cells])
             return [
                 cell if isinstance(cell, Fault) else text for cell, text in zip(cells, texts, strict=True)
             ]
@@ -91,9 +105,6 @@ class Cleaner:
                 cells = [get(cell, cell) for cell in cells]  # type: ignore[arg-type]
             else:
                 cells = [get(text_of(cell), cell) for cell in cells]
-                types = set(map(type, cells))
-        if self._read and str in types:
-            cells = self._readings(cells, bad)
         return cells
 
     def _clean(self, text: str) -> str:
@@ -102,20 +113,38 @@ class Cleaner:
         return text
 
     def _readings(self, cells: Sequence[Cell], bad: dict[int, str]) -> list[Cell]:
-        """The texts as numbers or dates; each different one is read once."""
-        known = self._known
-        if len(known) > _KEPT:
-            known.clear()
-        for text in {cell for cell in cells if type(cell) is str} - known.keys():
-            known[text] = self._reading(text)
+        """Cells of several kinds, the texts among them as numbers or dates."""
         found: list[Cell] = []
         for at, cell in enumerate(cells):
-            value = known[cell] if type(cell) is str else cell
+            value = self._reading(cell) if isinstance(cell, str) else cell
             if isinstance(value, Misfit):
                 bad[at] = str(value)
                 value = ""
             found.append(value)
         return found
+
+    def _known_texts(self, cells: Sequence[str], bad: dict[int, str]) -> list[str]:
+        """Texts as numbers or dates, converted; each different one is read once."""
+        known = self._known
+        if len(known) > _KEPT:
+            known.clear()
+        different = set(cells)
+        for text in different - known.keys():
+            known[text] = self._known_text(text)
+        misfits = {text for text in different if isinstance(known[text], Misfit)}
+        if not misfits:
+            return list(map(known.__getitem__, cells))  # type: ignore[arg-type]  # none is a misfit
+        bad |= {at: str(known[text]) for at, text in enumerate(cells) if text in misfits}
+        return ["" if text in misfits else str(known[text]) for text in cells]
+
+    def _known_text(self, text: str) -> str | Misfit:
+        value = self._reading(text)
+        if isinstance(value, Misfit) or is_blank(value):
+            return value if isinstance(value, Misfit) else ""
+        try:
+            return self.converter.one(value)
+        except Misfit as misfit:
+            return misfit
 
     def _reading(self, text: str) -> Cell | Misfit:
         assert self._read
@@ -165,7 +194,13 @@ class Cleaner:
             numbers = list(map(float, filter(None, texts)))
         except ValueError:
             return False
-        return not numbers or ((low is None or low < min(numbers)) and (high is None or max(numbers) < high))
+        if not numbers:
+            return True
+        if (low is not None and min(numbers) < low) or (high is not None and max(numbers) > high):
+            return False
+        present = filter(None, texts)
+        touching = {text for text, number in zip(present, numbers, strict=True) if number in {low, high}}
+        return all(map(self._is_within, touching))
 
     def _is_within(self, text: str) -> bool:
         try:
@@ -241,9 +276,13 @@ def _reading(rule: ColumnRule, type_name: str) -> Callable[[str], Cell] | None:
     if rule.decimal is not Mark.EITHER:
         number = _number(rule.decimal.value)
         # A fourth decimal, so that three of them are not taken for thousands.
-        by_type = _NUMERIC.match(type_name) is not None
+        by_type = _is_numeric(type_name)
         return lambda text: _unmistakable(number(text)) if by_type else number(text)
     return None
+
+
+def _is_numeric(type_name: str) -> bool:
+    return _NUMERIC.match(type_name) is not None
 
 
 def _number(mark: str) -> Callable[[str], str]:

@@ -83,6 +83,9 @@ class Converter:
 
     def column(self, cells: Sequence[Cell]) -> Converted:
         """All cells of a column."""
+        together = joined(cells)
+        if together is not None:
+            return self._texts(cells, together)  # type: ignore[arg-type]  # all are texts
         types = set(map(type, cells))
         nuls = 0
         if Fault in types:
@@ -90,20 +93,25 @@ class Converter:
             faults = {at: cell.reason for at, cell in enumerate(cells) if isinstance(cell, Fault)}
             return replace(kept, misfits=kept.misfits | faults)
         if str in types:
-            strings: Any = cells if types == {str} else [cell for cell in cells if type(cell) is str]
+            strings = [cell for cell in cells if type(cell) is str]
+            if not any(strings):
+                return self._with_empty(cells, types - {str})
             nuls = "".join(strings).count("\0")
             if nuls:
                 cells = [cell.replace("\0", "") if type(cell) is str else cell for cell in cells]
-            if types == {str} and self.plain and not nuls:
-                texts = self.plain(strings)
-                if texts is not None:
-                    return Converted(texts=texts, misfits={})
-            if types != {str} and not any(strings):
-                return self._with_empty(cells, types - {str})
-            if nuls or types != {str} or not self.free or any(map(str.isspace, strings)):
-                return self._each(cells, nuls)
+            return self._each(cells, nuls)
         texts = self.fast(cells, types)
         return self._each(cells, nuls) if texts is None else Converted(texts=texts, misfits={})
+
+    def _texts(self, cells: Sequence[str], together: str) -> Converted:
+        """A column of nothing but text."""
+        nuls = together.count("\0")
+        if nuls:
+            return self._each([cell.replace("\0", "") for cell in cells], nuls)
+        texts = self.plain(cells) if self.plain else None
+        if texts is None and self.free and not any(map(str.isspace, cells)):
+            texts = self.fast(cells, {str})
+        return self._each(cells, 0) if texts is None else Converted(texts=texts, misfits={})
 
     def _with_empty(self, cells: Sequence[Cell], types: set[type]) -> Converted:
         present = [cell for cell in cells if cell != ""]
@@ -125,6 +133,14 @@ class Converter:
                     misfits[place] = str(misfit)
             texts.append(text)
         return Converted(texts=texts, misfits=misfits, nuls=nuls)
+
+
+def joined(cells: Sequence[Cell]) -> str | None:
+    """The texts of a column together, or None where not all are texts: much cheaper than a look at the type of each."""
+    try:
+        return "".join(cells)  # type: ignore[arg-type]  # what is no text raises
+    except TypeError:
+        return None
 
 
 def converter(type_name: str, *, key: bool = False, key_width: int = 0) -> Converter:

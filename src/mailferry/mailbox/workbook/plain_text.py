@@ -20,6 +20,7 @@ FALSE = frozenset({"false", "f", "no", "n", "off", "0", "hayir"})
 _PLAIN_TRUTH = {"": "", **{form: text for text, words in (("true", TRUE), ("false", FALSE))
                 for word in words for form in (word, word.upper(), word.capitalize())}}  # fmt: skip
 _DAY_FIRST = re.compile(r"^([0-9]{2})\.([0-9]{2})\.([0-9]{4})$", re.MULTILINE)
+_THIRD_DECIMAL = re.compile(r"\.[0-9]{3}$", re.MULTILINE)
 _DAYS = re.compile(r"(?:(?:[0-9]{4}-[0-9]{2}-[0-9]{2})?\n)*")
 _MOMENTS = re.compile(r"(?:(?:[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2})?\n)*")
 
@@ -33,6 +34,20 @@ def plain_numbers(digits: int, *, fraction: bool) -> Callable[[Sequence[str]], S
 
     def plain(texts: Sequence[str]) -> Sequence[str] | None:
         return texts if pattern.fullmatch(_lines(texts)) else None
+
+    return plain
+
+
+def marked_numbers(mark: str, *, longer: bool) -> Callable[[Sequence[str]], Sequence[str] | None]:
+    """Texts with this decimal mark as SQL writes numbers; `longer`: of three decimals four, which are never thousands."""
+    pattern = re.compile(rf"(?:(?:-?(?:0|[1-9][0-9]{{0,17}})(?:{re.escape(mark)}[0-9]{{1,18}})?)?\n)*")
+
+    def plain(texts: Sequence[str]) -> Sequence[str] | None:
+        lines = _lines(texts)
+        if not pattern.fullmatch(lines):
+            return None
+        lines = lines.replace(mark, ".")
+        return (_THIRD_DECIMAL.sub(r"\g<0>0", lines) if longer else lines).split("\n")[:-1]
 
     return plain
 
