@@ -96,6 +96,17 @@ def test_archives_in_archives_are_opened_three_deep(taken: Callable[..., list[Pa
     assert (refused.member, "more than 3 deep" in refused.reason) == ("a.zip/b.zip/c.zip", True)
 
 
+def test_what_a_mac_or_an_open_spreadsheet_leaves_in_an_archive_is_no_data(
+    taken: Callable[..., list[PartOutcome]],
+) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("rows.xlsx", BOOK)
+        archive.writestr("__MACOSX/._rows.xlsx", b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X" + b"\0" * 100)
+        archive.writestr("~$rows.xlsx", b"\x04Ayse" + b" " * 160)
+    assert _verdicts(taken(_mail("a.zip", packed.getvalue()))) == [("taken", "rows.xlsx", "rows.xlsx")]
+
+
 def test_what_archives_unpack_to_is_bounded_in_all(taken: Callable[..., list[PartOutcome]]) -> None:
     bomb = _zip(**{f"n{number}_zip": _zip(big_dat=b"PK\x03\x04" + b"\0" * 3_000_000) for number in range(9)})
     found = taken(_mail("a.zip", bomb), Limits(message=10_000_000))

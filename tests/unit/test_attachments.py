@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from mailferry.config.mailbox import MailboxSettings, OAuthSettings
 from mailferry.mailbox.attachments import choose, safe_name
 from mailferry.mailbox.mime.tree import Part
-from mailferry.mailbox.source.message import MessageRef, Summary
+from mailferry.mailbox.source.message import MessageRef, Summary, Verdict
 
 SHEET = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 
@@ -63,6 +63,14 @@ def test_every_part_is_either_taken_or_has_a_reason() -> None:
         "3": "an image",
         "9": "a calendar entry",
     }
+
+
+def test_a_file_that_the_message_does_not_carry_whole_is_refused_with_what_to_do() -> None:
+    parts = [_part("1", "message/partial"), _part("2", "message/external-body", "rows.xlsx")]
+    taken, passed = choose(_summary(*parts), _settings())
+    assert not taken
+    assert [one.verdict for one in passed] == [Verdict.REJECTED] * 2
+    assert ["have it sent in one" in passed[0].reason, "as an attachment" in passed[1].reason] == [True] * 2
 
 
 def test_filters_say_which_of_them_did_not_match() -> None:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailferry.errors import Reject
-from mailferry.mailbox.containers.kinds import Container, unopened_archive
+from mailferry.mailbox.containers.kinds import Container, companion, unopened_archive
 from mailferry.mailbox.containers.recognise import container_of, held_by
 from mailferry.mailbox.containers.removed import notice
 from mailferry.mailbox.mime.scanner import from_message
@@ -180,6 +180,13 @@ def test_base64_that_lost_its_header_is_decoded() -> None:
 )
 def test_what_holds_nothing_is_no_container(content: bytes) -> None:
     assert container_of(content, "rows.txt", "text/plain") is None
+
+
+def test_what_programs_leave_beside_a_file_is_no_data() -> None:
+    assert "AppleDouble" in companion("._rows.xlsx", b"\x00\x05\x16\x07\x00\x02\x00\x00")
+    assert "lock" in companion("~$rows.xlsx", b"\x05Ayse " + b" " * 158)
+    assert companion("~$rows.xlsx", b"PK\x03\x04") == ""
+    assert companion("._rows.xlsx", b"a;b\n") == ""
 
 
 def test_archives_that_are_not_opened_say_what_to_do() -> None:

@@ -50,6 +50,19 @@ def test_base64_skips_foreign_characters_and_goes_on_after_padding() -> None:
     )
 
 
+@pytest.mark.parametrize("length", [57, 58, 59, 100_000])
+@pytest.mark.parametrize("size", [7, 1_000_000])
+def test_words_that_a_gateway_appended_to_base64_are_no_data(length: int, size: int) -> None:
+    content = bytes(range(256)) * (length // 256) + b"x" * (length % 256)
+    mail = (
+        base64.encodebytes(content)
+        + b"\r\n-- \r\nThis mail was scanned by Example AV\r\nhttps://example.com/\r\n"
+    )
+    assert b"".join(decoded(_cut(mail, size), "base64")) == content
+    wrapped = base64.encodebytes(content).replace(b"\n", b" ")
+    assert b"".join(decoded(_cut(wrapped, size), "base64")) == content
+
+
 def test_a_line_without_end_is_not_held_back() -> None:
     for encoding in ("quoted-printable", "x-uuencode"):
         endless = (b"a" * 100_000 for _ in range(50))

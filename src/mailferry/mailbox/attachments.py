@@ -58,6 +58,11 @@ _OTHER_TYPES = {
     "video/": "a video",
     "multipart/": "a multipart without parts",
 }
+#: MIME types of parts whose file is not in the message, and what to do.
+_ELSEWHERE = {
+    "message/partial": "a piece of a message that was sent in several: have it sent in one",
+    "message/external-body": "a file that the message only names, and does not carry: have it sent as an attachment",
+}
 #: Stands for the section of a message as a whole.
 WHOLE = ""
 
@@ -169,6 +174,8 @@ def unwanted(one: Candidate, settings: MailboxSettings, *, matched: bool = False
     """Why a file need not be looked at; "" where it may be, or hold, a spreadsheet. `matched`: the name filter let it in."""
     if pattern := _ignored(one.name, one.mime, settings):
         return Verdict.IGNORED, f"{pattern!r} of `{settings.spelled('ignore_attachments')}`"
+    if reason := _ELSEWHERE.get(one.mime):
+        return Verdict.REJECTED, reason
     if not one.is_declared:
         if one.is_body and one.mime == "text/html":
             return Verdict.IGNORED, "the text of the message"

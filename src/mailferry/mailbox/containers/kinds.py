@@ -40,6 +40,15 @@ def may_hold(start: bytes) -> bool:
     )
 
 
+def companion(name: str, start: bytes) -> str:
+    """What programs leave beside a file, under nearly its name; "" for anything else. Such files are never data."""
+    if start.startswith(b"\x00\x05\x16\x07"):
+        return "what a Mac keeps beside a file (AppleDouble)"
+    if name.startswith("~$") and not start.startswith(PACKED):
+        return "the lock of a spreadsheet that was open"
+    return ""
+
+
 def unopened_archive(start: bytes) -> str:
     """What to do about an archive that is not opened; "" for anything else."""
     if start[257:262] == b"ustar":

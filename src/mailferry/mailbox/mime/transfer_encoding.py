@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import string
+from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ PIECE = 256 * 1024
 
 _BASE64 = (string.ascii_letters + string.digits + "+/=").encode()
 _NOT_BASE64 = bytes(set(range(256)) - set(_BASE64))
+#: Words of letters at most; what is longer is data.
+_LONG_WORD = 32
 #: A line longer than this is no longer held back to see its end.
 _LONG_LINE = 64 * 1024
 
@@ -28,12 +31,36 @@ def decoded(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
 def _base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """What is not in the alphabet is skipped; padding ends a run, and another may follow (mails joined by gateways)."""
     rest = b""
-    for piece in pieces:
+    for piece in _without_prose(pieces):
         runs = (rest + piece.translate(None, _NOT_BASE64)).split(b"=")
         whole = len(runs[-1]) & ~3
         yield b"".join(map(_run, runs[:-1])) + binascii.a2b_base64(runs[-1][:whole])
         rest = runs[-1][whole:]
     yield _run(rest)
+
+
+def _without_prose(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Without the lines of words that gateways append, all of whose letters are in the alphabet."""
+    rest = b""
+    after_prose = False
+    for piece in chain(pieces, (b"\n",)):
+        held = rest + piece
+        cut = held.rfind(b"\n") + 1
+        if not cut and len(held) > _LONG_LINE:
+            cut = held.rfind(b" ") + 1 or len(held)
+        held, rest = held[:cut], held[cut:]
+        if not after_prose and b" " not in held:  # as nearly always
+            yield held
+            continue
+        kept = []
+        for line in held.splitlines(keepends=True):
+            words = line.lstrip(b"> ").split()
+            # Words, not groups of four letters; below them an address stands alone.
+            if any(len(word) < _LONG_WORD and len(word) % 4 for word in words[:-1]):
+                after_prose = True
+            elif not (after_prose and any(word.translate(None, _BASE64) for word in words)):
+                kept.append(line)
+        yield b"".join(kept)
 
 
 def _run(run: bytes) -> bytes:
