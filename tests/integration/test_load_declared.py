@@ -420,13 +420,26 @@ def test_a_preview_goes_by_the_routes(here: Setting) -> None:
     ]
 
 
+def test_a_preview_of_a_message_shows_each_file_in_it(here: Setting) -> None:
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("a.csv", b"House AWB;Weight\n1;7,5\n2;6\n")
+        archive.writestr("b.xlsx", b"PK\x03\x04 broken")
+    message = mail("Weights", ("both.zip", zipped.getvalue()), sender="Ops <ops@one.example>")
+    good, bad = preview(here, message, "list.eml")
+    assert (good.file, good.loads, good.rows[0]["customer"]) == ("a.csv", True, "one.example")
+    assert (bad.file, bad.loads) == ("b.xlsx", False)
+    assert "zip archive" in bad.error
+    with pytest.raises(Reject, match=r"no spreadsheet in it .*the text of the message"):
+        preview(here, mail("Nothing"), "list.eml")
+    assert not here.rows()
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (ZIPPED.getvalue(), "an archive"),
         (b"", "the file is empty"),
         (b"Let us begin 644 things.\n", "plain text, not a table"),
-        (b"begin 644 a.csv\n#AAAA\n`\nend\n", "text with files in uuencode"),
     ],
 )
 def test_preview_and_columns_say_what_a_file_is_that_is_no_spreadsheet(
@@ -436,6 +449,13 @@ def test_preview_and_columns_say_what_a_file_is_that_is_no_spreadsheet(
     with pytest.raises(Reject, match=what):
         preview(here, content, path.name)
     with pytest.raises(Reject, match=what):
+        propose(feed_of(here.base / "app", here.maildir.root, here.settings), path, ())
+
+
+def test_columns_are_proposed_for_a_spreadsheet_alone(here: Setting) -> None:
+    path = here.base / "a.zip"
+    path.write_bytes(ZIPPED.getvalue())
+    with pytest.raises(Reject, match="not a spreadsheet but an archive"):
         propose(feed_of(here.base / "app", here.maildir.root, here.settings), path, ())
 
 

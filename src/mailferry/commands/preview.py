@@ -25,13 +25,18 @@ def preview(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="FILE|JOB|-", help="A spreadsheet, the number of a job, or - for standard input."
+            metavar="FILE|JOB|-",
+            help="A spreadsheet, or a message or archive with some; the number of a job; - for standard input.",
         ),
     ],
     config: Config = Path(CONFIG),
     feed: Feed = "",
-    sender: Annotated[str, typer.Option(help="Of a file: as if this address had sent it.")] = "",
-    subject: Annotated[str, typer.Option(help="Of a file: as if its message had this subject.")] = "",
+    sender: Annotated[
+        str, typer.Option(help="Of a file: as if this address had sent it; a message has its own.")
+    ] = "",
+    subject: Annotated[
+        str, typer.Option(help="Of a file: as if its message had this subject; a message has its own.")
+    ] = "",
     rows: Annotated[int, typer.Option(min=0, help="So many rows, rejected rows and changes are shown.")] = 10,
     as_json: Json = False,
 ) -> None:

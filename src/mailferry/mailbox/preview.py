@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import tempfile
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from mailferry import database
 from mailferry.database import server_codec
 from mailferry.errors import Reject
+from mailferry.mailbox.containers.kinds import Container
 from mailferry.mailbox.file_contract import (
     About,
     as_route,
@@ -25,19 +27,30 @@ from mailferry.mailbox.file_contract import (
 )
 from mailferry.mailbox.ledger.jobs import Claim, File, FileState, Job, JobState
 from mailferry.mailbox.load import upserted
-from mailferry.mailbox.source.message import MessageRef
+from mailferry.mailbox.mime.file_buffer import FileBuffer
+from mailferry.mailbox.mime.headers import header_block, parse_headers
+from mailferry.mailbox.mime.transfer_encoding import PIECE
+from mailferry.mailbox.mime.tree import Part
+from mailferry.mailbox.source.message import MessageRef, PartOutcome, Verdict
+from mailferry.mailbox.storing import store
 from mailferry.mailbox.target import table
 from mailferry.mailbox.target.table import Target
 from mailferry.mailbox.workbook.contract import Look
-from mailferry.mailbox.workbook.inspector import spreadsheet_kind
+from mailferry.mailbox.workbook.inspector import borrowing, look
 from mailferry.mailbox.workbook.reader import Reader
 from mailferry.mailbox.workbook.values import Counts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mailferry.config.mailbox_feed import MailboxFeed
     from mailferry.database import Connection, Pool
+    from mailferry.mailbox.workbook.inspector import Inspector
     from mailferry.mailbox.workbook.reader import Sheet
     from mailferry.mailbox.workbook.values import Kind, RejectedRow
+
+
+_NO_MESSAGE = MessageRef(account="", folder="", uidvalidity=0, uid="")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,23 +118,83 @@ def preview(
 ) -> list[Preview]:
     """What would become of a file, called `name`, by each route that fits; `most` rows, rejects and changes of each.
 
-    `about` says which message brought it, where `job` is none. Raises Reject where it is no spreadsheet, Retry where the
-    database is unreachable, Stop where no file could be loaded.
+    Of a message, an archive or another container: of each file in it, by itself. `about` says which message brought it,
+    where `job` is none. Raises Reject where there is no spreadsheet in it, Retry where the database is unreachable, Stop
+    where no file could be loaded.
     """
     about = About.of(job, name) if job else about or About(file=name, received=datetime.now(UTC))
     with Reader(feed.limits) as reader:
-        file = _file(path, name, spreadsheet_kind(reader, feed, path, name))
-        trial = _Trial(
-            reader=reader, file=file, held=Claim(job=_job(feed, about), fence=0), about=about, most=most
-        )
-        numbers, left = trial.routes(feed)
-        with database.transaction(pool) as conn, conn.transaction(force_rollback=True):
-            found = [trial.by_route(conn, as_route(feed, number), number) for number in numbers]
-    if left:
-        found[0].counts.warnings.append(
-            f"sheets that no route is for were not loaded: {', '.join(map(repr, left))}"
-        )
-    return found
+        trials = _Trials(pool=pool, feed=feed, reader=reader, most=most)
+        inspector = borrowing(reader, feed)
+        found = look(inspector, feed, path, name)
+        if found.kind:
+            return trials.of_file(_file(path, name, found.kind), about)
+        if found.container is Container.MESSAGE:
+            about = _of_message(path, about)
+        with tempfile.TemporaryDirectory(prefix="mailferry-") as folder:
+            parts = _unpacked(feed, _OneFile(path=path, inspector=inspector), name, Path(folder))
+            return [one for part in parts for one in trials.of_part(part, about)]
+
+
+@dataclass(kw_only=True, slots=True)
+class _OneFile:
+    """A file on disk in place of the part of a message."""
+
+    path: Path
+    inspector: Inspector
+
+    def fetch(self, ref: MessageRef, part: Part) -> Iterator[bytes]:
+        del ref, part
+        with self.path.open("rb") as file:
+            while piece := file.read(PIECE):
+                yield piece
+
+
+def _unpacked(feed: MailboxFeed, file: _OneFile, name: str, folder: Path) -> list[PartOutcome]:
+    """What is in the file, taken out of it as `load` would. Raises Reject where that is no spreadsheet."""
+    part = Part(
+        section="1", mime="application/octet-stream", encoding="", name=name, disposition="", size=None
+    )
+    found = store(file, _NO_MESSAGE, part, folder, feed.mailbox, feed.limits)
+    wanted = [one for one in found if one.verdict in {Verdict.TAKEN, Verdict.REJECTED}]
+    if not wanted:
+        why = "; ".join(f"{one.name or 'a part'}: {one.reason}" for one in found[:10])
+        raise Reject(f"there is no spreadsheet in it ({why})")
+    return wanted
+
+
+def _of_message(path: Path, about: About) -> About:
+    with FileBuffer.open(path) as buffer:
+        head = parse_headers(header_block(buffer)[0])
+    return replace(about, sender=about.sender or head.sender, subject=about.subject or head.subject)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trials:
+    """Where files are loaded as if for good."""
+
+    pool: Pool
+    feed: MailboxFeed
+    reader: Reader
+    most: int
+
+    def of_part(self, part: PartOutcome, about: About) -> list[Preview]:
+        if part.path is None or part.kind is None:
+            table = self.feed.target_table
+            return [Preview(file=part.name, route=0, table=table, loads=False, error=part.reason)]
+        return self.of_file(_file(part.path, part.name, part.kind), replace(about, file=part.name))
+
+    def of_file(self, file: File, about: About) -> list[Preview]:
+        held = Claim(job=_job(self.feed, about), fence=0)
+        trial = _Trial(reader=self.reader, file=file, held=held, about=about, most=self.most)
+        numbers, left = trial.routes(self.feed)
+        with database.transaction(self.pool) as conn, conn.transaction(force_rollback=True):
+            found = [trial.by_route(conn, as_route(self.feed, number), number) for number in numbers]
+        if left:
+            found[0].counts.warnings.append(
+                f"sheets that no route is for were not loaded: {', '.join(map(repr, left))}"
+            )
+        return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,7 +297,7 @@ def _job(feed: MailboxFeed, about: About) -> Job:
     """A job that is on no record, of the number 0."""
     now = datetime.now(UTC)
     return Job(
-        id=0, feed=feed.name, ref=MessageRef(account="", folder="", uidvalidity=0, uid=""), header_sha256="",
+        id=0, feed=feed.name, ref=_NO_MESSAGE, header_sha256="",
         message_id="", subject=about.subject, sender=about.sender, received=about.received or now,
         target=feed.target_table, state=JobState.IN_PROGRESS, attempts=1, next_attempt_at=now, runner=None,
         recorded_at=now, started_at=now, finished_at=None, marked_at=None, marked_as=None, error_kind=None, error=None,

@@ -20,7 +20,7 @@ from mailferry.config.spreadsheet import Limits
 from mailferry.disk import sync_folder
 from mailferry.errors import Reject, Retry
 from mailferry.mailbox.attachments import Candidate, name_matches, safe_name, unwanted
-from mailferry.mailbox.containers.kinds import PACKED, Container, may_hold, unopened_archive
+from mailferry.mailbox.containers.kinds import PACKED, Container, companion, may_hold, unopened_archive
 from mailferry.mailbox.containers.removed import MOST_NOTICE, notice
 from mailferry.mailbox.mime.file_buffer import FileBuffer
 from mailferry.mailbox.mime.headers import clean, text
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mailferry.config.mailbox import MailboxSettings
     from mailferry.mailbox.containers.inner import Inner
     from mailferry.mailbox.mime.tree import Part
-    from mailferry.mailbox.source.message import Mailbox, MessageRef
+    from mailferry.mailbox.source.message import MessageRef, Parts
     from mailferry.mailbox.workbook.inspector import Found, Inspector
     from mailferry.mailbox.workbook.values import Kind
 
@@ -79,7 +79,7 @@ class Budget:
 
 
 def store(
-    mailbox: Mailbox,
+    mailbox: Parts,
     ref: MessageRef,
     part: Part,
     pending: Path,
@@ -340,6 +340,9 @@ class _Storing:
         reason = str(error)
         if isinstance(error, _NothingInText):
             self._add(file, Verdict.IGNORED, _TEXT)
+            return
+        if beside := companion(file.one.name, start):
+            self._add(file, Verdict.IGNORED, beside)
             return
         if archive := unopened_archive(start):
             self._add(file, Verdict.REJECTED, archive)

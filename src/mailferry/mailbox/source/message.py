@@ -113,14 +113,21 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-class Mailbox(Protocol):
+class Parts(Protocol):
+    """Where the parts of messages come from."""
+
+    #: Finds out what messages and their files are.
+    inspector: Inspector
+
+    def fetch(self, ref: MessageRef, part: Part) -> Iterator[bytes]:
+        """The part's decoded content in pieces of at most 256 KiB; the whole is never in memory."""
+
+
+class Mailbox(Parts, Protocol):
     """A mailbox that is open. Errors: Retry for what may pass, Stop for sign-in and missing folders.
 
     Nothing here marks a message but `mark`; looking and fetching leave every flag as it was.
     """
-
-    #: Finds out what its messages and their files are.
-    inspector: Inspector
 
     def unmarked(self) -> Sequence[MessageRef]:
         """All messages that are not marked yet, whatever they are about, latest last."""
@@ -136,9 +143,6 @@ class Mailbox(Protocol):
 
     def raw_header(self, ref: MessageRef) -> bytes:
         """The header block as it stands, for the content hash that survives a changed UIDVALIDITY."""
-
-    def fetch(self, ref: MessageRef, part: Part) -> Iterator[bytes]:
-        """The part's decoded content in pieces of at most 256 KiB; the whole is never in memory."""
 
     def mark(self, ref: MessageRef, outcome: Outcome) -> None:
         """Mark as the configuration says: a flag, a keyword, a move, or nothing. Marking twice is harmless."""

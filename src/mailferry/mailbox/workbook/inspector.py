@@ -135,10 +135,14 @@ class Inspector:
         yield self._own
 
 
-def spreadsheet_kind(reader: Reader, feed: MailboxFeed, path: Path, name: str) -> Kind:
-    """The kind of a file, called `name`, that is a spreadsheet itself. Raises Reject with what it is instead, Retry."""
-    inspector = Inspector(feed.limits, lambda: contextlib.nullcontext(reader))
-    found = inspector.look(
+def borrowing(reader: Reader, feed: MailboxFeed) -> Inspector:
+    """An inspector that asks the child of this reader."""
+    return Inspector(feed.limits, lambda: contextlib.nullcontext(reader))
+
+
+def look(inspector: Inspector, feed: MailboxFeed, path: Path, name: str) -> Found:
+    """What a file on disk, called `name`, is and holds. Raises Reject with what it is instead, Retry."""
+    return inspector.look(
         path,
         name=name,
         mime="",
@@ -147,6 +151,11 @@ def spreadsheet_kind(reader: Reader, feed: MailboxFeed, path: Path, name: str) -
         largest=feed.mailbox.max_file_bytes,
         limits=feed.limits,
     )
+
+
+def spreadsheet_kind(reader: Reader, feed: MailboxFeed, path: Path, name: str) -> Kind:
+    """The kind of a file, called `name`, that is a spreadsheet itself. Raises Reject with what it is instead, Retry."""
+    found = look(borrowing(reader, feed), feed, path, name)
     if found.kind:
         return found.kind
     what = found.container.value if found.container else "text"
