@@ -239,6 +239,35 @@ def test_a_system_call_of_the_other_kind_ends_the_child(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout) == (-31, b""), "SIGSYS"
 
 
+def test_layers_that_a_unit_or_container_forbids_are_layers_that_the_system_lacks(tmp_path: Path) -> None:
+    code = textwrap.dedent("""
+        import ctypes, errno, platform, sys
+        from pathlib import Path
+        from mailferry.mailbox.workbook.sandbox import *
+        from mailferry.mailbox.workbook.sandbox import _ALLOW, _EQUAL, _ERRNO, _LOAD, _MACHINES, _RETURN, _Program, _do
+        forbidden = [_do(_LOAD, 0)]
+        for number in (444, 445, 446, _MACHINES[platform.machine()][1]):
+            forbidden += [_do(_EQUAL, number, no=1), _do(_RETURN, _ERRNO | errno.EPERM)]
+        forbidden = b"".join([*forbidden, _do(_RETURN, _ALLOW)])
+        libc = ctypes.CDLL(None)
+        assert libc.prctl(38, 1, 0, 0, 0) == 0, "PR_SET_NO_NEW_PRIVS"
+        assert libc.prctl(22, 2, ctypes.byref(_Program(len(forbidden) // 8, forbidden))) == 0, "PR_SET_SECCOMP"
+        print(*confine([*libraries(), Path(sys.argv[1])]))
+    """)
+    ran = subprocess.run(
+        [sys.executable, "-I", "-c", code, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert (ran.stdout, ran.stderr) == ("Landlock seccomp\n", "")
+
+
+@pytest.mark.parametrize("unit", ["mailferry", "trackandtrace"])
+def test_the_units_allow_every_layer(unit: str) -> None:
+    text = (Path(__file__).parents[2] / f"systemd/{unit}.service").read_text()
+    allowed = [line for line in text.splitlines() if line.startswith("SystemCallFilter=")][-1]
+    calls = {"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "seccomp"}
+    assert calls <= set(allowed.removeprefix("SystemCallFilter=").split())
+
+
 def test_an_abort_in_a_library_is_still_an_abort(tmp_path: Path) -> None:
     code = textwrap.dedent("""
         import os, sys

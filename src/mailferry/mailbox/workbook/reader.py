@@ -414,7 +414,8 @@ class _Child:
 def lacking(layers: tuple[str, ...]) -> str:
     """Layers of the sandbox that are missing, and where each would be, for people."""
     needs = {"Landlock": "Linux 5.13, built and booted with it", "seccomp": "Linux on x86-64 or arm64"}
-    return " and ".join(f"{name} ({needs.get(name, 'Linux')})" for name in layers)
+    named = " and ".join(f"{name} ({needs.get(name, 'Linux')})" for name in layers)
+    return f"{named}, or its container or unit forbids that"
 
 
 def _link(path: Path, named: Path) -> None:

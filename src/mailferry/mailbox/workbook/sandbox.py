@@ -133,6 +133,10 @@ _CLONE_THREAD = 0x10000
 _WRITING = 0o1 | 0o2 | 0o100 | 0o1000
 
 
+#: What the filter of a unit or a container answers that forbids the calls of a layer to this process.
+_FORBIDDEN = errno.EPERM
+
+
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
@@ -178,10 +182,10 @@ def libraries() -> list[Path]:
 
 
 def _landlock(libc: ctypes.CDLL, readable: Iterable[Path]) -> bool:
-    """Whether the kernel has it."""
+    """Whether the kernel has it, and this process may use it."""
     version = libc.syscall(_CREATE_RULESET, None, 0, _VERSION)
     if version < 1:
-        if ctypes.get_errno() in (errno.ENOSYS, errno.EOPNOTSUPP):
+        if ctypes.get_errno() in (errno.ENOSYS, errno.EOPNOTSUPP, _FORBIDDEN):
             return False
         _check(version, "Landlock")
     handled = [(1 << _FS_BITS.get(version, _FS_BITS[5])) - 1, _NET, _SCOPED][
@@ -207,7 +211,7 @@ def _landlock(libc: ctypes.CDLL, readable: Iterable[Path]) -> bool:
 
 
 def _seccomp(libc: ctypes.CDLL) -> bool:
-    """Whether the kernel has it, and this architecture is known."""
+    """Whether the kernel has it, this process may use it, and this architecture is known."""
     machine = _MACHINES.get(platform.machine())
     if machine is None or sys.byteorder != "little":
         return False
@@ -215,7 +219,7 @@ def _seccomp(libc: ctypes.CDLL) -> bool:
     code = b"".join(_instructions(arch, column))
     program = _Program(len(code) // 8, code)
     if libc.syscall(number, _FILTER_MODE, _TSYNC, ctypes.byref(program)) != 0:
-        if ctypes.get_errno() in (errno.ENOSYS, errno.EINVAL):
+        if ctypes.get_errno() in (errno.ENOSYS, errno.EINVAL, _FORBIDDEN):
             return False
         _check(-1, "seccomp")
     return True
