@@ -260,7 +260,7 @@ def test_layers_that_a_unit_or_container_forbids_are_layers_that_the_system_lack
     assert (ran.stdout, ran.stderr) == ("Landlock seccomp\n", "")
 
 
-@pytest.mark.parametrize("unit", ["mailferry", "trackandtrace"])
+@pytest.mark.parametrize("unit", ["mailferry", "mailferry-collect", "trackandtrace"])
 def test_the_units_allow_every_layer(unit: str) -> None:
     text = (Path(__file__).parents[2] / f"systemd/{unit}.service").read_text()
     allowed = [line for line in text.splitlines() if line.startswith("SystemCallFilter=")][-1]
