@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import binascii
+import hashlib
 import io
 import os
 import re
@@ -105,6 +107,44 @@ def test_what_a_mac_or_an_open_spreadsheet_leaves_in_an_archive_is_no_data(
         archive.writestr("__MACOSX/._rows.xlsx", b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X" + b"\0" * 100)
         archive.writestr("~$rows.xlsx", b"\x04Ayse" + b" " * 160)
     assert _verdicts(taken(_mail("a.zip", packed.getvalue()))) == [("taken", "rows.xlsx", "rows.xlsx")]
+    alone = io.BytesIO()
+    with zipfile.ZipFile(alone, "w") as archive:
+        archive.writestr("~$rows.xlsx", b"\x04Ayse" + b" " * 160)
+    (outcome,) = [one for one in taken(_mail("a.zip", alone.getvalue())) if one.verdict is Verdict.SKIPPED]
+    assert outcome.reason == "an archive in which there is no data"
+
+
+@pytest.mark.parametrize(
+    ("charset", "content", "kept"),
+    [
+        ("windows-1251", "hawb;n\n1;Москва\n".encode("cp1251"), "hawb;n\n1;Москва\n".encode()),
+        ("iso-8859-9", "hawb;n\n1;Şube €\n".encode("cp1254"), "hawb;n\n1;Şube €\n".encode()),
+        (
+            "windows-1251",
+            "hawb;n\n1;Şube\n".encode(),
+            "hawb;n\n1;Şube\n".encode(),
+        ),  # it is UTF-8 all the same
+        ("iso-8859-1", "hawb;n\n1;Şube\n".encode("cp1254"), "hawb;n\n1;Şube\n".encode("cp1254")),
+        ("zlib", "hawb;n\n1;Şube\n".encode("cp1254"), "hawb;n\n1;Şube\n".encode("cp1254")),
+        ("shift_jis", b"hawb;n\n1;\xff\xff\n", b"hawb;n\n1;\xff\xff\n"),
+    ],
+)
+def test_text_is_kept_as_its_part_states_it(
+    taken: Callable[..., list[PartOutcome]], charset: str, content: bytes, kept: bytes
+) -> None:
+    head = f'Content-Type: text/csv; charset="{charset}"; name="a.csv"\nContent-Transfer-Encoding: base64\n\n'
+    (outcome,) = taken(b"Subject: x\nMIME-Version: 1.0\n" + head.encode() + base64.encodebytes(content))
+    assert outcome.path
+    assert outcome.path.read_bytes() == kept
+    assert (outcome.size, outcome.sha256) == (len(kept), hashlib.sha256(kept).hexdigest())
+
+
+def test_a_text_that_pgp_encrypted_is_refused(taken: Callable[..., list[PartOutcome]]) -> None:
+    text = "-----BEGIN PGP MESSAGE-----\n\nhQEMAxyz\n-----END PGP MESSAGE-----\n"
+    message = EmailMessage()
+    message.set_content(text)
+    (outcome,) = taken(message.as_bytes())
+    assert (outcome.verdict, "encrypted by PGP" in outcome.reason) == (Verdict.REJECTED, True)
 
 
 def test_what_archives_unpack_to_is_bounded_in_all(taken: Callable[..., list[PartOutcome]]) -> None:

@@ -48,6 +48,7 @@ _NEVER_DATA = {
     "application/pkcs7-signature": "a signature",
     "application/x-pkcs7-signature": "a signature",
     "application/pgp-signature": "a signature",
+    "application/pgp-encrypted": "a note that the message is encrypted",
     "message/delivery-status": "a delivery report",
     "message/disposition-notification": "a read receipt",
 }
@@ -89,6 +90,8 @@ class Candidate:
     mime: str = ""
     #: "attachment", "inline" or "".
     disposition: str = ""
+    #: Of a text, as its part states it, or "".
+    charset: str = ""
 
     @property
     def is_declared(self) -> bool:

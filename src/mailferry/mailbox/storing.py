@@ -20,13 +20,21 @@ from mailferry.config.spreadsheet import Limits
 from mailferry.disk import sync_folder
 from mailferry.errors import Reject, Retry
 from mailferry.mailbox.attachments import Candidate, name_matches, safe_name, unwanted
-from mailferry.mailbox.containers.kinds import PACKED, Container, companion, may_hold, unopened_archive
+from mailferry.mailbox.containers.kinds import (
+    PACKED,
+    Container,
+    companion,
+    encrypted,
+    may_hold,
+    unopened_archive,
+)
 from mailferry.mailbox.containers.removed import MOST_NOTICE, notice
 from mailferry.mailbox.mime.file_buffer import FileBuffer
 from mailferry.mailbox.mime.headers import clean, text
+from mailferry.mailbox.mime.recode import in_utf8
 from mailferry.mailbox.source.message import PartOutcome, Verdict
 from mailferry.mailbox.workbook.text_kind import BEGINNING, plain_kind
-from mailferry.mailbox.workbook.values import MIB
+from mailferry.mailbox.workbook.values import MIB, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,7 +44,6 @@ if TYPE_CHECKING:
     from mailferry.mailbox.mime.tree import Part
     from mailferry.mailbox.source.message import MessageRef, Parts
     from mailferry.mailbox.workbook.inspector import Found, Inspector
-    from mailferry.mailbox.workbook.values import Kind
 
 #: Archives within each other, and containers of all kinds.
 _MOST_ARCHIVES, _MOST_DEPTH = 3, 8
@@ -103,7 +110,7 @@ def store(
         inspector=mailbox.inspector,
         budget=budget or Budget(limits.message),
     )
-    one = Candidate(name=part.name, mime=part.mime, disposition=part.disposition)
+    one = Candidate(name=part.name, mime=part.mime, disposition=part.disposition, charset=part.charset)
     try:
         with contextlib.closing(mailbox.fetch(ref, part)) as pieces:  # type: ignore[type-var]  # fetch is a generator in both mailboxes; the protocol promises an iterator
             storing.take(_File(one=one), pieces)
@@ -185,6 +192,9 @@ class _Storing:
         if file.one.is_body:
             first = next(pieces, b"")
             second = next(pieces, b"")
+            if reason := encrypted(first):
+                self._add(file, Verdict.REJECTED, reason)
+                return
             if not second and len(first) <= BEGINNING and not may_hold(first):
                 self._add(file, Verdict.IGNORED, _TEXT)
                 return
@@ -216,6 +226,8 @@ class _Storing:
         elif not (file.matched or name_matches(file.one.name, self.settings.name_filter)):
             self._add(file, Verdict.SKIPPED, self._no_match)
         else:
+            if found.kind is Kind.CSV and in_utf8(path, file.one.charset):
+                size, sha256 = path.stat().st_size, _digest(path)
             self._keep(file, path, found.kind, size, sha256)
 
     @property
@@ -275,7 +287,9 @@ class _Storing:
             return file.one
         if container is Container.SIGNED and not inner.mime:
             return Candidate(name=file.one.name.removesuffix(".p7m"))
-        return Candidate(name=inner.name, mime=inner.mime, disposition=inner.disposition)
+        return Candidate(
+            name=inner.name, mime=inner.mime, disposition=inner.disposition, charset=inner.charset
+        )
 
     def _unzip(self, file: _File, path: Path, found: Found) -> None:
         if file.archives >= _MOST_ARCHIVES:
@@ -291,8 +305,8 @@ class _Storing:
             self._take_inner(child, pieces)
         if file.one.is_declared and not any(one.verdict is Verdict.TAKEN for one in self.outcomes[number:]):
             raise Reject("a zip archive without a workbook in it, whatever its name says")
-        if len(self.outcomes) == number:
-            self._add(file, Verdict.SKIPPED, "an empty archive")
+        if all(one.verdict is Verdict.IGNORED for one in self.outcomes[number:]):
+            self._add(file, Verdict.SKIPPED, "an archive in which there is no data")
 
     def _child(self, file: _File, one: Candidate, number: int, *, archive: bool, member: str = "") -> _File:
         matched = file.matched or (
@@ -396,6 +410,11 @@ class _Storing:
         origin = (ref.account, ref.folder, str(ref.uidvalidity), ref.uid, self.part.section, member)
         mark = hashlib.sha256("\0".join(origin).encode(errors="surrogatepass")).hexdigest()
         return self.pending / f"{sha256[:16]}-{mark[:8]}-{name}"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _beginning(path: Path) -> bytes:

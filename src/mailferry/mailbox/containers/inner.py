@@ -28,6 +28,8 @@ class Inner:
     disposition: str = ""
     #: Content-Transfer-Encoding that is still to be undone.
     encoding: str = ""
+    #: Of a text, as its part states it, or "".
+    charset: str = ""
     #: Where its bytes lie, [start, end) each, in order.
     spans: Sequence[tuple[int, int]]
 

@@ -40,6 +40,13 @@ def may_hold(start: bytes) -> bool:
     )
 
 
+def encrypted(start: bytes) -> str:
+    """What to do about a text that PGP encrypted; "" for any other."""
+    if start.lstrip().startswith(b"-----BEGIN PGP MESSAGE-----"):
+        return "encrypted by PGP, which is not decrypted: have the file sent without"
+    return ""
+
+
 def companion(name: str, start: bytes) -> str:
     """What programs leave beside a file, under nearly its name; "" for anything else. Such files are never data."""
     if start.startswith(b"\x00\x05\x16\x07"):

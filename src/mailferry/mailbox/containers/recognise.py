@@ -55,6 +55,7 @@ def _message(buffer: Buffer, charsets: Sequence[str]) -> list[Inner]:
             mime=part.mime,
             disposition=part.disposition,
             encoding=part.encoding,
+            charset=part.charset,
             spans=(part.span,),
         )
         for part, _ in leaves(from_message(buffer), charsets)

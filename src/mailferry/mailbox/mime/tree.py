@@ -42,6 +42,8 @@ class Part:
     disposition: str
     #: Encoded size in bytes as the server states it, or None where it does not.
     size: int | None
+    #: As the part states it, or "".
+    charset: str = ""
     #: Where its encoded body lies in the whole message; None where only the server knows.
     span: tuple[int, int] | None = None
 
@@ -87,6 +89,7 @@ class Node:
             name=file_name(self.disposition_parameters, self.type_parameters, charsets),
             disposition=self.disposition,
             size=self.size,
+            charset=first_token(self.type_parameters.get("charset", "")),
             span=self.span,
         )
 

@@ -86,7 +86,7 @@ class Inspector:
                 for part in said["parts"]
             )
             for part in parts:
-                _texts(part.section, part.mime, part.encoding, part.name, part.disposition)
+                _texts(part.section, part.mime, part.encoding, part.name, part.disposition, part.charset)
                 _check(part.size is None or isinstance(part.size, int))
             _texts(said["charset"])
             return Structure(parts=parts, charset=said["charset"])
@@ -192,7 +192,7 @@ def _span(span: Sequence[int], size: int) -> tuple[int, int]:
 
 def _inner(plain: dict[str, Any], size: int) -> Inner:
     inner = Inner(**plain | {"spans": tuple(_span(span, size) for span in plain["spans"])})
-    _texts(inner.name, inner.mime, inner.disposition, inner.encoding)
+    _texts(inner.name, inner.mime, inner.disposition, inner.encoding, inner.charset)
     return inner
 
 
