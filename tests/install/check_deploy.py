@@ -31,6 +31,7 @@ EMAIL_MAILDIR=/srv/mail/Maildir
 DB_UNIQUE_KEY=hawb_no
 DB_TARGET_TABLE=shipments
 SCHEDULE_INTERVAL_HOURS=0.001
+FILE_SANDBOX=require
 """
 MAILDIR = "/srv/mail/Maildir"
 #: What a running service writes: data and logs.
