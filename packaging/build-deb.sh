@@ -32,7 +32,8 @@ build_program "$program" oauth
 find "$program" -name __pycache__ -prune -exec rm -rf {} +
 rm -f "$program"/bin/[Aa]ctivate*
 grep -lrI --null "$root" "$program/bin" "$program/pyvenv.cfg" | xargs -0 sed -i "s|$root||g"
-"$python" -Im compileall -q -s "$root" -j 0 "$program/lib"
+# A library may come with files for another Python, which do not compile (olefile has one).
+"$python" -Im compileall -q -s "$root" -j 0 "$program/lib" >/dev/null || true
 
 while read -r kind source target; do
     mkdir -p "$root${target%/*}"
