@@ -89,8 +89,8 @@ def web_server() -> Iterator[Web]:
 
     async def answer(request: web.Request) -> web.Response:
         body = await request.read()
-        if found.hangs:
-            await end.wait()
+        while found.hangs and not end.is_set():
+            await asyncio.sleep(0.01)
         found.received.append((request.path_qs, body))
         return web.Response(status=found.status, text="no" if found.status >= 300 else "ok")
 

@@ -129,7 +129,7 @@ def test_one_detail_in_a_hundred_that_is_not_there_hardly_holds_up_the_rest(tmp_
     some = Traits(rate=2, start=START, end=START + 600, detail_bytes=100, missing_details=0.01)
     spans = []
     for name, traits in (("whole", whole), ("some", some)):
-        with a_site(tmp_path / name, {OUTGOING: traits}, Settings(latency=0.05)) as site:
+        with a_site(tmp_path / name, {OUTGOING: traits}, Settings(latency=0.02)) as site:
             site.configure(max_parallel_details=4, detail_sleep_time=2)
             started = time.monotonic()
             ended = site.collect()
@@ -138,7 +138,7 @@ def test_one_detail_in_a_hundred_that_is_not_there_hardly_holds_up_the_rest(tmp_
             site.assert_exactly_once(OUTGOING)
             assert (ended.of(OUTGOING).metrics.stand_ins > 5) == (traits is some)
     # Ten growing pauses of two seconds and more would take minutes.
-    assert spans[1] < spans[0] * 2
+    assert spans[1] < spans[0] + 60
 
 
 @pytest.mark.parametrize("spelling", ["iso", "milliseconds", "float", "text", "second recipient"])
