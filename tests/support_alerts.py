@@ -68,6 +68,12 @@ class Web:
     received: list[tuple[str, bytes]] = field(default_factory=list)
     status: int = 200
     hangs: bool = False
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    freed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def free(self) -> None:
+        """Let what hangs be answered."""
+        self.loop.call_soon_threadsafe(self.freed.set)
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
@@ -85,12 +91,11 @@ class Web:
 @contextlib.contextmanager
 def web_server() -> Iterator[Web]:
     found, ready, end = Web(), threading.Event(), asyncio.Event()
-    loop = asyncio.new_event_loop()
 
     async def answer(request: web.Request) -> web.Response:
         body = await request.read()
-        while found.hangs and not end.is_set():
-            await asyncio.sleep(0.01)
+        if found.hangs:
+            await found.freed.wait()
         found.received.append((request.path_qs, body))
         return web.Response(status=found.status, text="no" if found.status >= 300 else "ok")
 
@@ -106,12 +111,13 @@ def web_server() -> Iterator[Web]:
         await end.wait()
         await runner.cleanup()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread = threading.Thread(target=found.loop.run_until_complete, args=(serve(),))
     thread.start()
     ready.wait()
     try:
         yield found
     finally:
-        loop.call_soon_threadsafe(end.set)
+        found.free()
+        found.loop.call_soon_threadsafe(end.set)
         thread.join()
-        loop.close()
+        found.loop.close()

@@ -69,7 +69,9 @@ class Fleet:
         for name, (feed, table) in FEEDS.items():
             more = {"destination": "table"} if table else {"host": "a"}
             url = self.provider.list_url(feed.category)
-            tables |= events(name, feed, url, start_time=self._start, look_back=LOOK_BACK, **more)
+            tables |= events(
+                name, feed, url, start_time=self._start, look_back=LOOK_BACK, schedule="2s", **more
+            )
         for one in self.tables:
             tables |= mailbox(one.name, self.account, target_table=one.name, subject_filter=one.subject)
         return toml(tables)
