@@ -10,7 +10,7 @@ import pytest
 from test_formats import read, reader, written
 
 from mailferry.errors import Reject
-from mailferry.testing.workbooks import Tab, xlsx
+from mailferry.testing.workbooks import Error, Tab, xlsx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +74,13 @@ def test_a_row_that_repeats_the_header_is_no_data_in_any_format(reader: Reader, 
     assert rows == [["1", "5"], ["2", "6"], ["HAWB", "7"]]
     assert sheet.columns[1].type == "numeric"
     assert report.warnings == ("sheet 'S': 1 row repeats the header, which is no data",)
+
+
+def test_an_error_that_another_program_made_up_rejects_its_row_alone(reader: Reader, tmp_path: Path) -> None:
+    rows = [("HAWB", "N"), ("1", Error("#ERROR!")), ("2", 5), ("3", Error("#N/A"))]
+    found, _, _, rejects = read(reader, xlsx(tmp_path / "a.xlsx", Tab(name="S", rows=rows)))
+    assert found == [["2", "5"]]
+    assert [(one.row, one.value) for one in rejects] == [(2, "#ERROR!"), (4, "#N/A")]
 
 
 # --- web pages

@@ -9,7 +9,7 @@ import threading
 import zipfile
 from typing import IO, TYPE_CHECKING
 
-from python_calamine import CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
+from python_calamine import CalamineError, CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
 
 from mailferry.mailbox.workbook import sheet_parts
 from mailferry.mailbox.workbook.book import SheetInfo
@@ -95,12 +95,22 @@ class OfficeBook:
         other = threading.Thread(target=look.at, args=(self._archive, self._parts.get(sheet, "")))
         other.start()
         try:
-            held = self._book.get_sheet_by_name(sheet)
+            held = self._sheet(sheet)
         finally:
             other.join()
         if look.utf16 and self._mend():
             return self._load(sheet)
         return held, look
+
+    def _sheet(self, name: str) -> CalamineSheet:
+        try:
+            return self._book.get_sheet_by_name(name)
+        except CalamineError as error:
+            # Other programs have errors of their own. What a cell shows is still read from the archive as it is.
+            if "error value" not in str(error) or not (file := sheet_parts.with_known_errors(self._archive)):
+                raise
+            self._book = CalamineWorkbook.from_object(file)
+            return self._book.get_sheet_by_name(name)
 
     def _mend(self) -> bool:
         """Open a copy that calamine can read instead; whether there was anything to mend."""

@@ -21,7 +21,7 @@ from mailferry.mailbox.workbook.values import MIB, Kind
 from mailferry.mailbox.workbook.xml_stream import XmlStream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from mailferry.mailbox.workbook.cells import Cell
     from mailferry.mailbox.workbook.hidden import HiddenCells
@@ -42,8 +42,14 @@ _NO_VALUE = re.compile(rb"(?:</f>|<f\b[^<>]*/>)\s*(?:<v\s*/>|<v>\s*</v>)?\s*</c>
 _HIDDEN = re.compile(rb"hidden\s*=\s*[\"'](?:1|true)[\"']")
 _ROW_OR_COLUMN = re.compile(rb"<(?:[\w.-]+:)?(row|col)\b([^<>]*)")
 _PLACE = re.compile(rb"\s(r|min|max)\s*=\s*[\"'](\d{1,9})[\"']")
+#: An error cell up to what it shows, and that.
+_ERROR_CELL = re.compile(
+    rb"(<(?:[\w.-]+:)?c\s(?:[^<>]*\s)?t\s*=\s*[\"']e[\"'][^<>]*>(?:<(?:[\w.-]+:)?f\b[^<>]*(?:/>|>[^<]*</(?:[\w.-]+:)?f>))?"
+    rb"\s*<(?:[\w.-]+:)?v>)([^<]*)"
+)
 _NO_RELATION = re.compile(r"<(?:\w+:)?sheet\s[^<>]*\w+:id=([\"'])\1[^<>]*/>")
 _ERRORS_XLSB = {0: "#NULL!", 7: "#DIV/0!", 15: "#VALUE!", 23: "#REF!", 29: "#NAME?", 36: "#NUM!", 42: "#N/A", 43: "#GETTING_DATA"}  # fmt: skip
+_KNOWN_ERRORS = frozenset(_ERRORS_XLSB.values())
 
 
 @dataclass(kw_only=True, slots=True)
@@ -314,13 +320,27 @@ def _wide(content: bytes, at: int) -> tuple[str, int]:
 
 def mended(archive: zipfile.ZipFile) -> IO[bytes] | None:
     """A copy with its UTF-16 parts in UTF-8 and without sheets that have no part; None where there is none of either."""
+    return _copied(archive, _mended_part)
+
+
+def with_known_errors(archive: zipfile.ZipFile) -> IO[bytes] | None:
+    """A copy whose error cells all show an error that calamine knows; None where they do already."""
+    return _copied(archive, lambda _, content: _ERROR_CELL.sub(_known_error, content))
+
+
+def _known_error(found: re.Match[bytes]) -> bytes:
+    return found[0] if found[2].decode("latin-1") in _KNOWN_ERRORS else found[1] + b"#VALUE!"
+
+
+def _copied(archive: zipfile.ZipFile, change: Callable[[str, bytes], bytes]) -> IO[bytes] | None:
+    """A copy in which the XML parts are changed; None where none is."""
     changed = False
     copy = io.BytesIO()
     with zipfile.ZipFile(copy, "w", zipfile.ZIP_STORED) as target:
         for info in archive.infolist():
             content = archive.read(info)
             if info.filename.lower().endswith((".xml", ".rels")):
-                better = _mended_part(content, workbook="workbook" in info.filename.lower())
+                better = change(info.filename.lower(), content)
                 changed = changed or better != content
                 content = better
             target.writestr(info.filename, content)
@@ -328,10 +348,10 @@ def mended(archive: zipfile.ZipFile) -> IO[bytes] | None:
     return copy if changed else None
 
 
-def _mended_part(content: bytes, *, workbook: bool) -> bytes:
+def _mended_part(name: str, content: bytes) -> bytes:
     if content.startswith(_MARKS):
         text = content.decode("utf-16")
         content = re.sub(r"^(<\?xml[^>]*?)\s+encoding=([\"'])[^\"']*\2", r"\1", text).encode()
-    if workbook and b':id=""' in content.replace(b"'", b'"'):
+    if "workbook" in name and b':id=""' in content.replace(b"'", b'"'):
         content = _NO_RELATION.sub("", content.decode()).encode()
     return content
