@@ -30,15 +30,23 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 #: What takes long to import. What is not named here, a process imports by itself.
 _CONTEXT.set_forkserver_preload(
     [
+        "dotenv",
+        "filelock",
         "mailferry.cli",
         "mailferry.config.service",
+        "mailferry.console",
         "mailferry.events.files",
         "mailferry.events.run",
         "mailferry.events.table",
         "mailferry.mailbox.run_once",
+        "mailferry.mailbox.source.maildir",
+        "mailferry.mailbox.source.watch_imap",
+        "mailferry.report_jobs",
+        "mailferry.service.worker",
         "mailferry.testing.provider",
-        "psycopg_pool",
         "procrastinate",
+        "prometheus_client",
+        "psycopg_pool",
     ]
 )
 #: prctl(2): any process of the same user may trace this one, where Linux's Yama lets its ancestors alone.
