@@ -207,8 +207,8 @@ def ran(
     *arguments: object, module: str = "mailferry", folder: Path | None = None, **more: str
 ) -> subprocess.CompletedProcess[str]:
     """`mailferry ...`, or another module as a program, as a process to its end."""
-    told = map(str, arguments)
-    return Forked(run_module, module, *told, folder=folder, variables=environment(**more)).finished()
+    words = map(str, arguments)
+    return Forked(run_module, module, *words, folder=folder, variables=environment(**more)).finished()
 
 
 def finished(

@@ -130,7 +130,7 @@ def test_half_of_what_the_provider_keeps_is_a_warning(tmp_path: Path) -> None:
 
 
 def _follow_the_advice(site: Site, error: str, position: int) -> None:
-    """Do what the message tells people to do, to the letter."""
+    """Do what the message asks for, to the letter."""
     (path,) = re.findall(r"or the first line of (\S+\.pos)", error)
     assert path == str(site.position_file(SIGN_INS))
     lines = site.position_file(SIGN_INS).read_text().split("\n")

@@ -387,7 +387,7 @@ class _CutAfter:
         return without_starttls(piece)
 
 
-def test_a_connection_lost_in_the_middle_of_a_part_is_made_anew_and_the_fetch_goes_on(
+def test_a_connection_lost_in_the_middle_of_a_part_is_made_again_and_the_fetch_goes_on(
     account: Account, open_mailbox: Any
 ) -> None:
     account.deliver(_large(2_000_000))
@@ -417,7 +417,7 @@ def test_a_connection_lost_again_and_again_is_a_passing_fault_and_leaves_no_file
     assert not list(tmp_path.iterdir())
 
 
-def test_a_connection_lost_between_two_calls_is_made_anew(account: Account, open_mailbox: Any) -> None:
+def test_a_connection_lost_between_two_calls_is_made_again(account: Account, open_mailbox: Any) -> None:
     account.deliver(HELLO)
     cut = _CutAfter(0, times=1)
     with Link(account.dovecot.imap, cut) as proxy:

@@ -516,7 +516,7 @@ def message(key: str) -> bytes:
     return mail("Track and Trace", (f"{key}.xlsx", workbook(HEADER, (key, "x", 1))))
 
 
-def test_a_connection_is_lent_on_and_one_that_the_server_closed_is_made_anew(
+def test_a_connection_is_lent_on_and_one_that_the_server_closed_is_made_again(
     service: Service, account: Account
 ) -> None:
     with Link(account.dovecot.imap, without_starttls) as proxy:

@@ -257,7 +257,7 @@ def test_a_service_that_is_ended_while_it_collects_leaves_the_rest_to_another_at
         hosts(tmp_path, empty, "a", "b") as (ending, other),
     ):
         for host in (ending, other):
-            # Nobody would come to it by the schedule.
+            # By the schedule no worker would come to it.
             configure(host, head(host, empty), into_table("in", slow, schedule="1h"))
         ending.start()
         wait_for("its beginning", lambda: feed_row(empty, "in").get("started_at"))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize(
     ("alone", "stays_with"),
-    # Nobody else can have its files where the database is this machine's own.
+    # No other host can have its files where the database is this machine's own.
     [(False, "one"), (True, "")],
 )
 def test_a_feed_with_files_stays_on_its_host_and_a_machine_alone_may_be_renamed(

@@ -17,10 +17,10 @@ def test_what_the_database_did_not_tell_is_called_unknown_not_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "mailferry.toml"
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and does not listen
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # and does not listen
         config.write_text(
-            f'[database]\nhost = "127.0.0.1"\nport = {nobody.getsockname()[1]}\nname = "a"\nuser = "a"\n'
+            f'[database]\nhost = "127.0.0.1"\nport = {closed.getsockname()[1]}\nname = "a"\nuser = "a"\n'
             '[events.out]\napi_key = "0123456789abcdef"\ndestination = "table"\ntype = "outgoinglog"\n'
         )
         assert run_status([config], as_json=False) == 3

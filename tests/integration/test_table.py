@@ -519,7 +519,7 @@ def test_the_lock_is_the_same_however_the_table_is_spelled(
         lock(other, "public.tracking_data")
 
 
-def test_the_generation_changes_when_the_table_is_emptied_or_made_anew(
+def test_the_generation_changes_when_the_table_is_emptied_or_made_again(
     db: Connection, target: Target
 ) -> None:
     # In the transaction that has made it, a table is emptied in place.
@@ -527,9 +527,9 @@ def test_the_generation_changes_when_the_table_is_emptied_or_made_anew(
     db.execute("TRUNCATE tracking_data")
     emptied = Target.inspect(db, "tracking_data", "hawb")
     db.execute("DROP TABLE tracking_data")
-    anew = create(db, "tracking_data", "hawb", target.columns)
+    again = create(db, "tracking_data", "hawb", target.columns)
     assert emptied is not None
-    assert len({target.generation, emptied.generation, anew.generation}) == 3
+    assert len({target.generation, emptied.generation, again.generation}) == 3
 
 
 def test_a_connection_that_is_lost_in_the_middle_is_a_retry(

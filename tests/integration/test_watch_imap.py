@@ -182,7 +182,7 @@ def test_a_server_that_tells_nothing_is_found_out_by_the_probe_and_left_for_a_ne
     ],
     ids=["silent", "cut", "half a line"],
 )
-def test_a_connection_that_fails_is_made_anew_and_calls(
+def test_a_connection_that_fails_is_made_again_and_calls(
     account: Account, start: Any, calls: Calls, trouble: Any, error: str
 ) -> None:
     armed = threading.Event()

@@ -180,7 +180,7 @@ def test_a_record_whose_values_do_not_fit_its_text_is_told_all_the_same(
     handler = logs._Stderr(logs._Formatter(as_json=True), journal=False)
     handler.handle(record("number %d", *args))
     assert fields(capsys.readouterr().err.rstrip("\n"))["message"].startswith("number %d (")
-    handler.handle(record(Hostile()))  # type: ignore[arg-type] # as somebody's library may
+    handler.handle(record(Hostile()))  # type: ignore[arg-type] # as a library may
     assert "RuntimeError" in capsys.readouterr().err
 
 
@@ -225,7 +225,7 @@ def test_a_closed_standard_error_stops_nothing(fresh_logs: None, monkeypatch: py
         monkeypatch.setattr(sys, "stderr", broken)
         if broken:
             broken.close()
-        logging.getLogger("mailferry").error("nobody reads this")
+        logging.getLogger("mailferry").error("not read")
 
 
 def test_a_line_is_without_secrets_and_control_characters_whoever_listens(

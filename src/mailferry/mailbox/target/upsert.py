@@ -160,7 +160,7 @@ class _Stage:
         )
 
     def _drop(self) -> None:
-        # Within a block: at a plain DROP psycopg forgets every statement that it has prepared on the connection, lest
+        # Within a block: at a plain DROP psycopg forgets every statement that it has prepared on the connection, in case
         # one speaks of what is dropped; none does, and the server would have to plan all of the next job's again.
         block = sql.SQL("BEGIN DROP TABLE {}; END").format(self._table).as_string(self._conn)
         self._conn.execute(sql.SQL("DO {}").format(sql.Literal(block)))
