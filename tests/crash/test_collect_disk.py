@@ -192,7 +192,7 @@ def test_logs_and_heartbeat_that_cannot_be_written_stop_no_data(tmp_path: Path) 
         site.assert_exactly_once(OUTGOING)
 
 
-def test_output_that_nobody_reads_loses_no_data(tmp_path: Path) -> None:
+def test_output_that_is_not_read_loses_no_data(tmp_path: Path) -> None:
     with a_site(tmp_path, {OUTGOING: TRAITS}) as site:
         site.configure()
         reader, writer = os.pipe()

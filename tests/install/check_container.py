@@ -37,14 +37,14 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(
     assert site.snapshot() == before
 
 
-def test_nobody_but_root_installs(site: Site) -> None:
+def test_only_root_installs(site: Site) -> None:
     site.machine.sh("cp -r /root/release/deployment /tmp/")
     done = site.machine.sh("/tmp/deployment/deploy.sh install", user="nobody", status=1)
     assert "sudo" in done.err
 
 
 @pytest.mark.parametrize(("step", "name"), [("Building", "TERM"), ("User", "TERM"), ("User", "PIPE")])
-def test_a_first_installation_that_is_told_to_end_leaves_nothing(
+def test_a_first_installation_that_is_asked_to_end_leaves_nothing(
     site: Site, versions: Versions, step: str, name: str
 ) -> None:
     """As by `| head`, too."""

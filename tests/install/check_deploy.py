@@ -193,7 +193,7 @@ def test_a_file_that_got_lost_is_put_back_by_installing_again(site: Site) -> Non
     assert site.snapshot() == before
 
 
-def test_a_configuration_that_the_service_cannot_read_is_told_with_what_mends_it(site: Site) -> None:
+def test_a_configuration_that_the_service_cannot_read_is_reported_with_what_mends_it(site: Site) -> None:
     """As the older service may have left it."""
     config = "/etc/trackandtrace/config.env"
     site.machine.sh(f"chgrp root {config} && chmod 600 {config}")
@@ -223,7 +223,7 @@ def test_a_filled_in_configuration_passes_the_test(site: Site) -> None:
         site.machine.run("/usr/local/bin/trackandtrace-test", user=user)
 
 
-def test_a_database_folder_of_somebody_else_is_told(site: Site) -> None:
+def test_a_database_folder_of_another_user_is_reported(site: Site) -> None:
     site.machine.sh("install -d -o trackandtrace /srv/other && install -d -m 700 /srv/other/postgres")
     check = "APP_BASE_DIR=/srv/other mailferry check --config /etc/trackandtrace/config.env"
     said = site.machine.sh(check, user="trackandtrace", status=1).text
@@ -405,7 +405,7 @@ STEPS = ("Building", "User", "Switching")
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_an_upgrade_that_is_told_to_end_leaves_the_old_version(
+def test_an_upgrade_that_is_asked_to_end_leaves_the_old_version(
     site: Site, versions: Versions, step: str
 ) -> None:
     if step == STEPS[0]:

@@ -112,9 +112,7 @@ def test_the_cost_of_a_quiet_feed_is_a_tenth_and_stands_on_record(tmp_path: Path
 
 
 @pytest.mark.parametrize("how", ["deleted", "emptied"])
-def test_files_that_someone_moved_away_are_not_written_again_and_that_is_reported(
-    tmp_path: Path, how: str
-) -> None:
+def test_files_that_were_moved_are_not_written_again_and_that_is_reported(tmp_path: Path, how: str) -> None:
     with a_site(tmp_path, {SIGN_INS: LATE}, now=START) as site:
         site.configure(split_interval=900, audit="1h")
         live(site, until=START + HOUR + 1800)

@@ -52,7 +52,7 @@ def test_a_position_in_milliseconds_stops_its_section_alone(tmp_path: Path) -> N
         site.assert_exactly_once(MAIL)
 
 
-def test_details_that_nobody_answers_wait_for_the_next_run(tmp_path: Path) -> None:
+def test_details_that_are_not_answered_wait_for_the_next_run(tmp_path: Path) -> None:
     away = Settings(detail_troubles=Troubles(reset_before=1.0), max_failures_per_url=1000)
     with a_site(tmp_path, {MAIL: TRAITS}, away) as site:
         site.configure(detail_retries=2)
@@ -62,7 +62,7 @@ def test_details_that_nobody_answers_wait_for_the_next_run(tmp_path: Path) -> No
         assert ended.of(MAIL).metrics.stand_ins == 0
 
 
-def test_what_came_before_the_provider_went_away_is_no_unreachable_provider(tmp_path: Path) -> None:
+def test_what_came_before_the_provider_was_gone_is_no_unreachable_provider(tmp_path: Path) -> None:
     away = Settings(detail_troubles=Troubles(reset_before=1.0), max_failures_per_url=1000)
     with a_site(tmp_path, {MAIL: TRAITS}, away) as site:
         site.configure(detail_retries=1)

@@ -304,7 +304,7 @@ def test_an_answer_that_repeats_the_key_brings_it_nowhere(tmp_path: Path, echo: 
     assert all(json.loads(line)["api_key"] == f"{KEY[:4]}****" for line in errors.splitlines())
 
 
-def test_a_defect_is_told_with_its_traceback_and_without_the_key(
+def test_a_defect_is_logged_with_its_traceback_and_without_the_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def broken(*_: object) -> None:

@@ -228,7 +228,7 @@ def test_two_runs_at_once_write_every_event_once(tmp_path: Path) -> None:
     ],
     ids=["empty", "newline", "garbage", "negative", "cut", "no_object", "binary", "nan"],
 )
-def test_a_damaged_checkpoint_is_told_and_left_byte_by_byte(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_checkpoint_is_reported_and_left_byte_by_byte(tmp_path: Path, content: bytes) -> None:
     with a_site(tmp_path, {OUTGOING: PLAIN, SIGN_INS: PLAIN}) as site:
         site.configure()
         path = site.position_file(OUTGOING)
@@ -285,7 +285,7 @@ def test_a_position_in_the_future_changes_nothing_and_goes_on_when_the_clock_is_
         site.assert_exactly_once(SIGN_INS)
 
 
-def test_a_start_time_in_the_future_is_told_and_writes_no_checkpoint(tmp_path: Path) -> None:
+def test_a_start_time_in_the_future_is_reported_and_writes_no_checkpoint(tmp_path: Path) -> None:
     with a_site(tmp_path, {SIGN_INS: PLAIN}) as site:
         for wrong in (START + DAY, START * 1000):
             site.configure(start_time=wrong)
@@ -298,7 +298,9 @@ def test_a_start_time_in_the_future_is_told_and_writes_no_checkpoint(tmp_path: P
         site.assert_exactly_once(SIGN_INS)
 
 
-def test_a_checkpoint_that_cannot_be_replaced_is_told_and_nothing_is_lost_or_twice(tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_replaced_is_reported_and_nothing_is_lost_or_twice(
+    tmp_path: Path,
+) -> None:
     with a_site(tmp_path, {OUTGOING: PLAIN, SIGN_INS: PLAIN}, now=START + 330) as site:
         site.configure()
         assert site.collect().status == 0
@@ -319,7 +321,7 @@ def test_a_checkpoint_that_cannot_be_replaced_is_told_and_nothing_is_lost_or_twi
         site.assert_exactly_once(OUTGOING)
 
 
-def test_a_checkpoint_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     with a_site(tmp_path, {SIGN_INS: PLAIN}) as site:
         site.configure()
         path = site.position_file(SIGN_INS)

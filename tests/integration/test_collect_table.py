@@ -162,7 +162,7 @@ def test_what_a_reader_takes_out_of_the_table_does_not_come_back(
         assert site.lines(OUTGOING) == []
 
 
-def test_files_and_tables_stand_in_one_configuration_and_a_database_that_is_away_stops_only_the_tables(
+def test_files_and_tables_stand_in_one_configuration_and_a_database_that_is_unreachable_stops_only_the_tables(
     tmp_path: Path, database_settings: DatabaseSettings
 ) -> None:
     # The command looks at the machine's clock.
@@ -229,7 +229,7 @@ def test_of_two_runs_at_once_the_second_is_skipped_and_one_that_takes_over_ends_
         site.assert_exactly_once(OUTGOING)
 
 
-def test_a_frozen_runner_is_taken_over_and_commits_nothing_when_it_comes_back(
+def test_a_frozen_worker_is_taken_over_and_commits_nothing_when_it_comes_back(
     tmp_path: Path, database_settings: DatabaseSettings
 ) -> None:
     slow = Settings(latency=0.01)
@@ -303,7 +303,7 @@ class Opened:
         self.destination.release()
 
 
-def test_a_runner_without_the_fence_commits_nothing_even_if_its_session_lives(
+def test_a_worker_without_the_fence_commits_nothing_even_if_its_session_lives(
     tmp_path: Path, pool: Pool, db: Connection
 ) -> None:
     feed = a_feed(tmp_path)
@@ -419,7 +419,7 @@ def test_a_schema_that_is_not_there_and_a_feed_of_another_source_say_what_to_do(
     other.release()
 
 
-def test_a_table_of_somebodys_own_with_partitions_by_the_day_and_more_columns_is_used_as_it_is(
+def test_a_table_of_the_users_own_with_partitions_by_the_day_and_more_columns_is_used_as_it_is(
     tmp_path: Path, pool: Pool, db: Connection
 ) -> None:
     db.execute(
@@ -516,7 +516,7 @@ def test_retention_drops_a_month_when_all_feeds_let_go_and_before_that_one_feeds
     assert months() == [("2025_08", ["c"])]
 
 
-def test_who_keeps_events_for_ever_in_days_keeps_nobody_else_from_letting_go(
+def test_a_feed_that_keeps_events_for_ever_in_days_keeps_no_other_from_deleting(
     tmp_path: Path, pool: Pool, db: Connection
 ) -> None:
     keeping = [a_feed(tmp_path, n, log_retention_days=days) for n, days in (("b", 36_500), ("c", 3 * 10**9))]

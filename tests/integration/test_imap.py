@@ -84,7 +84,7 @@ def test_without_encryption_only_loopback_is_spoken_to(account: Account, open_ma
     assert not any(is_loopback(address) for address in ("192.0.2.1", "::ffff:192.0.2.1", "fe80::1%eth0", "x"))
 
 
-def test_a_certificate_that_nobody_vouches_for_stops(
+def test_a_certificate_that_no_authority_confirms_stops(
     account: Account, open_mailbox: Any, tmp_path: Path
 ) -> None:
     make_certificates(tmp_path)
@@ -142,7 +142,7 @@ def test_a_refused_token_stops_without_showing_it(
     assert "bad-secret-token" not in str(caught.value) + caplog.text
 
 
-def test_a_host_that_is_away_is_a_passing_fault(open_mailbox: Any) -> None:
+def test_a_host_that_is_unreachable_is_a_passing_fault(open_mailbox: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(Retry, match="refused"):

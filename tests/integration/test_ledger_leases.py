@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mailferry.database import Connection
 
 
-def test_jobs_behind_another_feeds_job_that_nobody_does_are_told(db: Connection) -> None:
+def test_jobs_behind_another_feeds_job_that_no_worker_does_are_reported(db: Connection) -> None:
     first, _, _ = record(db, "1", feed="old"), record(db, "2", feed="old"), record(db, "3")
     record(db, "4")
     (reason,) = leases.held_back(db, "f")
@@ -38,7 +38,7 @@ def test_jobs_behind_another_feeds_job_that_nobody_does_are_told(db: Connection)
     assert leases.held_back(db, "f") == [reason]
 
 
-def test_one_job_is_claimed_by_one_runner(db: Connection, connect: Callable[[], Connection]) -> None:
+def test_one_job_is_claimed_by_one_worker(db: Connection, connect: Callable[[], Connection]) -> None:
     record(db)
     db.commit()
     first = claim(db)
@@ -66,7 +66,7 @@ def test_jobs_of_one_table_come_in_the_order_of_arrival_and_a_waiting_one_holds_
     assert claim(db).job.id == late.id
 
 
-def test_a_runner_whose_job_was_taken_over_can_commit_nothing(
+def test_a_worker_whose_job_was_taken_over_can_commit_nothing(
     db: Connection, connect: Callable[[], Connection]
 ) -> None:
     job = record(db)
@@ -92,7 +92,7 @@ def test_a_runner_whose_job_was_taken_over_can_commit_nothing(
     records.finish_file(db, new, file_id, FileOutcome(state=FileState.LOADED))
 
 
-def test_a_frozen_runners_open_transaction_is_ended_by_whoever_takes_over(
+def test_a_frozen_workers_open_transaction_is_ended_by_the_worker_that_takes_over(
     db: Connection, connect: Callable[[], Connection]
 ) -> None:
     job = record(db)
@@ -165,7 +165,7 @@ def test_a_released_claim_is_void_and_its_job_due_at_once_with_no_attempt_counte
     assert (again.job.id, again.fence) == (job.id, held.fence + 2)
 
 
-def test_tables_that_are_due_are_told_with_the_time_until_then(db: Connection) -> None:
+def test_tables_that_are_due_are_returned_with_the_time_until_then(db: Connection) -> None:
     first = record(db, "1", target="a")
     record(db, "2", target="a")
     record(db, "3", target="b", feed="g")
@@ -230,7 +230,7 @@ def test_a_lease_that_has_run_out_frees_the_job_and_one_that_is_renewed_does_not
     assert claim(db).fence == old.fence + 1
 
 
-def test_only_one_runner_has_a_feed_and_a_lost_connection_gives_it_back(
+def test_only_one_worker_has_a_feed_and_a_lost_connection_gives_it_back(
     database_settings: DatabaseSettings,
 ) -> None:
     with database.connect(database_settings) as pool:

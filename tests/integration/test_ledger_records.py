@@ -55,7 +55,7 @@ def test_a_message_recorded_again_is_the_same_job_with_the_same_files(db: Connec
     assert admin.show(db, first.id + 1000) is None
 
 
-def test_two_runners_that_record_one_message_at_once_get_one_job(
+def test_two_workers_that_record_one_message_at_once_get_one_job(
     db: Connection, connect: Callable[[], Connection]
 ) -> None:
     record(db)
@@ -241,13 +241,13 @@ def test_the_bytes_of_a_message_seen_again_are_a_duplicate_whatever_came_since(
     assert not load_as(db, replace(target, generation="emptied"), "7", "A", "a", header="moved")
 
 
-def test_a_mailbox_that_is_away_costs_a_job_no_attempt(db: Connection) -> None:
+def test_a_mailbox_that_is_unreachable_costs_a_job_no_attempt(db: Connection) -> None:
     record(db)
     failed = records.fail(db, claim(db), Unreachable("away"))
     assert (failed.state, failed.attempts, failed.error_kind) == (JobState.PENDING, 0, "retry")
 
 
-def test_a_copy_of_a_message_is_told_by_its_own_job_whatever_else_is_in_progress(
+def test_a_copy_of_a_message_is_recognised_by_its_own_job_whatever_else_is_in_progress(
     db: Connection, target: Target
 ) -> None:
     assert not load_as(db, target, "1", "A", "a", header="moved")

@@ -268,7 +268,9 @@ def test_what_is_over_the_bytes_of_a_day_waits_for_tomorrow(
     assert [row[0] for row in here.rows()] == ["1", "2"]
 
 
-def test_rows_that_the_server_refuses_are_told_by_their_sheet_and_row(here: Setting, tmp_path: Path) -> None:
+def test_rows_that_the_server_refuses_are_reported_by_their_sheet_and_row(
+    here: Setting, tmp_path: Path
+) -> None:
     with psycopg.connect(**database.parameters(here.settings)) as conn:
         conn.execute(
             "CREATE TABLE tracking_data (hawb text PRIMARY KEY, status text, pieces integer CHECK (pieces < 100))"

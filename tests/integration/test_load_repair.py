@@ -205,7 +205,7 @@ def test_a_cancelled_job_is_not_loaded_and_can_be_wanted_after_all(here: Setting
     assert here.rows() == [("1", "a", 1)]
 
 
-def test_a_table_without_a_unique_index_stops_the_run_until_somebody_acts(here: Setting) -> None:
+def test_a_table_without_a_unique_index_stops_the_run_until_a_person_acts(here: Setting) -> None:
     here.send(("1", "a", 1))
     with psycopg.connect(**database.parameters(here.settings)) as conn:
         conn.execute("CREATE TABLE tracking_data (hawb text, status text, pieces int)")
@@ -219,7 +219,7 @@ def test_a_table_without_a_unique_index_stops_the_run_until_somebody_acts(here: 
     assert here.rows() == [("1", "a", 1)]
 
 
-def test_a_database_that_is_away_is_tried_again_and_then_reported(
+def test_a_database_that_is_unreachable_is_tried_again_and_then_reported(
     here: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here.send(("1", "a", 1))

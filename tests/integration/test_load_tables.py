@@ -155,7 +155,7 @@ def test_a_defect_outside_of_any_file_fails_the_job_for_good_and_no_other(
     assert here.query("SELECT hawb FROM tracking_data ORDER BY 1") == [("2",)]
 
 
-def test_a_fault_of_the_machine_that_nobody_foresaw_is_tried_again(
+def test_a_fault_of_the_machine_that_was_not_foreseen_is_tried_again(
     here: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "retry_delay", lambda _attempt: dt.timedelta(milliseconds=20))

@@ -171,7 +171,7 @@ def test_logrotate_under_load_loses_no_line_of_several_processes(tmp_path: Path)
         }
 
 
-def test_a_full_disk_is_told_once_and_then_how_many_lines_are_missing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_once_and_then_how_many_lines_are_missing(tmp_path: Path) -> None:
     process = script(FULL, tmp_path)
     _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, error
@@ -203,7 +203,7 @@ def count_of_lines(path: Path) -> int:
     return sum(message.startswith("line ") for message in messages_of_whole(path))
 
 
-def test_a_folder_that_cannot_be_is_told_once_and_the_work_goes_on(
+def test_a_folder_that_cannot_be_is_reported_once_and_the_work_goes_on(
     tmp_path: Path, fresh_logs: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()

@@ -124,7 +124,7 @@ def test_what_arrives_is_recorded_seen_jobs_at_once_and_loaded_in_turns(service:
     assert service.query("SELECT DISTINCT runner FROM mailferry.jobs") == [("test",)]
 
 
-def test_one_reading_child_serves_all_feeds_and_rests_when_nobody_needs_it(service: Service) -> None:
+def test_one_reading_child_serves_all_feeds_and_is_idle_when_none_needs_it(service: Service) -> None:
     for name in ("a", "b"):
         service.add(name)
         for key in ("1", "2"):
@@ -215,7 +215,7 @@ def test_a_job_that_waits_for_its_next_attempt_holds_up_its_own_table_only(servi
     assert (service.keys("a"), service.keys("b")) == (["1"], ["1"])
 
 
-def test_a_mailbox_that_is_away_is_not_asked_for_every_mark_until_a_poll_has_reached_it(
+def test_a_mailbox_that_is_unreachable_is_not_asked_for_every_mark_until_a_poll_has_reached_it(
     service: Service,
 ) -> None:
     maildir = service.add("a")
@@ -312,7 +312,7 @@ def test_claims_are_handed_back_in_the_middle_of_a_copy_and_cost_no_attempt(serv
     assert service.query("SELECT state, attempts FROM mailferry.jobs WHERE id = 2") == [("completed", 1)]
 
 
-def test_hand_back_gives_up_where_the_database_is_away_and_says_what_it_did_not_do(
+def test_a_release_gives_up_where_the_database_is_unreachable_and_says_what_it_did_not_do(
     service: Service,
 ) -> None:
     service.add("a")
@@ -372,7 +372,7 @@ def _summary() -> Summary:
     )
 
 
-def test_asked_to_stop_nobody_waits_for_folders(service: Service) -> None:
+def test_asked_to_stop_no_thread_waits_for_folders(service: Service) -> None:
     service.add("a")
     with database.connect(service.settings) as pool:
         stop = threading.Event()
@@ -544,7 +544,7 @@ def test_a_connection_is_lent_on_and_one_that_the_server_closed_is_made_again(
     assert account.flags() == {1: {"\\Seen"}, 2: {"\\Seen"}}
 
 
-def test_files_on_record_are_loaded_while_the_mailbox_is_away_and_their_messages_marked_later(
+def test_files_on_record_are_loaded_while_the_mailbox_is_unreachable_and_their_messages_marked_later(
     service: Service, account: Account
 ) -> None:
     with Link(account.dovecot.imap, without_starttls) as proxy:

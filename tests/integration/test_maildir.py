@@ -260,7 +260,7 @@ def test_delimited_text_is_taken_whatever_its_name_says(root: Path, pending: Pat
     assert [(file.name, file.kind) for file in of(stored, Verdict.TAKEN)] == [("rows.xls", Kind.CSV)]
 
 
-def test_what_nobody_calls_a_spreadsheet_is_passed_over_with_its_reason(root: Path, pending: Path) -> None:
+def test_what_is_not_called_a_spreadsheet_is_skipped_with_its_reason(root: Path, pending: Path) -> None:
     stored = _store(root, pending, _mail("no_spreadsheet"))
     assert [one.reason for one in of(stored["3"], Verdict.SKIPPED)] == [
         "not a spreadsheet but a PDF document"

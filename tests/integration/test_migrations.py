@@ -84,7 +84,7 @@ def test_a_database_of_a_newer_program_is_refused(database_settings: DatabaseSet
         pass
 
 
-def test_a_user_who_owns_only_the_schemas_is_enough_and_one_without_them_is_told_the_sql(
+def test_a_user_who_owns_only_the_schemas_is_enough_and_one_without_them_sees_the_sql(
     new_database: Callable[..., DatabaseSettings], postgres: dict[str, str]
 ) -> None:
     settings = new_database(template=False)
@@ -177,7 +177,7 @@ def _create(pool: database.Pool, name: str) -> None:
         conn.execute(f"CREATE TABLE {name} ()")
 
 
-def test_jobs_that_had_ended_before_refusals_were_counted_keep_their_states_and_ask_for_nobody(
+def test_jobs_that_had_ended_before_refusals_were_counted_keep_their_states_and_need_no_person(
     new_database: Callable[..., DatabaseSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = database.parameters(new_database(template=False))

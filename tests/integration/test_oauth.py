@@ -246,7 +246,7 @@ def test_google_says_the_same_of_a_refused_refresh_token(endpoint: Endpoint) -> 
 
 
 @pytest.mark.parametrize("provider", ["generic", "google"])
-def test_an_endpoint_that_is_away_passes_and_one_without_trust_stops(
+def test_an_endpoint_that_is_unreachable_passes_and_one_without_trust_stops(
     endpoint: Endpoint, tmp_path: Path, provider: str
 ) -> None:
     settings = endpoint.settings(provider=provider, refresh_token="first", token_file=tmp_path / "token")

@@ -27,7 +27,7 @@ def backend(pool: database.Pool) -> int:
         return conn.info.backend_pid
 
 
-def test_a_connection_that_the_server_has_ended_while_nobody_used_it_is_not_lent(
+def test_a_connection_that_the_server_has_ended_while_it_was_idle_is_not_acquired(
     database_settings: DatabaseSettings, connect: Callable[[], Connection]
 ) -> None:
     settings = database_settings.model_copy(update={"pool_min": 1, "pool_max": 1})

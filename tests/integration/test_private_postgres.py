@@ -83,7 +83,7 @@ def test_one_private_server_serves_all_who_ask_and_stops_with_the_last(folder: P
         assert query(where, "SELECT n FROM kept") == (1,)
 
 
-def test_nobody_else_gets_at_the_socket_or_the_data(folder: Path) -> None:
+def test_no_other_user_gets_at_the_socket_or_the_data(folder: Path) -> None:
     with private_postgres.running(folder, settings=FAST) as where:
         for path in (Path(where["host"]), folder / "data"):
             assert path.stat().st_mode & 0o077 == 0
@@ -155,7 +155,7 @@ def test_a_pid_file_whose_number_is_a_strangers_by_now_does_not_matter(made: Pat
         assert query(where, "SELECT 1") == (1,)
 
 
-def test_a_making_that_was_cut_short_is_begun_anew(folder: Path) -> None:
+def test_a_creation_that_was_cut_short_is_begun_again(folder: Path) -> None:
     (folder / "data.new").mkdir(parents=True)
     (folder / "data.new/PG_VERSION").write_text("1")
     with private_postgres.running(folder, settings=FAST) as where:
@@ -171,7 +171,7 @@ def test_a_path_too_long_for_a_socket_and_with_odd_letters_works(folder: Path) -
     Path(where["host"]).rmdir()
 
 
-def test_a_socket_folder_that_somebody_else_has_laid_in_the_way_is_refused(folder: Path) -> None:
+def test_a_socket_folder_that_another_user_has_made_is_refused(folder: Path) -> None:
     folder.mkdir()
     (folder / "run").mkdir(mode=0o777)
     (folder / "run").chmod(0o777)
@@ -189,7 +189,7 @@ def test_no_binaries_and_the_wrong_major_version_say_what_to_install(folder: Pat
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
-def test_what_root_makes_in_somebodys_folder_is_theirs(folder: Path) -> None:
+def test_what_root_makes_in_a_users_folder_is_theirs(folder: Path) -> None:
     """Root looks once before the service starts for the first time, and the service must be able to go on."""
     user = pwd.getpwnam("daemon")
     os.chown(folder.parent, user.pw_uid, user.pw_gid)
@@ -222,7 +222,7 @@ def test_a_link_that_the_servers_user_has_planted_leads_root_nowhere(folder: Pat
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
-def test_a_folder_out_of_the_servers_reach_is_told(folder: Path) -> None:
+def test_a_folder_out_of_the_servers_reach_is_reported(folder: Path) -> None:
     folder.parent.chmod(0o700)
     with pytest.raises(Stop, match="cannot reach"), private_postgres.running(folder):
         pass

@@ -300,7 +300,9 @@ def test_more_requests_at_once_than_the_key_may_have_are_refused_and_other_keys_
 
 
 @pytest.mark.parametrize("retry_after", list(RetryAfter))
-def test_too_many_requests_in_a_second_are_told_when_to_come_again_or_not(retry_after: RetryAfter) -> None:
+def test_too_many_requests_in_a_second_are_answered_with_when_to_come_again_or_not(
+    retry_after: RetryAfter,
+) -> None:
     settings = Settings(throttling=Throttling(max_per_second=1, pause=60, retry_after=retry_after))
 
     async def work(client: Client) -> None:
@@ -500,7 +502,7 @@ def test_what_a_right_collector_writes_is_the_truth_whatever_the_troubles(inclus
     using(work, settings)
 
 
-def test_truth_and_counters_are_told_to_other_processes() -> None:
+def test_truth_and_counters_are_served_to_other_processes() -> None:
     async def work(client: Client) -> None:
         url, query = client.provider.url, {**vars_of(MAIL), "start": START, "end": START + 500}
         status, body, _ = await client.get(f"{url}/_truth", query, key="")

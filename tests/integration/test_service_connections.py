@@ -25,7 +25,7 @@ def where(settings: DatabaseSettings, link: Link) -> str:
 
 
 @pytest.mark.parametrize("end", [WatchedConnections.close_overdue, WatchedConnections.close_waiting])
-def test_a_thread_that_waits_for_a_silent_database_is_told(
+def test_a_thread_that_waits_for_a_silent_database_gets_an_error(
     end: Callable[[WatchedConnections], int], database_settings: DatabaseSettings
 ) -> None:
     lines = WatchedConnections(short=0, long=0)
@@ -44,7 +44,7 @@ def test_a_thread_that_waits_for_a_silent_database_is_told(
 
 
 @pytest.mark.parametrize("end", [WatchedConnections.close_overdue, WatchedConnections.close_waiting])
-def test_a_task_that_waits_for_a_silent_database_is_told(
+def test_a_task_that_waits_for_a_silent_database_gets_an_error(
     end: Callable[[WatchedConnections], int], database_settings: DatabaseSettings
 ) -> None:
     lines = WatchedConnections(short=0, long=0)

@@ -369,7 +369,7 @@ def reload(host: Host) -> tuple[int, list[str]]:
 
 
 @pytest.mark.slow(20)
-def test_feeds_stay_on_their_host_and_a_wrong_password_holds_up_nobody(
+def test_feeds_stay_on_their_host_and_a_wrong_password_holds_up_no_other(
     tmp_path: Path, empty: DatabaseSettings, account: Account, provider: Provider
 ) -> None:
     table, other = Table(empty, "alpha"), Table(empty, "beta")

@@ -36,7 +36,7 @@ def runs(settings: DatabaseSettings, name: str) -> int:
 
 
 @pytest.mark.slow(15)
-def test_a_failing_feed_is_tried_three_times_more_and_holds_up_nobody(
+def test_a_failing_feed_is_tried_three_times_more_and_holds_up_no_other(
     tmp_path: Path, settings: DatabaseSettings
 ) -> None:
     with (

@@ -104,7 +104,9 @@ def test_a_column_that_turns_to_text_at_its_end_is_text(reader: Reader, tmp_path
     assert report.read == 20_001
 
 
-def test_new_columns_of_an_existing_table_are_told_with_their_types(reader: Reader, tmp_path: Path) -> None:
+def test_new_columns_of_an_existing_table_are_reported_with_their_types(
+    reader: Reader, tmp_path: Path
+) -> None:
     path = xlsx(tmp_path / "a", Tab(rows=[["key", "day"], ["a", dt.date(2024, 1, 2)]]))
     contract = RowContract(key="key", columns=(KEY,), unknown_columns=UnknownColumns.ADD)
     _, sheet, *_ = load(reader, path, contract)
@@ -144,7 +146,7 @@ def test_sheets_with_different_columns_are_not_loaded_together(reader: Reader, t
         load(reader, path, RowContract(key="key", sheet="all"))
 
 
-def test_rejected_rows_are_told_with_sheet_row_column_value_and_reason(
+def test_rejected_rows_are_reported_with_sheet_row_column_value_and_reason(
     reader: Reader, tmp_path: Path
 ) -> None:
     path = xlsx(tmp_path / "a", Tab(name="S", rows=[["key", "n"], ["a", "x"], [None, 1.0], ["b", 1.0]]))
@@ -168,7 +170,7 @@ def test_rejects_beyond_their_limit_are_counted(tmp_path: Path) -> None:
     assert report.rejects_unwritten == 100 - len(rejects)
 
 
-def test_both_calendars_give_the_same_dates_and_dates_before_1900_are_refused(
+def test_both_calendars_lead_to_the_same_dates_and_dates_before_1900_are_refused(
     reader: Reader, tmp_path: Path
 ) -> None:
     rows = [["key", "d"], ["a", dt.date(2024, 2, 29)], ["b", Number("-5", 1)], ["c", "1899-12-31"]]

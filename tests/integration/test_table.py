@@ -96,7 +96,7 @@ def test_a_table_can_be_made_of_every_type_that_is_inferred(db: Connection) -> N
     assert [column.type for column in made.columns[1:]] == [column.type for column in columns]
 
 
-def test_new_changed_equal_and_repeated_rows_are_told_apart(db: Connection, target: Target) -> None:
+def test_new_changed_equal_and_repeated_rows_are_distinguished(db: Connection, target: Target) -> None:
     first = load(db, target, COLUMNS, ("a", 1, "x"), ("b", 2, None), ("c", 3, ""), ("a", 4, "y"))
     assert first.counts == counts(read=4, inserted=3, superseded=1)
     assert rows_of(db) == [("a", 4, "y"), ("b", 2, None), ("c", 3, "")]

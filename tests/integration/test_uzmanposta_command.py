@@ -119,7 +119,7 @@ def test_wrong_arguments_are_exit_2_and_nothing_is_fetched(
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_all_faults_of_a_configuration_are_told_at_once_before_anything_is_fetched(
+def test_all_faults_of_a_configuration_are_reported_at_once_before_anything_is_fetched(
     site: Site, program: Program
 ) -> None:
     url = site.provider.list_url("mail")
@@ -223,7 +223,7 @@ def test_a_section_with_faults_is_reported_and_stops_no_other(
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_configuration_that_is_not_there_is_told(tmp_path: Path, program: Program) -> None:
+def test_a_configuration_that_is_not_there_is_reported(tmp_path: Path, program: Program) -> None:
     # A backslash and an n in a name are no end of a line.
     missing = tmp_path / "c:\\new.ini"
     done = program("--config", missing, "--all")

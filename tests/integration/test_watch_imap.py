@@ -324,7 +324,7 @@ def test_nothing_is_asked_that_could_change_the_mailbox(start: Any, calls: Calls
     assert (calls.count, server.connections) == (1, 1)
 
 
-def test_news_told_before_the_server_goes_idle_or_with_its_end_counts(start: Any, calls: Calls) -> None:
+def test_news_announced_before_the_server_goes_idle_or_with_its_end_counts(start: Any, calls: Calls) -> None:
     with _server(b"* 2 EXISTS\r\n+ idling\r\n") as server:
         watched = start(**through(server))
         calls.reach(2)

@@ -105,7 +105,9 @@ def test_a_maildir_that_goes_away_is_watched_again_when_it_is_back(
     calls.reach(3)
 
 
-def test_a_folder_name_that_cannot_be_one_is_told_in_the_health(root: Path, start: Any, calls: Calls) -> None:
+def test_a_folder_name_that_cannot_be_one_is_reported_in_the_health(
+    root: Path, start: Any, calls: Calls
+) -> None:
     watched = start(_maildir(root, calls, folder="../other"))
     is_state(watched, State.REFUSED)
     assert "cannot be the name of a Maildir folder" in watched.health.error

@@ -158,7 +158,7 @@ def test_a_cell_that_does_not_fit_says_why(type_name: str, cell: Cell, reason: s
         ("1234567890", 8, "1234567890"),
     ],
 )
-def test_a_key_keeps_its_zeros_and_is_padded_when_told(cell: Cell, width: int, text: str) -> None:
+def test_a_key_keeps_its_zeros_and_is_padded_when_configured(cell: Cell, width: int, text: str) -> None:
     assert convert("text", cell, key=True, key_width=width) == text
 
 

@@ -9,7 +9,7 @@ from mailferry import __version__, cli
 from mailferry.cli import app
 
 
-def test_the_version_is_told_with_and_without_a_command() -> None:
+def test_the_version_is_shown_with_and_without_a_command() -> None:
     assert CliRunner().invoke(app, ["--version"]).output == f"mailferry {__version__}\n"
     assert CliRunner().invoke(app, ["--version", "collect"]).output == f"mailferry {__version__}\n"
 

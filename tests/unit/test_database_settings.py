@@ -71,7 +71,7 @@ def test_without_host_and_url_the_private_server_is_meant_and_needs_a_folder() -
         ({"hots": "x"}, "hots"),
     ],
 )
-def test_a_mistake_is_told(changes: dict[str, Any], says: str) -> None:
+def test_a_mistake_is_reported(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         given(**changes)
 

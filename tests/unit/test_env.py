@@ -166,7 +166,7 @@ def test_oauth_takes_the_place_of_the_password(tmp_path: Path) -> None:
     assert (found.auth, found.oauth and found.oauth.tenant) == (Auth.XOAUTH2, "example.com")
 
 
-def test_all_faults_are_told_at_once_each_with_its_place(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once_each_with_its_place(tmp_path: Path) -> None:
     text = (
         "EMAIL_PASWORD=x\nEMAIL_PORT=99999\nEMAIL_USE_SSL=maybe\nDB_NAME=x\nFILE_MAX_REJECTED=2\n\n"
         "LOG_LEVEL=LOUD\nEMAIL_MARK=later\nSCHEDULE_INTERVAL_HOUR=2\n???\n"

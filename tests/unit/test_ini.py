@@ -98,7 +98,7 @@ def test_http_to_another_host_is_refused_unless_it_is_allowed(tmp_path: Path, ho
         assert feed(tmp_path, f"url = http://{own}/logs").url == f"http://{own}/logs"
 
 
-def test_every_fault_is_told_at_once_with_section_and_option(tmp_path: Path) -> None:
+def test_every_fault_is_reported_at_once_with_section_and_option(tmp_path: Path) -> None:
     text = """[DEFAULT]
 api_kee = x
 [MailLogger:a]
@@ -189,7 +189,7 @@ def test_a_faulty_section_does_not_keep_a_named_good_one_from_running(tmp_path: 
         file.choose("bad", every=False)
 
 
-def test_the_key_is_never_told(tmp_path: Path) -> None:
+def test_the_key_is_never_shown(tmp_path: Path) -> None:
     reported = faults(tmp_path, "[MailLogger:a]\napi_key = sécret with spaces\nsplit_interval = x\n")
     assert "sécret" not in "\n".join(reported)
     found = feed(tmp_path)

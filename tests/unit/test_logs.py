@@ -174,7 +174,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("args", [("text",), (Hostile(),), (1, 2)])
-def test_a_record_whose_values_do_not_fit_its_text_is_told_all_the_same(
+def test_a_record_whose_values_do_not_fit_its_text_is_reported_all_the_same(
     args: tuple[object, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     handler = logs._Stderr(logs._Formatter(as_json=True), journal=False)
@@ -192,7 +192,7 @@ def test_a_long_line_loses_its_middle_and_is_one_that_the_journal_takes() -> Non
     assert fields(said)["traceback"].endswith(" end")
 
 
-def test_other_libraries_are_told_from_warnings_on_and_whole_with_debug(
+def test_other_libraries_are_logged_from_warnings_on_and_whole_with_debug(
     fresh_logs: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for level, expected in (
@@ -228,7 +228,7 @@ def test_a_closed_standard_error_stops_nothing(fresh_logs: None, monkeypatch: py
         logging.getLogger("mailferry").error("not read")
 
 
-def test_a_line_is_without_secrets_and_control_characters_whoever_listens(
+def test_a_line_is_without_secrets_and_control_characters_whatever_handler_takes_it(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(secrets, "_SECRETS", {})

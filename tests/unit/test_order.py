@@ -43,7 +43,7 @@ def test_the_order_of_keys_in_a_record_does_not_matter() -> None:
     assert keys([{"a": 1, "b": 2}]) == keys([{"b": 2, "a": 1}])
 
 
-def test_mail_is_told_apart_by_queue_id_and_time() -> None:
+def test_mail_is_distinguished_by_queue_id_and_time() -> None:
     first = {"queue_id": "A1", "recipients": [{"time": 100, "status": "deferred"}]}
     changed = {"queue_id": "A1", "recipients": [{"time": 100, "status": "sent"}]}
     later = {"queue_id": "A1", "recipients": [{"time": 160, "status": "sent"}]}

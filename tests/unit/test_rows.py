@@ -79,7 +79,7 @@ def test_a_clean_name_is_short_lower_case_and_stays_as_it_is(written: str) -> No
 
 
 @given(st.lists(st.sampled_from(["a", "a_2", "a_2_2", "b", "", "x" * 63]), max_size=12))
-def test_duplicate_headers_are_told_apart(names: list[str]) -> None:
+def test_duplicate_headers_are_distinguished(names: list[str]) -> None:
     out = unique_names(names)
     filled = [name for name in out if name]
     assert len(set(filled)) == len(filled)
@@ -196,7 +196,7 @@ def test_where_columns_of_the_table_share_a_clean_name_the_key_comes_first_and_e
         lay_out(header_of([["hawb", "net"]]), replace(contract, unknown_columns=UnknownColumns.REFUSE))
 
 
-def test_rows_are_told_apart_by_the_keys_own_column_where_another_has_its_clean_name() -> None:
+def test_rows_are_distinguished_by_the_keys_own_column_where_another_has_its_clean_name() -> None:
     columns = (Column(name="HAWB", type="text"), Column(name="hawb", type="text"))
     out, rejects, _ = write(
         [["HAWB", "hawb"], ["", " a "], ["x", ""]], RowContract(key="hawb", columns=columns)

@@ -98,7 +98,7 @@ def test_a_later_look_never_gives_an_earlier_time_and_nothing_lies_between(
 
 
 @given(CRONS, MOMENTS, st.text(max_size=20))
-def test_of_a_cron_expression_the_delay_is_small_and_the_same_for_whoever_asks(
+def test_of_a_cron_expression_the_delay_is_small_and_the_same_for_every_caller(
     text: str, after: datetime, key: str
 ) -> None:
     schedule = Schedule.parse(text)

@@ -137,7 +137,7 @@ def test_two_feeds_of_one_mailbox_folder_and_table_or_of_one_folder_on_disk_are_
     assert "[mailbox.b]: base_dir: " in fault
 
 
-def test_the_faults_of_all_files_are_told_at_once(tmp_path: Path) -> None:
+def test_the_faults_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
     found = faults(
         tmp_path,
         uzmanposta_ini=INI + "schedule = 0 0 31 2 *\nlook_back = x\n",

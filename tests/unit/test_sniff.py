@@ -104,7 +104,7 @@ def test_text_that_holds_a_table_is_a_spreadsheet(tmp_path: Path, content: bytes
         ({"Other": b""}, "without a workbook"),
     ],
 )
-def test_a_compound_file_is_told_by_its_streams(
+def test_a_compound_file_is_recognised_by_its_streams(
     tmp_path: Path, streams: dict[str, bytes], reason: str
 ) -> None:
     with pytest.raises(Reject, match=reason):
@@ -210,7 +210,7 @@ def test_a_member_that_is_protected_or_damaged_is_passed_over(tmp_path: Path) ->
 @pytest.mark.filterwarnings(
     "ignore:Duplicate name:UserWarning"
 )  # zipfile's, about the very archive that is meant
-def test_files_of_one_name_in_a_zip_are_told_apart_and_the_same_way_each_time(tmp_path: Path) -> None:
+def test_files_of_one_name_in_a_zip_are_distinguished_and_the_same_way_each_time(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     endless = "f" * 60_000
     names = [

@@ -103,7 +103,7 @@ def test_placeholders_are_filled_into_paths(tmp_path: Path) -> None:
     assert feed.log_directory == Path("~/out").expanduser()
 
 
-def test_all_faults_are_told_at_once_each_with_table_and_option(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once_each_with_table_and_option(tmp_path: Path) -> None:
     text = """
 [servce]
 [service]

@@ -104,6 +104,6 @@ def test_files_are_read_one_after_the_other_and_a_torn_last_line_is_a_line(tmp_p
     assert list(read_lines(sorted(tmp_path.iterdir()))) == [b"a", b"b", b"c", b"{to"]
 
 
-def test_truth_told_as_json_lines_is_the_same_truth() -> None:
+def test_truth_written_as_json_lines_is_the_same_truth() -> None:
     saved = [json.dumps({"time": e.time, "value": json.loads(e.value)}).encode() for e in EVENTS]
     assert compare(read_truth(saved), LINES).clean()
