@@ -166,7 +166,7 @@ def job(
             size=48_213,
             sha256=f"{int(uid):064x}",
         ),
-        PartOutcome(verdict=Verdict.SKIPPED, name="logo.png", section="3", reason="an image, no spreadsheet"),
+        PartOutcome(verdict=Verdict.SKIPPED, name="logo.png", section="3", reason="an image"),
     ]
     made = records.record(conn, feed, summary, f"header {feed} {uid}", target=f"{feed}_data", parts=parts)
     if pending:
@@ -210,12 +210,39 @@ def registered(conn: Connection, configuration: Configuration) -> None:
 
 
 REJECTED = (
-    RejectedRow(sheet="Sheet1", row=14, column="pieces", value="twelve", reason="no whole number"),
-    RejectedRow(sheet="Sheet1", row=37, column="hawb", value="", reason="the key is empty"),
+    RejectedRow(sheet="Sheet1", row=14, column="pieces", value="twelve", reason="not a number"),
+    RejectedRow(sheet="Sheet1", row=37, column="hawb", value="", reason="no key"),
     RejectedRow(
-        sheet="Sheet1", row=41, column="eta", value="31.02.2026", reason="no date: there is no such day"
+        sheet="Sheet1", row=41, column="eta", value="31.02.2026", reason="not a date: there is no such day"
     ),
 )
+
+
+def refusals(conn: Connection, feed: str, now: datetime, first: int = 101) -> dict[str, int]:
+    """A file that was refused, and one with rejected rows; the numbers of their jobs."""
+    return {
+        "refused": job(
+            conn,
+            str(first),
+            feed=feed,
+            subject="Track and Trace, night run",
+            sender="night.desk@carrier.example.com",
+            received=now - timedelta(hours=6),
+            name="night-run.xlsx",
+            error="no header row with the key 'hawb' in the first 50 rows; found: sheet 'Export': AWB No, Status, Pieces",
+        ),
+        "rows": job(
+            conn,
+            str(first + 1),
+            feed=feed,
+            subject="Track and Trace, corrections",
+            sender="ops@partner.example.net",
+            received=now - timedelta(hours=3),
+            name="corrections.xlsx",
+            counts=Counts(read=420, inserted=12, updated=380, unchanged=25, rejected=len(REJECTED)),
+            rejected=REJECTED,
+        ),
+    }
 
 
 def fill(conn: Connection, configuration: Configuration) -> dict[str, int]:
@@ -236,29 +263,7 @@ def fill(conn: Connection, configuration: Configuration) -> dict[str, int]:
                 read=1200 + 37 * number, inserted=800 + 11 * number, updated=300, unchanged=100 + 26 * number
             ),
         )
-    numbers = {
-        "refused": job(
-            conn,
-            "101",
-            feed=feed,
-            subject="Track and Trace, night run",
-            sender="night.desk@carrier.example.com",
-            received=now - timedelta(hours=6),
-            name="night-run.xlsx",
-            error='no column "hawb" in any sheet; the header of "Export" begins with: AWB No, Status, Pieces. Ask the sender for the usual layout, or set unique_key',
-        ),
-        "rows": job(
-            conn,
-            "102",
-            feed=feed,
-            subject="Track and Trace, corrections",
-            sender="ops@partner.example.net",
-            received=now - timedelta(hours=3),
-            name="corrections.xlsx",
-            counts=Counts(read=420, inserted=12, updated=380, unchanged=25, rejected=len(REJECTED)),
-            rejected=REJECTED,
-        ),
-    }
+    numbers = refusals(conn, feed, now)
     # Long ago enough to be in other hours of the chart.
     conn.execute(
         "UPDATE mailferry.files AS f SET finished_at = j.received + interval '90 seconds' FROM mailferry.jobs AS j WHERE j.id = f.job_id"

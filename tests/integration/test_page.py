@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import re
 import socket
+import threading
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
 
 import pytest
 from support_database import query
-from support_page import REJECTED, SCRIPT, TURNED, configured, fill, in_database, job, opened, past, served
+from support_events import RECENT, SIGN_INS, a_site, suffix
+from support_page import (
+    REJECTED,
+    SCRIPT,
+    TURNED,
+    configured,
+    fill,
+    free_port,
+    in_database,
+    job,
+    opened,
+    past,
+    refusals,
+    served,
+)
+from support_wait import wait_for
+
+from mailferry.config import service
+from mailferry.mailbox.ledger import admin
+from mailferry.mailbox.workbook.values import Counts
+from mailferry.testing.population import Traits
+from mailferry.testing.provider import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -82,7 +107,7 @@ def test_the_overview_begins_with_what_needs_a_person_and_why(
     status, text = opened(url)
     assert status == 200
     assert text.index("What needs you") < text.index("Feeds")
-    assert "no column &#34;hawb&#34; in any sheet" in text
+    assert "no header row with the key &#39;hawb&#39; in the first" in text
     assert f'href="/jobs/{numbers["refused"]}"' in text
     assert "the provider no longer has events of that time" in text
 
@@ -184,16 +209,33 @@ def test_readiness_names_what_is_not_ready(shared: tuple[str, dict[str, int], Da
 # --- changes
 
 
+@pytest.fixture(scope="module")
+def changing(
+    tmp_path_factory: pytest.TempPathFactory, new_shared_database: Callable[[], DatabaseSettings]
+) -> Iterator[tuple[str, DatabaseSettings, Iterator[int]]]:
+    """A page for tests that change something, and numbers of messages to come."""
+    folder, settings = tmp_path_factory.mktemp("page"), new_shared_database()
+    configuration = configured(folder, settings, events=["out"], mailboxes=["tracking"])
+    past(configuration, "out", now=int(time.time()), gap=True)
+    with in_database(settings) as conn:
+        fill(conn, configuration)
+    with served(configuration) as url:
+        yield url, settings, itertools.count(200, 10)
+
+
 @pytest.fixture
 def own(
-    tmp_path: Path, database_settings: DatabaseSettings
+    changing: tuple[str, DatabaseSettings, Iterator[int]],
 ) -> Iterator[tuple[str, dict[str, int], DatabaseSettings]]:
-    configuration = configured(tmp_path, database_settings, events=["out"], mailboxes=["tracking"])
-    past(configuration, "out", now=int(time.time()), gap=True)
-    with in_database(database_settings) as conn:
-        numbers = fill(conn, configuration)
-    with served(configuration) as url:
-        yield url, numbers, database_settings
+    """With two jobs of the test's own, which hold up those of no later test."""
+    url, settings, first = changing
+    with in_database(settings) as conn:
+        numbers = refusals(conn, "tracking", datetime.now(UTC), next(first))
+    yield url, numbers, settings
+    with in_database(settings) as conn:
+        for number in numbers.values():
+            if state_of(settings, number)[0] == "pending":
+                admin.cancel(conn, number)
 
 
 def state_of(settings: DatabaseSettings, number: int) -> tuple[str, bool]:
@@ -275,14 +317,47 @@ def test_a_feed_is_run_at_once_and_its_gaps_are_acknowledged_with_a_reason(
     assert "the provider no longer has events of that time" not in browser.ask("/")[1]
 
 
+def test_the_gaps_button_asks_the_provider_again_and_what_it_has_now_is_written(tmp_path: Path) -> None:
+    cap, go = [20], threading.Event()
+    go.set()
+
+    def limit(_: int) -> int:
+        go.wait()
+        return cap[0]
+
+    full = Traits(rate=0.02, start=RECENT, end=RECENT + 3600, bursts={RECENT + 100: 30})
+    with a_site(tmp_path, {SIGN_INS: full}, Settings(page_cap=limit)) as site:
+        site.configure(max_records_per_page=20)
+        assert site.collect().status == 4
+        site.configure(max_records_per_page=1000)
+        name = suffix(SIGN_INS)
+        configuration = service.read([site.config], {"PAGE_LISTEN": f"127.0.0.1:{free_port()}"})
+        with served(configuration) as url:
+            browser = Browser(url)
+            mark = browser.mark()
+            form = {"mark": mark, "back": f"/feed?name={name}", "feed": name, "action": "retry-gaps"}
+
+            def pressed() -> int:
+                return browser.ask("/feed/act", form)[0]
+
+            def shows(text: str) -> bool:
+                return text in browser.ask(f"/feed?name={name}")[1]
+
+            assert shows("one second holds more events")
+            cap[0] = 1000
+            go.clear()
+            assert pressed() == 303
+            assert pressed() == 409
+            assert shows("one second holds more events")
+            go.set()
+            wait_for("the gap to be filled", lambda: shows("10 events written"))
+            wait_for("no need any more", lambda: not shows("one second holds more events"))
+        assert site.compared(SIGN_INS).lost == 0
+
+
 def test_what_came_by_mail_is_text_and_nothing_more(
     own: tuple[str, dict[str, int], DatabaseSettings],
 ) -> None:
-    from dataclasses import replace
-    from datetime import UTC, datetime
-
-    from mailferry.mailbox.workbook.values import Counts
-
     url, _, settings = own
     row = replace(REJECTED[0], value=SCRIPT, column=SCRIPT, sheet=SCRIPT, reason=SCRIPT)
     with in_database(settings) as conn:

@@ -52,8 +52,11 @@ def test_every_answer_is_as_described_whatever_is_asked(
         if mode is GenerationMode.NEGATIVE and not (operation.query or operation.body):
             continue  # nothing can be wrong with a request that has no parts
 
+        # Without a part that varies, every request is the same.
+        varied = bool(operation.query or operation.body or operation.path_parameters)
+
         @settings(
-            max_examples=6,
+            max_examples=6 if varied else 1,
             derandomize=True,
             database=None,
             phases=[Phase.generate],

@@ -24,8 +24,8 @@ _PASSING = 3
 #: A disk is low when less is free than this share of it, and less than so many bytes; or than twice what feeds leave free.
 _LOW_SHARE, _LOW_BYTES = 0.05, 1 << 30
 _GAPS = {
-    "saturated": "one second holds more events than the provider returns at once",
-    "expired": "the provider no longer has events of that time",
+    "saturated": "{start} to {end}: one second holds more events than the provider returns at once",
+    "expired": "{start} to {end}: the provider no longer has events of that time",
 }
 
 
@@ -133,7 +133,9 @@ def _of_feed(feed: FeedStatus) -> Iterator[Need]:
             key=f"gap:{feed.name}:{gap.start}:{gap.kind}",
             kind="gap",
             subject=f"{feed.name}: open gap",
-            reason=f"{start} to {end}: {_GAPS.get(gap.kind, gap.kind)}",
+            reason=_GAPS.get(gap.kind, "{start} to {end}: {kind}").format(
+                start=start, end=end, kind=gap.kind
+            ),
             advice=f"mailferry gaps retry {feed.name}, or: mailferry gaps acknowledge {feed.name} --reason TEXT",
             since=datetime.fromtimestamp(gap.found_at, UTC) if gap.found_at else None,
             feed=feed.name,
@@ -196,7 +198,7 @@ def _need(
 
 def _of_job(job: Refusal) -> Need:
     advice = f"mailferry jobs show {job.id}; then retry, cancel or acknowledge it"
-    rows = f"{job.rejected_rows:,} rows were rejected"
+    rows = f"{job.rejected_rows:,} rows were rejected" if job.rejected_rows != 1 else "1 row was rejected"
     if not job.error:
         advice = f"mailferry jobs show {job.id} lists them; then send a corrected file, or acknowledge it"
     return Need(

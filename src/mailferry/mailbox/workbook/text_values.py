@@ -64,8 +64,8 @@ def _day(text: str) -> dt.date:
         raise Misfit("not a date that has one reading (2024-01-31, 31.01.2024)")
     try:
         return dt.date(int(year), int(month), int(day))
-    except ValueError as error:
-        raise Misfit(f"not a date: {error}") from None
+    except ValueError:
+        raise Misfit("not a date: there is no such day") from None
 
 
 def moment(text: str) -> tuple[dt.date, dt.time | None, str]:
@@ -81,5 +81,5 @@ def clock_of(hour: str, minute: str, second: str | None, fraction: str | None) -
     """A time of day from its parts, the fraction without its point."""
     try:
         return dt.time(int(hour), int(minute), int(second or 0), int((fraction or "0").ljust(6, "0")))
-    except ValueError as error:
-        raise Misfit(f"not a time of day: {error}") from None
+    except ValueError:
+        raise Misfit("not a time of day: there is no such time") from None

@@ -6,6 +6,9 @@ import functools
 import socket
 from typing import TYPE_CHECKING, Any
 
+from mailferry.monitor.page.phrases import turkish
+from mailferry.secrets import mask_lines
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -28,6 +31,7 @@ KINDS = {
 #: What to do; of a kind that is not known here, the need itself says it.
 ADVICE = {
     "job": "Ask the sender for a correct file, or correct what is wrong here and try again; then acknowledge it.",
+    "jobs": "See them all; many can be tried again or acknowledged at once.",
     "rows": "The other rows are loaded. Send the rejected ones back for correction, then acknowledge it.",
     "gap": "Try again; if the provider no longer has that time, acknowledge the gap with a reason.",
     "failing": "The next run tries again; see the reason and the log.",
@@ -124,6 +128,7 @@ def helpers(_: Callable[..., Any], lang: str) -> dict[str, Any]:
             )
         },
         "advice": lambda need: _advice(_, need),
+        "said": functools.partial(_said, lang),
         "volume": lambda feed: _volume(_, lang, feed),
     }
 
@@ -148,8 +153,14 @@ def _named(_: Callable[..., Any], texts: Mapping[str, str], name: object) -> Any
 
 
 def _advice(_: Callable[..., Any], need: Need) -> Any:
-    many = need.kind == "job" and not need.job_id
-    return need.advice if many or need.kind not in ADVICE else _(ADVICE[need.kind])
+    kind = "jobs" if need.kind == "job" and not need.job_id else need.kind
+    return _(ADVICE[kind]) if kind in ADVICE else need.advice
+
+
+def _said(lang: str, reason: str) -> str:
+    """A reason, in the reader's language where it is ours."""
+    shown = mask_lines(reason)
+    return turkish(shown) if lang == "tr" else shown
 
 
 def _volume(_: Callable[..., Any], lang: str, feed: FeedStatus) -> Any:
