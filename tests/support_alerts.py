@@ -17,7 +17,7 @@ from aiosmtpd.controller import Controller
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from email.message import EmailMessage
 
 
@@ -70,6 +70,8 @@ class Web:
     hangs: bool = False
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
     freed: asyncio.Event = field(default_factory=asyncio.Event)
+    #: Called when a request is there, before it is answered.
+    taken: Callable[[], object] = lambda: None
 
     def free(self) -> None:
         """Let what hangs be answered."""
@@ -97,6 +99,7 @@ def web_server() -> Iterator[Web]:
         if found.hangs:
             await found.freed.wait()
         found.received.append((request.path_qs, body))
+        found.taken()
         return web.Response(status=found.status, text="no" if found.status >= 300 else "ok")
 
     async def serve() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support_alerts import Post, Web, post_office, web_server
-from support_fork import Forked, mailferry
+from support_fork import KILLED, Forked, mailferry
 from support_load import Site
 from support_mail import HEADER, mail, workbook
 from support_wait import wait_for
@@ -59,7 +59,7 @@ def _emptied(post: Post, web: Web) -> None:
     post.mails.clear()
     post.recipients.clear()
     web.received.clear()
-    post.refusal, web.status, web.hangs = "", 200, False
+    post.refusal, web.status, web.hangs, web.taken = "", 200, False, lambda: None
 
 
 def message(*keys: str) -> Message:
@@ -200,6 +200,29 @@ def test_a_message_that_is_refused_is_sent_when_it_is_taken_again_and_the_other_
     turn(found, file, now + 2 * QUIET, Pauses(), connected)
     turn(found, file, now + 3 * QUIET, Pauses(), connected)
     assert (len(post.mails), len(web.at("/hook"))) == (1, 1)
+
+
+def test_a_run_that_is_killed_when_its_message_was_taken_loses_none_and_the_next_sends_it_again(
+    tmp_path: Path, database_settings: DatabaseSettings, web: Web
+) -> None:
+    site = Site(tmp_path, database_settings)
+    site.configure(ALERT_WEBHOOK=web.url("/hook"))
+    site.maildir.deliver(mail("Track and Trace", ("b.xls", b"a;b")))
+
+    def kill_when_taken(run: Forked) -> None:
+        web.taken = run.kill
+
+    def said() -> list[list[str]]:
+        return [[need["key"] for need in body["new"]] for body in web.json("/hook")]
+
+    assert site.start(before=kill_when_taken).wait() == KILLED
+    web.taken = lambda: None
+    assert said() == [["job:1"]]
+    # It kept its turn, so that no other process sends at the same time; that ends after minutes.
+    over = "UPDATE mailferry.alerts SET until = now() WHERE until > now() RETURNING channel"
+    assert site.query(over) == [("webhook",)]
+    assert site.load()[0] == 0
+    assert said() == [["job:1"], ["job:1"]]
 
 
 def test_two_hosts_do_not_both_send(database_settings: DatabaseSettings) -> None:
