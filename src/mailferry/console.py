@@ -1,9 +1,12 @@
-"""Progress bars on standard error, where that is a terminal."""
+"""What people see on a terminal: progress bars on standard error, long lines folded, a status that goes on."""
 
 from __future__ import annotations
 
 import contextlib
+import re
+import shutil
 import sys
+import textwrap
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,6 +17,37 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rich.progress import TaskID
+
+
+#: What stands before the last column of a line: "    runs      ", "     7  2026-01-31 14:30  completed    ".
+_COLUMNS = re.compile(r".{0,40}\S\s{2,}(?=\S)")
+
+
+def fitted(text: str) -> str:
+    """A text for standard output: folded where that is a terminal; as it is for a file or a program."""
+    return folded(text, shutil.get_terminal_size().columns) if sys.stdout.isatty() else text
+
+
+def folded(text: str, width: int) -> str:
+    """Lines longer than `width` go on below their last column; words that are longer than that stay whole."""
+    return "\n".join(short for line in text.split("\n") for short in _short(line, width))
+
+
+def _short(line: str, width: int) -> list[str]:
+    if len(line) <= width:
+        return [line]
+    before = _COLUMNS.match(line)
+    start = len(line) - len(line.lstrip())
+    # A line that only goes on below a column begins there already.
+    indent = before.end() if before else start + (4 if start < 8 else 0)
+    return textwrap.wrap(
+        line.lstrip(),
+        width,
+        initial_indent=" " * start,
+        subsequent_indent=" " * (indent if indent <= width * 2 // 3 else 4),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 @contextmanager
@@ -66,5 +100,5 @@ def live(text: Callable[[], str], every: float) -> None:
         Live(console=Console(), screen=True, auto_refresh=False, vertical_overflow="crop") as shown,
     ):
         while True:
-            shown.update(Text(text()), refresh=True)
+            shown.update(Text(fitted(text())), refresh=True)
             time.sleep(every)

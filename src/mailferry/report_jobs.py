@@ -88,7 +88,8 @@ def details_plain(details: Details) -> dict[str, Any]:
 def jobs_text(jobs: Sequence[Job]) -> str:
     if not jobs:
         return "no jobs"
-    lines = [f"{'job':>6}  {'received':<16}  {'state':<11}  subject"]
+    zone = f"received ({jobs[0].received.astimezone():%Z})"
+    lines = [f"{'job':>6}  {zone:<16}  {'state':<11}  subject"]
     for job in jobs:
         error = f"  [{job.error.splitlines()[0]}]" if job.error else ""
         if job.undone_at:
@@ -177,7 +178,7 @@ def details_text(details: Details, rejected: Sequence[tuple[File, Sequence[Rejec
         if file.path:
             lines.append(f"             {file.path}")
         lines += [f"             warning: {warning}" for warning in c.warnings]
-    lines += [f"  passed     part {p.section} {p.name!r}: {p.reason}" for p in details.skipped]
+    lines += [f"  skipped    part {p.section} {p.name!r}: {p.reason}" for p in details.skipped]
     for file, rows in rejected:
         lines += [
             f"  rejected   {file.name}, {row.sheet}, row {row.row}, {row.column} = {row.value!r}: {row.reason}"

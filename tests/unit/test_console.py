@@ -54,3 +54,27 @@ def test_without_a_terminal_there_are_no_bars(capsys: pytest.CaptureFixture[str]
     with console.progress() as watch:
         watch("first", 0.5, 1)
     assert capsys.readouterr().err == ""
+
+
+def test_a_long_line_goes_on_below_its_last_column_and_loses_no_word() -> None:
+    lines = [
+        "! tracking: job 7: " + "word " * 30,
+        "    to do     " + "word " * 30 + "https://example.com/" + "x" * 90,
+        "     7  2026-01-31 14:30  completed    " + "word " * 20,
+        "             " + "/" + "x" * 90 + " word",
+        "  short    as it is",
+        "",
+    ]
+    folded = console.folded("\n".join(lines), 80).split("\n")
+    assert " ".join(" ".join(folded).split()) == " ".join(" ".join(lines).split())
+    assert all(len(line) <= 80 or "xxx" in line for line in folded)
+    indents = [len(line) - len(line.lstrip()) for line in folded]
+    assert indents == [0, 4, 4, 4, 14, 14, 14, 5, 39, 39, 13, 13, 2, 0]
+
+
+def test_only_a_terminal_gets_folded_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "word " * 40
+    assert console.fitted(text) == text
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "60")
+    assert max(map(len, console.fitted(text).split("\n"))) <= 60

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from mailferry import console
 from mailferry.commands.options import Json
 from mailferry.commands.service import Configs, read
 
@@ -73,7 +74,7 @@ def verify(
 
     done = _each(read(config or ()), feed, work, "Verifier")
     code = _worst([report.verified_status(result) for result in done.values()])
-    typer.echo(report.verified_json(done, code) if as_json else report.verified_text(done))
+    typer.echo(report.verified_json(done, code) if as_json else console.fitted(report.verified_text(done)))
     sys.exit(code)
 
 
@@ -98,7 +99,7 @@ def _verify_seals(configuration: Configuration, name: str | None, *, as_json: bo
         else:
             done[feed.section] = report.Checked(manifest, faults)
     code = _worst([report.status(result) for result in done.values()])
-    typer.echo(report.as_json(done, code) if as_json else report.as_text(done))
+    typer.echo(report.as_json(done, code) if as_json else console.fitted(report.as_text(done)))
     sys.exit(code)
 
 
@@ -131,7 +132,7 @@ def backfill(
     typer.echo(
         report.filled_json(done, code, seconds, dry=dry_run)
         if as_json
-        else report.filled_text(done, seconds, dry=dry_run)
+        else console.fitted(report.filled_text(done, seconds, dry=dry_run))
     )
     sys.exit(code)
 
@@ -183,7 +184,7 @@ def _gaps_ended(done: dict[str, list[Gap] | str], *, as_json: bool) -> None:
     from mailferry import report_events as report
 
     code = _worst([report.gaps_status(result) for result in done.values()])
-    typer.echo(report.gaps_json(done, code) if as_json else report.gaps_text(done))
+    typer.echo(report.gaps_json(done, code) if as_json else console.fitted(report.gaps_text(done)))
     sys.exit(code)
 
 
@@ -243,7 +244,6 @@ def _each(
     configuration: Configuration, name: str | None, work: Callable[[Any], Awaitable[_T]], kind: str
 ) -> dict[str, _T | str]:
     """Do it for one feed or for all, one after the other; by feed what came of it, or why it failed."""
-    from mailferry import console
     from mailferry.commands.events import set_up_logs
     from mailferry.events import run
 

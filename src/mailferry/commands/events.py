@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mailferry import logs, tracing
+from mailferry import console, logs, tracing
 from mailferry.errors import ConfigError, MailferryError
 from mailferry.report_json import dumped
 
@@ -63,8 +63,6 @@ def run_collect(
     Raises:
         ConfigError: with all faults, before anything is fetched.
     """
-    from mailferry import console
-
     file = _read(config)
     if show:
         return _list(file, as_json=as_json)
@@ -112,7 +110,7 @@ def run_collect(
     ]
     tracing.end()
     status = run.exit_status(results)
-    typer.echo(report.as_json(results, status) if as_json else report.as_text(results))
+    typer.echo(report.as_json(results, status) if as_json else console.fitted(report.as_text(results)))
     if alerting and not stopped_by:
         beside = next(feed.position_file for feed in file.feeds.values() if feed)
         once.collected(alerting, results, beside, good=status == run.Exit.DONE)

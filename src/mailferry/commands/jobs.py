@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mailferry import console
 from mailferry.commands.mailbox import CONFIG, chosen_file, configured
 from mailferry.commands.options import Config, Json
 from mailferry.entry import quit_with
@@ -78,7 +79,7 @@ def list_jobs(
             limit=limit,
         )
     plain = [report_jobs.job_plain(job) for job in found]
-    typer.echo(dumped(jobs=plain) if as_json else report_jobs.jobs_text(found))
+    typer.echo(dumped(jobs=plain) if as_json else console.fitted(report_jobs.jobs_text(found)))
 
 
 @jobs.command()
@@ -101,7 +102,7 @@ def show(
             raise Reject(f"There is no job {number}; `mailferry jobs list` shows those there are.")
         rows = [(file, rejected_rows(conn, file.id, rejects)) for file in details.files]
     if not as_json:
-        typer.echo(report_jobs.details_text(details, rows))
+        typer.echo(console.fitted(report_jobs.details_text(details, rows)))
         return
     plain = {file.id: [dataclasses.asdict(row) for row in some] for file, some in rows}
     typer.echo(dumped(job=report_jobs.details_plain(details), rejected_rows=plain))
@@ -150,7 +151,9 @@ def _replay(
         done = found if dry_run else admin.replay(conn, found)
     plain = [report_jobs.job_plain(job) for job in done]
     typer.echo(
-        dumped(dry_run=dry_run, jobs=plain) if as_json else report_jobs.replayed_text(done, dry_run=dry_run)
+        dumped(dry_run=dry_run, jobs=plain)
+        if as_json
+        else console.fitted(report_jobs.replayed_text(done, dry_run=dry_run))
     )
 
 
@@ -171,7 +174,7 @@ def acknowledge(
     with _ledger(config) as conn:
         done = admin.acknowledge_all(conn, feed or None) if every else [admin.acknowledge(conn, number)]
     plain = [report_jobs.job_plain(job) for job in done]
-    typer.echo(dumped(jobs=plain) if as_json else report_jobs.acknowledged_text(done))
+    typer.echo(dumped(jobs=plain) if as_json else console.fitted(report_jobs.acknowledged_text(done)))
 
 
 @jobs.command()
@@ -199,7 +202,7 @@ def undo(
 
     with _ledger(config) as conn:
         done = admin.undo(conn, number)
-    typer.echo(report_jobs.undone_json(done) if as_json else report_jobs.undone_text(done))
+    typer.echo(report_jobs.undone_json(done) if as_json else console.fitted(report_jobs.undone_text(done)))
 
 
 def _change(what: str, number: int, config: Path, *, as_json: bool) -> None:

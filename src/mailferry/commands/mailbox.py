@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mailferry import console
 from mailferry.commands.options import Config, Feed, Json
 from mailferry.config.text import present
 from mailferry.errors import ConfigError
@@ -56,7 +57,7 @@ def explain(
 
     found = list(messages(read(config, feed), limit=limit))
     plain = [dataclasses.asdict(message) for message in found]
-    typer.echo(dumped(messages=plain) if as_json else report_jobs.explained_text(found))
+    typer.echo(dumped(messages=plain) if as_json else console.fitted(report_jobs.explained_text(found)))
 
 
 def check(config: Config = Path(CONFIG), feed: Feed = "", as_json: Json = False) -> None:
@@ -129,7 +130,7 @@ def run_load(config: Path | None, name: str = "", *, as_json: bool) -> int:
         run = _run(feed, stop)
     tracing.end()
     if run is not None:
-        typer.echo(report_jobs.run_json(run) if as_json else report_jobs.run_text(run))
+        typer.echo(report_jobs.run_json(run) if as_json else console.fitted(report_jobs.run_text(run)))
     if received:
         return 128 + received[0]
     assert isinstance(run, run_once.Run)
@@ -140,7 +141,7 @@ def run_load(config: Path | None, name: str = "", *, as_json: bool) -> int:
 
 def _run(feed: MailboxFeed, stop: threading.Event) -> Run | None:
     """None where the work had to be broken off."""
-    from mailferry import console, logs
+    from mailferry import logs
     from mailferry.mailbox import run_once
     from mailferry.mailbox.load import Interrupted
 
@@ -198,5 +199,9 @@ def run_check(config: Path | None, feed: str = "", *, as_json: bool) -> int:
     except ConfigError as error:
         found, status = [health.faulty(error)], 2
     plain = [health.as_plain(one) for one in found]
-    typer.echo(dumped(exit_status=status, checks=plain) if as_json else report_jobs.checks_text(found))
+    typer.echo(
+        dumped(exit_status=status, checks=plain)
+        if as_json
+        else console.fitted(report_jobs.checks_text(found))
+    )
     return status

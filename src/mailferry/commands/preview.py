@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mailferry import console
 from mailferry.commands.mailbox import CONFIG, chosen_file, read
 from mailferry.commands.options import Config, Feed, Json
 from mailferry.entry import quit_with
@@ -56,7 +57,7 @@ def preview(
             )
     except Retry as error:
         quit_with(error, 3)
-    typer.echo(report_preview.as_json(found) if as_json else report_preview.as_text(found))
+    typer.echo(report_preview.as_json(found) if as_json else console.fitted(report_preview.as_text(found)))
     sys.exit(0 if all(one.loads for one in found) else 1)
 
 

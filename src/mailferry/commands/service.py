@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mailferry import logs
+from mailferry import console, logs
 from mailferry.commands.options import Json
 from mailferry.entry import quit_with
 from mailferry.errors import Retry, Stop
@@ -138,7 +138,6 @@ def status(
 
 
 def _watch(paths: Sequence[Path]) -> None:
-    from mailferry import console
     from mailferry.clock import local_now
     from mailferry.monitor import status as monitor
     from mailferry.monitor.connected import Connected
@@ -148,7 +147,7 @@ def _watch(paths: Sequence[Path]) -> None:
 
         def shown() -> str:
             now = local_now()
-            return f"{now:%Y-%m-%d %H:%M:%S}, again every {_AGAIN:g} s; Ctrl+C ends\n\n{monitor.as_text(monitor.look_again(connected, configuration, now))}"
+            return f"again every {_AGAIN:g} s; Ctrl+C ends\n\n{monitor.as_text(monitor.look_again(connected, configuration, now))}"
 
         console.live(shown, _AGAIN)
 
@@ -160,7 +159,11 @@ def run_status(paths: Sequence[Path], *, as_json: bool) -> int:
 
     found = monitor.look(read(paths), local_now())
     code = 3 if found.database_error else int(not found.healthy)
-    text = dumped(exit_status=code, **monitor.as_plain(found)) if as_json else monitor.as_text(found)
+    text = (
+        dumped(exit_status=code, **monitor.as_plain(found))
+        if as_json
+        else console.fitted(monitor.as_text(found))
+    )
     typer.echo(text)
     return code
 

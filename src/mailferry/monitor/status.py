@@ -295,6 +295,7 @@ def as_text(status: Status) -> str:
         lines.append(
             f"queue       {name}: {', '.join(f'{count:,} {state}' for state, count in states.items())}"
         )
+    lines.append(f"as of       {status.at:%Y-%m-%d %H:%M:%S %Z}")
     return "\n".join(mask(line) for line in lines)
 
 
@@ -311,7 +312,11 @@ def _feed_lines(feed: FeedStatus) -> Iterable[str]:
     if feed.error:
         yield f"    error     {feed.error}"
     where = f", only on {feed.host}" if feed.host else ""
-    yield f"    runs      {feed.schedule}{where}; last {_time(feed.last_run)}, last good {_time(feed.last_good)}, next {_time(feed.next_run)}"
+    if feed.last_run or feed.next_run:
+        last = f"last {_time(feed.last_run)}, last good {_time(feed.last_good)}"
+        yield f"    runs      {feed.schedule}{where}; {last}, next {_time(feed.next_run)}"
+    else:
+        yield f"    runs      by no service so far; last good {_time(feed.last_good)}"
     if feed.kind == "events":
         lag = f"{_span(feed.lag_seconds)} behind" if feed.lag_seconds is not None else "nothing yet"
         extra = "".join(
