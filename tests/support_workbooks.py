@@ -1,27 +1,198 @@
-"""Workbooks that only tests need: .xlsb, with a password, changed within their zip, and small ones that want to be large.
+"""Workbooks of the older and rarer formats, with a password, changed within their zip, and small ones that want to be large.
 
-Format: [MS-XLSB].
+Formats: OpenDocument 1.3 (ods), [MS-XLS] and [MS-CFB] (xls), [MS-XLSB].
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import random
 import struct
 import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape, quoteattr
 
 from mailferry.testing.workbooks import Error, Tab, sheet_xml, xlsx
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 _DECLARATION = '<?xml version="1.0" encoding="UTF-8" standalone="yes"?>\n'
 _MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 _RELATIONS = "http://schemas.openxmlformats.org/package/2006/relationships"
 _DOCUMENT = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+
+
+def ods(path: Path, *tabs: Tab, encrypted: bool = False) -> Path:
+    """Write an .ods of these sheets; `encrypted` only says so in the manifest."""
+    kind = "application/vnd.oasis.opendocument.spreadsheet"
+    spaces = "".join(
+        f' xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
+        for name in ("office", "table", "text", "manifest")
+    )
+    tables = "".join(
+        f"<table:table table:name={quoteattr(tab.name)}>"
+        + "".join(_ods_columns(tab.hidden_columns))
+        + "".join(_ods_row(row, hidden=number in tab.hidden) for number, row in enumerate(tab.rows, 1))
+        + "</table:table>"
+        for tab in tabs
+    )
+    content = (
+        f'{_DECLARATION}<office:document-content{spaces} office:version="1.3"><office:body><office:spreadsheet>'
+        f"{tables}</office:spreadsheet></office:body></office:document-content>"
+    )
+    secret = '<manifest:encryption-data manifest:checksum=""/>' if encrypted else ""
+    manifest = (
+        f"{_DECLARATION}<manifest:manifest{spaces}>"
+        f'<manifest:file-entry manifest:full-path="/" manifest:media-type="{kind}"/>'
+        f'<manifest:file-entry manifest:full-path="content.xml" manifest:media-type="text/xml">{secret}'
+        "</manifest:file-entry></manifest:manifest>"
+    )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mimetype", kind, zipfile.ZIP_STORED)
+        archive.writestr("META-INF/manifest.xml", manifest)
+        archive.writestr("content.xml", content)
+    return path
+
+
+def _ods_columns(hidden: frozenset[int]) -> Iterator[str]:
+    before = 0
+    for place in sorted(hidden):
+        if place > before:
+            yield f'<table:table-column table:number-columns-repeated="{place - before}"/>'
+        yield '<table:table-column table:visibility="collapse"/>'
+        before = place + 1
+
+
+def _ods_row(row: Iterable[object], *, hidden: bool) -> str:
+    shown = ' table:visibility="filter"' if hidden else ""
+    return f"<table:table-row{shown}>{''.join(map(_ods_cell, row))}</table:table-row>"
+
+
+def _ods_cell(value: object) -> str:
+    if value is None:
+        return "<table:table-cell/>"
+    if isinstance(value, bool):
+        kind = f'office:value-type="boolean" office:boolean-value="{str(value).lower()}"'
+    elif isinstance(value, int | float):
+        kind = f'office:value-type="float" office:value="{value!r}"'
+    elif isinstance(value, dt.date):
+        kind = f'office:value-type="date" office:date-value="{value.isoformat()}"'
+    else:
+        kind = 'office:value-type="string"'
+    return f"<table:table-cell {kind}><text:p>{escape(str(value))}</text:p></table:table-cell>"
+
+
+def xls(
+    path: Path,
+    tab: Tab,
+    *,
+    codepage: int = 1200,
+    formulas: bool = False,
+    macro_sheet: bool = False,
+    protection: bytes = b"",
+    encrypted: Callable[[bytes], bytes] = bytes,
+) -> Path:
+    """Write an .xls (BIFF8) of one sheet of text and numbers.
+
+    With `formulas` every text is a formula's; with `macro_sheet` an Excel 4 macro sheet comes first; `protection` is the
+    content of a FilePass record, behind which the workbook is as `encrypted` makes it: as it was.
+    """
+    sheets = [(tab.name, 0, _biff_sheet(tab, formulas=formulas))]
+    if macro_sheet:
+        sheets.insert(
+            0,
+            (
+                "Macro1",
+                1,
+                _record(0x809, struct.pack("<HHHHII", 0x600, 0x40, 0, 0, 0, 0)) + _record(0x0A, b""),
+            ),
+        )
+    start = _record(0x809, struct.pack("<HHHHII", 0x600, 5, 0, 0, 0, 0))
+    if protection:
+        start += _record(0x2F, protection)
+    start += _record(0x42, struct.pack("<H", codepage))
+    bounds = [(kind, struct.pack("<BB", len(name), 1) + name.encode("utf-16-le")) for name, kind, _ in sheets]
+    at = len(start) + sum(len(bound) + 10 for _, bound in bounds) + 4
+    book = start
+    for (kind, bound), (_, _, content) in zip(bounds, sheets, strict=True):
+        book += _record(0x85, struct.pack("<IBB", at, 0, kind) + bound)
+        at += len(content)
+    book += _record(0x0A, b"") + b"".join(content for _, _, content in sheets)
+    return compound(path, {"Workbook": encrypted(book)})
+
+
+def _biff_sheet(tab: Tab, *, formulas: bool) -> bytes:
+    sheet = _record(0x809, struct.pack("<HHHHII", 0x600, 0x10, 0, 0, 0, 0))
+    for at in sorted(tab.hidden_columns):
+        sheet += _record(0x7D, struct.pack("<HHHHHH", at, at, 2_560, 0, 1, 0))
+    for number, row in enumerate(tab.rows):
+        if number + 1 in tab.hidden:
+            sheet += _record(0x208, struct.pack("<HHHHHHI", number, 0, len(row), 0, 0, 0, 0x20))
+        for column, value in enumerate(row):
+            place = struct.pack("<HHH", number, column, 0)
+            if isinstance(value, int | float):
+                sheet += _record(0x203, place + struct.pack("<d", value))
+            elif value is not None and formulas:
+                sheet += _record(
+                    0x06, place + struct.pack("<BxxxxxHHIH", 0, 0xFFFF, 0, 0, 3) + b"\x17\x01\x00"
+                )
+                sheet += _biff_text(0x207, str(value))
+            elif value is not None:
+                text = str(value)
+                sheet += _record(0x204, place + struct.pack("<HB", len(text), 1) + text.encode("utf-16-le"))
+    return sheet + _record(0x0A, b"")
+
+
+def _biff_text(number: int, text: str) -> bytes:
+    """A text that goes on in CONTINUE records, each of which says again that it is of two bytes a character."""
+    most = 4_000
+    records = _record(number, struct.pack("<HB", len(text), 1) + text[:most].encode("utf-16-le"))
+    for start in range(most, len(text), most):
+        records += _record(0x3C, b"\1" + text[start : start + most].encode("utf-16-le"))
+    return records
+
+
+def _record(number: int, content: bytes) -> bytes:
+    return struct.pack("<HH", number, len(content)) + content
+
+
+def compound(path: Path, streams: dict[str, bytes]) -> Path:
+    """Write a compound file of at most three streams; each is filled up to 4,096 bytes, so none goes to the mini stream."""
+    sector = 512
+    free, chain_end, fat_sector = 0xFFFFFFFF, 0xFFFFFFFE, 0xFFFFFFFD
+    table = [fat_sector, chain_end]
+    entries = [_entry("Root Entry", 5, chain_end, 0, child=1)]
+    content = b""
+    for at, (name, stream) in enumerate(streams.items(), 1):
+        size = -(-max(len(stream), 4096) // sector)
+        first = len(table)
+        table += [*range(first + 1, first + size), chain_end]
+        content += stream.ljust(size * sector, b"\0")
+        entries.append(_entry(name, 2, first, size * sector, right=at + 1 if at < len(streams) else free))
+    if len(table) > sector // 4:
+        raise ValueError("more than one sector of FAT is not written here")
+    entries += [_entry("", 0, 0, 0)] * (-len(entries) % 4)
+    header = struct.pack(
+        "<8s16sHHHHH6sIIIIIIIII",
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", b"", 0x3E, 3, 0xFFFE, 9, 6, b"", 0, 1, 1, 0, 4096, chain_end, 0, chain_end, 0,
+    )  # fmt: skip
+    fat = struct.pack("<128I", *(table + [free] * (128 - len(table))))
+    path.write_bytes(header + struct.pack("<109I", 0, *[free] * 108) + fat + b"".join(entries) + content)
+    return path
+
+
+def _entry(
+    name: str, kind: int, first: int, size: int, child: int = 0xFFFFFFFF, right: int = 0xFFFFFFFF
+) -> bytes:
+    text = name.encode("utf-16-le")
+    length = len(text) + 2 if name else 0
+    return struct.pack(
+        "<64sHBBIII16sIQQIQ", text, length, kind, 1, 0xFFFFFFFF, right, child, b"", 0, 0, 0, first, size
+    )
 
 
 def protected(path: Path, password: str, *tabs: Tab) -> Path:

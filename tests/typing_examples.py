@@ -8,7 +8,7 @@ from mailferry.testing.population import Event, Feed, Population, Traits
 from mailferry.testing.provider import ListCall, Provider, Settings, serve
 from mailferry.testing.troubles import RetryAfter, Throttling, Trouble, Troubles
 from mailferry.testing.verify import Comparison, Truth, compare, read_lines, read_truth
-from mailferry.testing.workbooks import Tab, ods, xls, xlsx
+from mailferry.testing.workbooks import Tab, xlsx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +50,7 @@ def a_truth_that_was_saved(lines: list[bytes]) -> bool:
 
 def workbooks(folder: Path) -> list[Path]:
     tab = Tab(name="Sheet1", rows=[("HAWB", "Pieces"), ("1", 2), (None, 1.5)])
-    return [xlsx(folder / "a.xlsx", tab, tab), ods(folder / "a.ods", tab), xls(folder / "a.xls", tab)]
+    return [xlsx(folder / "a.xlsx", tab, tab), xlsx(folder / "b.xlsx", tab, epoch_1904=True)]
 
 
 def what_is_refused() -> None:

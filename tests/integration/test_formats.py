@@ -14,7 +14,7 @@ import pytest
 from msoffcrypto.method.rc4 import DocumentRC4
 from msoffcrypto.method.rc4_cryptoapi import DocumentRC4CryptoAPI
 from msoffcrypto.method.xor_obfuscation import DocumentXOR
-from support_workbooks import protected, recoded, xlsb
+from support_workbooks import ods, protected, recoded, xls, xlsb
 
 from mailferry.config.columns import Hidden
 from mailferry.config.spreadsheet import ErrorCells, Limits
@@ -25,7 +25,7 @@ from mailferry.mailbox.workbook.formats import PlainZip, kind_of
 from mailferry.mailbox.workbook.passwords import DEFAULT
 from mailferry.mailbox.workbook.reader import Reader
 from mailferry.mailbox.workbook.values import Column, Kind
-from mailferry.testing.workbooks import Error, Tab, ods, sheet_xml, xls, xlsx
+from mailferry.testing.workbooks import Error, Tab, sheet_xml, xlsx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from support_workbooks import Bombs
+from support_workbooks import Bombs, compound, ods, xls
 
 from mailferry.config.spreadsheet import Limits, UnknownColumns
 from mailferry.errors import MailferryError, Reject, Retry, Stop
@@ -32,7 +32,7 @@ from mailferry.mailbox.workbook.header import find_header
 from mailferry.mailbox.workbook.reader import Reader
 from mailferry.mailbox.workbook.row_writer import RowWriter
 from mailferry.mailbox.workbook.values import MIB, Column, Kind
-from mailferry.testing.workbooks import Number, Tab, compound, ods, sheet_xml, xls, xlsx
+from mailferry.testing.workbooks import Number, Tab, sheet_xml, xlsx
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support_workbooks import compound, ods, xls
 
 from mailferry.config.spreadsheet import Limits
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.archive import entries, open_zip, unpacked
 from mailferry.mailbox.workbook.formats import PlainZip, kind_of
 from mailferry.mailbox.workbook.values import MIB, Kind
-from mailferry.testing.workbooks import Tab, compound, ods, xls, xlsx
+from mailferry.testing.workbooks import Tab, xlsx
 
 if TYPE_CHECKING:
     from collections.abc import Callable
