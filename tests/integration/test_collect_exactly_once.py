@@ -9,8 +9,8 @@ import pytest
 from support_events import ALL_FEEDS, INCOMING, KEY, OUTGOING, QUARANTINE, SIGN_INS, START, a_site
 
 from mailferry.testing.population import Feed, Traits
-from mailferry.testing.provider import RetryAfter, Settings, Throttling, Trouble, Troubles
-from mailferry.testing.troubles import SLOW
+from mailferry.testing.provider import Settings
+from mailferry.testing.troubles import SLOW, RetryAfter, Throttling, Trouble, Troubles
 
 if TYPE_CHECKING:
     from pathlib import Path

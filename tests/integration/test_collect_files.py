@@ -38,7 +38,8 @@ from mailferry.config import event_feeds
 from mailferry.events import heartbeat, run
 from mailferry.events.reader import Reader
 from mailferry.testing.population import Traits
-from mailferry.testing.provider import Settings, Troubles
+from mailferry.testing.provider import Settings
+from mailferry.testing.troubles import Troubles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

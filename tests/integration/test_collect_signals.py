@@ -16,7 +16,8 @@ from support_wait import wait_for
 
 from mailferry.events import checkpoint
 from mailferry.testing.population import Traits
-from mailferry.testing.provider import Settings, Throttling, Troubles
+from mailferry.testing.provider import Settings
+from mailferry.testing.troubles import Throttling, Troubles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -33,7 +33,8 @@ from mailferry.events.destination import Line
 from mailferry.events.progress import Progress
 from mailferry.events.table import EventTable
 from mailferry.testing.population import Traits
-from mailferry.testing.provider import Settings, Troubles
+from mailferry.testing.provider import Settings
+from mailferry.testing.troubles import Troubles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,21 +20,10 @@ import pytest
 from support_wait import wait_for
 
 from mailferry.errors import ConfigError, Stop
-from mailferry.testing.provider import (
-    Event,
-    Feed,
-    Population,
-    Provider,
-    RetryAfter,
-    Settings,
-    Throttling,
-    Traits,
-    Trouble,
-    Troubles,
-    serve,
-)
+from mailferry.testing.population import Event, Feed, Population, Traits
+from mailferry.testing.provider import Provider, Settings, serve
 from mailferry.testing.simulate import Simulation, run
-from mailferry.testing.troubles import SLOW
+from mailferry.testing.troubles import SLOW, RetryAfter, Throttling, Trouble, Troubles
 from mailferry.testing.verify import compare, read_truth
 
 if TYPE_CHECKING:

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Config", "Feed", "Json"]
-
 Config = Annotated[
     Path,
     typer.Option(

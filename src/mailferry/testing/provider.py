@@ -37,28 +37,12 @@ from aiohttp import web
 
 from mailferry.errors import Stop
 from mailferry.testing.answers import DETAILS, LISTS, Api, ListQuestion, Refusal, error_body, page_body
-from mailferry.testing.population import Event, Feed, Population, Traits
-from mailferry.testing.troubles import Fate, Gate, RetryAfter, Throttling, Trouble, Troubles
+from mailferry.testing.population import Event, Feed, Population
+from mailferry.testing.troubles import Fate, Gate, Throttling, Trouble, Troubles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
-
-__all__ = [
-    "Event",
-    "Feed",
-    "ListCall",
-    "Population",
-    "Provider",
-    "RetryAfter",
-    "Settings",
-    "Stats",
-    "Throttling",
-    "Traits",
-    "Trouble",
-    "Troubles",
-    "serve",
-]
 
 _JSON = "application/json; charset=utf-8"
 _HTML = "text/html; charset=utf-8"
