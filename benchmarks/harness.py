@@ -67,9 +67,13 @@ class Cost:
 
 def run(command: Sequence[str | Path], *, good: Sequence[int] = (0,)) -> Cost:
     """Run a child to its end. RuntimeError, with its last messages, where its status is none of `good`."""
+    # Compiled modules are kept, as they are where the product is installed, whatever the environment says.
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
     with tempfile.TemporaryFile() as messages:
         begun = time.monotonic()
-        child = subprocess.Popen(list(command), stdout=subprocess.PIPE, stderr=messages, text=True)
+        child = subprocess.Popen(
+            list(command), stdout=subprocess.PIPE, stderr=messages, text=True, env=environment
+        )
         assert child.stdout
         with child.stdout:
             output = child.stdout.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -89,6 +90,42 @@ def test_a_detail_that_was_missing_is_asked_for_again_and_completes_its_row(
         assert site.progress(OUTGOING)["details_missing"] == {}
         site.assert_exactly_once(OUTGOING)
         assert max(site.provider.stats.details.values()) == 1
+
+
+def test_an_audit_finds_a_page_size_that_no_one_expects(tmp_path: Path) -> None:
+    # Each window fits into a page; an hour at once does not, and of a page's size nothing says that it is one.
+    traits = Traits(rate=0.1, start=START, end=START + 3600, late=0.3, late_by=3000)
+    caps = [1000]
+    settings = Settings(page_cap=lambda _: caps[0])
+    with a_site(tmp_path, {SIGN_INS: traits}, settings, now=START + 1800) as site:
+        site.configure(audit="1h")
+        for now in range(START + 1800, START + 3700, 900):
+            site.clock.now = now
+            assert site.collect().status == 0
+        caps[0] = 137
+        site.clock.now = START + 3 * 3600
+        assert site.collect().status == 0
+        found = site.compared(SIGN_INS)
+        assert (found.lost, found.twice, found.foreign) == (0, 0, 0), found
+        assert any("exactly 137 records" in line["error"] for line in site.errors(SIGN_INS))
+
+
+def test_that_the_provider_lists_fewer_events_than_before_is_logged(tmp_path: Path) -> None:
+    traits = Traits(rate=0.01, start=START, end=START + 3600)
+    with a_site(tmp_path, {SIGN_INS: traits}, now=START + 3700) as site:
+        site.configure(audit="1h")
+        assert site.collect().status == 0
+        lines = site.lines(SIGN_INS)
+        with a_site(tmp_path / "other", {SIGN_INS: replace(traits, rate=0)}, now=START + 3 * 3600) as emptied:
+            emptied.feeds = site.feeds
+            url = site.provider.list_url("authentication")
+            site.config.write_text(
+                site.config.read_text().replace(url, emptied.provider.list_url("authentication"))
+            )
+            site.clock.now = emptied.clock.now
+            assert site.collect().status == 0
+        assert site.lines(SIGN_INS) == lines
+        assert any(f"of {len(lines)} events" in line["error"] for line in site.errors(SIGN_INS))
 
 
 def test_off_means_that_nothing_is_listed_again(tmp_path: Path) -> None:

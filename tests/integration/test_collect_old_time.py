@@ -86,6 +86,26 @@ def test_keeps_days_0_asks_for_all_time_and_reports_nothing(tmp_path: Path) -> N
         assert site.heartbeat(SIGN_INS)["gaps"] == 0
 
 
+@pytest.mark.parametrize("keeps_days", [0, 15])
+def test_a_provider_that_keeps_less_than_it_says_leaves_a_gap_where_known_events_are_gone(
+    tmp_path: Path, keeps_days: int
+) -> None:
+    now = START + 9 * DAY
+    traits = Traits(rate=0.002, start=START, end=now)
+    with a_site(tmp_path, {SIGN_INS: traits}, Settings(keeps_days=4), now=START + 2 * DAY) as site:
+        site.configure(split_interval=43_200, max_time_gap=DAY, keeps_days=keeps_days, audit="off")
+        assert site.collect().status == 0
+        written = len(site.lines(SIGN_INS))
+        site.clock.now = now
+        assert site.collect().status == 4
+        (gap,) = site.heartbeat(SIGN_INS)["last_gaps"]
+        assert (gap["kind"], gap["start"]) == ("expired", "2025-06-17T14:59:30+00:00")
+        kept = [json.loads(e.value) for e in site.provider.truth(SIGN_INS, now - 4 * DAY, now - 30)]
+        assert [json.loads(line) for line in site.lines(SIGN_INS)[written:]] == kept
+        site.clock.now = now + 600
+        assert site.collect().status == 0
+
+
 @pytest.mark.parametrize("ahead", [-3, 40])
 def test_quarantine_of_the_seventh_day_is_collected_whatever_the_providers_clock_says(
     tmp_path: Path, ahead: int
@@ -155,6 +175,24 @@ def test_what_the_message_advises_after_a_clock_ran_ahead_loses_nothing(tmp_path
             site.clock.now = now
             assert site.collect().status == 0
             site.assert_exactly_once(SIGN_INS)
+
+
+def test_what_a_clock_that_ran_ahead_listed_counts_as_no_audit(tmp_path: Path) -> None:
+    traits = Traits(rate=0.02, start=START, end=START + DAY, late=0.3, late_by=3000)
+    with a_site(tmp_path, {SIGN_INS: traits}, now=START + 7200) as site:
+        site.configure(audit="1h")
+        # Our clock alone is two days ahead: all that it lists is older than an hour, to all appearances.
+        site.provider._clock = lambda: START + 7200.0
+        site.clock.now = START + 2 * DAY
+        assert site.collect().status == 0
+        site.clock.now = START + 7200
+        _follow_the_advice(site, site.collect().of(SIGN_INS).error, START + 7100)
+        site.provider._clock = site.clock
+        for hours in (2, 4, 8, 24, 27):
+            site.clock.now = START + hours * 3600
+            assert site.collect().status == 0
+        found = site.compared(SIGN_INS, end=START + DAY)
+        assert (found.lost, found.twice, found.foreign) == (0, 0, 0), found
 
 
 def test_a_checkpoint_that_was_deleted_while_the_files_stand_doubles_nothing(tmp_path: Path) -> None:

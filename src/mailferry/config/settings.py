@@ -97,7 +97,8 @@ def setting(
 class Settings(BaseModel):
     """A model of settings; each field that `setting` declares is one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    #: What checks a model is made at its first use: a command uses few of them.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
     _by_variables: bool = PrivateAttr(default=False)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mailferry.errors import Retry, Stop
 from mailferry.events.collector import Collector
 from mailferry.events.destination import in_thread
-from mailferry.events.reader import Reader, stopped
+from mailferry.events.reader import stopped
 from mailferry.events.source import Source
 from mailferry.events.windows import Range
 from mailferry.events.writer import Writer
@@ -178,7 +178,7 @@ class Backfill(Collector):
     async def _tried(self, piece: Range, progress: Progress, filled: Filled) -> None:
         held = await self._holds(piece)
         source = Source(self._feed, self._connections, self._metrics, self._journal)
-        reader = Reader(self._feed, source, self._metrics, self._journal, self._clock)
+        reader = self._reader(source, progress)
         keys = set()
         async for _, events in reader.listed(*piece):
             keys |= {event.key for event in events if piece.start <= event.time < piece.end}

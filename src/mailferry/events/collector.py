@@ -239,7 +239,8 @@ class Collector:
         self._journal.step(f"collecting from {_utc(begin)} to {_utc(end)}")
         self._span = (begin, end)
         source = Source(feed, self._connections, self._metrics, self._journal, self._place)
-        reader = Reader(feed, source, self._metrics, self._journal, self._clock)
+        progress.coverage = progress.coverage.not_after(int(now))
+        reader = self._reader(source, progress)
         reading = asyncio.create_task(reader.read(begin, end, progress.position, progress.seen))
         writer = Writer(self._destination, progress, feed.look_back, self._metrics, feed.audit_delays)
         stopping = asyncio.create_task(self._stop.wait())
@@ -268,6 +269,9 @@ class Collector:
                 f"{recovered.adopted} events found written before and kept, {recovered.cut} torn bytes cut"
             )
         return progress
+
+    def _reader(self, source: Source, progress: Progress) -> Reader:
+        return Reader(self._feed, source, self._metrics, self._journal, progress.coverage, self._clock)
 
     # --- looking again
 
@@ -313,9 +317,16 @@ class Collector:
             await writer.taken(now, held.times)
             return
         late = self._metrics.audit_late
+        before = progress.coverage.expected(*due)
         times = await self._list_again(due, held, source, progress, stopping, writer)
         if self._stop.is_set():
             return
+        if times.total() < before:
+            self._journal.error(
+                f"of {before:,} events that the provider has listed from {_utc(due.start)} to {_utc(due.end)} it lists only "
+                f"{times.total():,} now; what was written stays",
+                level=logging.WARNING,
+            )
         await writer.audited(now, times)
         late = self._metrics.audit_late - late
         self._journal.step(
@@ -342,7 +353,7 @@ class Collector:
             times.update(done.times)
             await self._gaps(done, writer)
 
-        reader = Reader(self._feed, source, self._metrics, self._journal, self._clock)
+        reader = self._reader(source, progress)
         states = progress.newer | progress.seen.states
         seen = Seen(dict.fromkeys(held.keys, asked.end) | progress.seen.ends, states)
         again = progress.details_missing.keys()
@@ -384,7 +395,12 @@ class Collector:
                 continue
             try:
                 for line in item.lines:
-                    ready = line if isinstance(line, Line) else await self._ready(line, stopping, writer)
+                    if isinstance(line, Line):
+                        ready: Line | None = line
+                    elif line.done():
+                        ready = line.result()
+                    else:
+                        ready = await self._ready(line, stopping, writer)
                     if ready:
                         await writer.add(ready, item.range.end)
             except BaseException as error:

@@ -176,6 +176,19 @@ class Coverage:
         """Lines written of the spans that lie within [start, end)."""
         return sum(s.held + s.again for s in self.within(start, end) if start <= s.start and s.end <= end)
 
+    def expected(self, start: int, end: int) -> int:
+        """How many events the provider has listed of the spans that lie within [start, end); no fewer are to be listed again."""
+        return sum(s.events for s in self.within(start, end) if start <= s.start and s.end <= end)
+
+    def not_after(self, now: int) -> Coverage:
+        """Without listings of the future, of a clock that ran ahead: they were made now at the latest, and are no audits."""
+        if all(span.listed_at <= now for span in self.spans):
+            return self
+        spans = (
+            span if span.listed_at <= now else replace(span, age=0, listed_at=now) for span in self.spans
+        )
+        return replace(self, spans=tuple(spans))
+
     def covers(self, time: int) -> bool:
         """Whether this second was listed."""
         return self._at(time) is not None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 
     from mailferry.config.event_feed import EventFeed
+    from mailferry.events.coverage import Coverage
     from mailferry.events.held import Held
     from mailferry.events.journal import Journal
     from mailferry.events.metrics import Metrics
@@ -83,19 +84,22 @@ class Reader:
         source: Source,
         metrics: Metrics,
         journal: Journal,
+        coverage: Coverage,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`coverage`: what the provider has listed so far, by which answers that leave some of it out are recognised."""
         self._feed = feed
         self._source = source
         self._metrics = metrics
         self._journal = journal
         self._clock = clock
-        self._pages = Pages(feed.page_limit)
+        self._coverage = coverage
+        self._pages = Pages(feed.page_limit, coverage.expected)
         self._identity = order.Identity(feed.identity_fields, feed.ignored_fields)
         #: Whether records were compared for fields that change with every answer, and whether there are some.
         self._compared = self._volatile = False
-        #: An event that old was listed: the provider still keeps all that came after it.
-        self._kept = not feed.keeps or feed.category == "quarantine"
+        #: An event that old was listed: the provider still keeps all that came after it. Of quarantine it says what it lacks.
+        self._kept = feed.category == "quarantine"
         self.items: asyncio.Queue[Item] = asyncio.Queue(CHUNKS_AHEAD)
         self._step = feed.step
         self._again: Collection[str] = ()
@@ -179,7 +183,9 @@ class Reader:
             kept_from = int(self._clock()) - self._feed.keeps
             if self._feed.category == "quarantine" and self._feed.keeps and start < kept_from:
                 gone = Range(start, min(end, kept_from))  # the provider would refuse it
-            elif not self._kept and start < kept_from + _DAY:
+            elif not self._kept and end > position and self._was_listed_before(start):
+                gone = await self._no_longer_kept(start, end)
+            elif not self._kept and self._feed.keeps and start < kept_from + _DAY:
                 gone = await self._no_longer_kept(start, min(end, kept_from + _DAY))
             else:
                 gone = Range(start, start)
@@ -191,6 +197,10 @@ class Reader:
             async for batch in self._as_far_as_kept(window, position):
                 yield batch
             start = window.end
+
+    def _was_listed_before(self, start: int) -> bool:
+        """Whether a feed that is behind has events on record of the day before: if they are gone, so may be later ones."""
+        return start < self._clock() - _DAY and self._coverage.expected(start - _DAY, start) > 0
 
     async def _no_longer_kept(self, start: int, end: int) -> Range:
         """How much of that old time the provider has lost: all before the first event that it still has.

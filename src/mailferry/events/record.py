@@ -99,13 +99,6 @@ def event_time(record: Any) -> int | None:
 
     A mail record's time is that of its first recipient that has one; the others carry `time`, `timestamp` or `starttime`.
     """
-    try:
-        # What nearly every mail record has, many times faster.
-        time = record["recipients"][0]["time"]
-    except (TypeError, KeyError, IndexError):
-        time = None
-    if type(time) is int and 0 <= time < _MILLISECONDS:
-        return time
     return _timed(record)[1]
 
 
@@ -128,12 +121,13 @@ def time_spellings(record: Any) -> list[str]:
 
 def is_detail(answer: Any, listed: Any) -> bool:
     """Whether an answer is the detail of a listed record: an object with its queue id, and with recipients if it has some."""
-    if not isinstance(answer, dict) or (queue_id(answer) or queue_id(listed)) != queue_id(listed):
+    name = queue_id(listed)
+    if not isinstance(answer, dict) or (queue_id(answer) or name) != name:
         return False
     if listed.get("recipients"):
         return isinstance(answer.get("recipients"), list)
     # Without recipients: a field that says more than an error object does.
-    return any(name in answer for name in listed if name not in {"queue_id", "time", *_OF_ERRORS})
+    return any(field in answer for field in listed if field not in {"queue_id", "time", *_OF_ERRORS})
 
 
 def error_status(answer: Any) -> int | None:
@@ -152,6 +146,13 @@ _OF_ERRORS = ("status", "code", "message", "api-version", "extended-code-text", 
 
 def _timed(record: Any) -> tuple[Any, int | None]:
     """The first value of the record that is a time, and that in Unix seconds."""
+    try:
+        # What nearly every mail record has, many times faster.
+        time = record["recipients"][0]["time"]
+    except (TypeError, KeyError, IndexError):
+        time = None
+    if type(time) is int and 0 <= time < _MILLISECONDS:
+        return time, time
     return next(_times(record), (None, None))
 
 
@@ -209,7 +210,8 @@ def _has_long_number(body: bytes) -> bool:
 def _fits(number: bytes, *, whole: bool) -> bool:
     if whole:
         return len(number) < 19 or (len(number) <= 20 and -(2**63) <= int(number) < 2**64)
-    return Decimal(repr(float(number))) == Decimal(number.decode())
+    value = repr(float(number))
+    return value == (text := number.decode()) or Decimal(value) == Decimal(text)
 
 
 def _decode_slowly(body: bytes) -> Any:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import aiohttp
+    from yarl import URL
 
     from mailferry.events.throttle import Ahead, Slots
 
@@ -39,9 +40,8 @@ class Request(NamedTuple):
     """What one kind of request needs."""
 
     kind: str
-    url: str
     #: Ways to ask, each tried when the one before is not there.
-    ways: Sequence[dict[str, str]]
+    ways: Sequence[URL]
     timeout: aiohttp.ClientTimeout
     retries: int
     pause: float

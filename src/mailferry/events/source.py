@@ -7,9 +7,10 @@ import logging
 import math
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
+from yarl import URL
 
 from mailferry import retry
 from mailferry.errors import MailferryError, Retry, Stop
@@ -37,6 +38,8 @@ LOGGED = 30.0
 NOT_THERE = (0.5, 1.0, 2.0)
 STILL_NOT_THERE = (0.1, 0.2)
 IN_VAIN = 3
+#: With one of these headers a body's size is not its Content-Length.
+_OF_OTHER_SIZE = ("Content-Encoding", "Transfer-Encoding")
 #: An error's body is quoted up to so many characters.
 _QUOTED = 200
 
@@ -74,6 +77,10 @@ class Source:
         self._metrics = metrics
         self._journal = journal
         self._place = place or Place()
+        try:
+            self._url = str(URL(feed.url))
+        except ValueError as error:
+            raise Stop(f"[{feed.section}] {feed.url} is no address ({error}); correct url") from error
         key = feed.api_key.get_secret_value()
         self._session = connections.session(keep=feed.use_session)
         self._throttle = connections.throttle(key)
@@ -106,8 +113,7 @@ class Source:
         self._metrics.lists += 1
         request = Request(
             "list",
-            feed.url,
-            [params],
+            [_address(self._url, params)],
             self._list_timeout,
             feed.list_retries,
             feed.list_sleep_time,
@@ -122,10 +128,10 @@ class Source:
         feed = self._feed
         self._metrics.details += 1
         queue_id = records.queue_id(listed) or ""
+        path = f"{self._url}/{quote(queue_id, safe='', errors='surrogatepass')}"
         request = Request(
             "detail",
-            f"{feed.url}/{quote(queue_id, safe='', errors='surrogatepass')}",
-            [{"time": time} for time in times],
+            [_address(path, {"time": time}) for time in times],
             self._detail_timeout,
             feed.detail_retries,
             feed.detail_sleep_time,
@@ -158,19 +164,21 @@ class Source:
     async def _answer(self, request: Request, accept: Callable[[Any], _Answer]) -> _Answer:
         tries = Tries(self._answered)
         while True:
-            if time.monotonic() - tries.begun + self._throttle.left() > PATIENCE:
-                raise Postponed(
-                    f"{self._name(request)}: the provider asks to wait for over an hour; the next run goes on"
-                )
-            await self._throttle.ready()
-            params = request.ways[tries.not_there % len(request.ways)]
             started = time.monotonic()
+            if wait := self._throttle.left():
+                if started - tries.begun + wait > PATIENCE:
+                    raise Postponed(
+                        f"{self._name(request)}: the provider asks to wait for over an hour; the next run goes on"
+                    )
+                await self._throttle.ready()
+            way = request.ways[tries.not_there % len(request.ways)]
             tries.begin(self._answered)
             try:
                 async with request.turn:
-                    await self._throttle.ready()  # a 429 may have come while this one waited for its turn
+                    if self._throttle.left():  # a 429 came while this one waited for its turn
+                        await self._throttle.ready()
                     started = time.monotonic()
-                    answer = await self._once(request, params, accept)
+                    answer = await self._once(request, way, accept)
                     self._metrics.answered(time.monotonic() - started, good=True)
                     request.slots.went_well()
                     if tries.not_there:
@@ -232,11 +240,9 @@ class Source:
         kind = Unreachable if unreachable else Retry
         return kind(f"{self._name(request)}: {failure}, {tries.count} times; the next run tries again")
 
-    async def _once(
-        self, request: Request, params: dict[str, str], accept: Callable[[Any], _Answer]
-    ) -> _Answer:
+    async def _once(self, request: Request, way: URL, accept: Callable[[Any], _Answer]) -> _Answer:
         """One try: what was asked for, or the exception that says how to go on."""
-        status, headers, body = await self._exchange(request, params)
+        status, headers, body = await self._exchange(request, way)
         if status != 200:
             raise self._refusal(request, status, headers, _said(body))
         answer = self._decoded(body, request)
@@ -251,16 +257,13 @@ class Source:
         self._throttle.answered()
         return accepted
 
-    async def _exchange(
-        self, request: Request, params: dict[str, str]
-    ) -> tuple[int, CIMultiDictProxy[str], bytes]:
+    async def _exchange(self, request: Request, way: URL) -> tuple[int, CIMultiDictProxy[str], bytes]:
         """Status, headers and body of a whole answer."""
         answered = False
         self._place.sent()
         try:
             async with self._session.get(
-                request.url,
-                params=params,
+                way,
                 headers=self._headers,
                 timeout=request.timeout,
                 allow_redirects=False,
@@ -284,8 +287,12 @@ class Source:
             self._place.received(answer=answered)
 
     async def _body(self, request: Request, response: aiohttp.ClientResponse) -> bytes:
-        """The body, unpacked, in pieces. Raises Retry for one that is larger than it may be."""
+        """The body, unpacked; in pieces where its size is not announced. Raises Retry for one that is larger than it may be."""
         most = self._feed.max_answer_bytes
+        headers = response.headers
+        announced = headers.get("Content-Length") if headers.keys().isdisjoint(_OF_OTHER_SIZE) else None
+        if announced and int(announced) <= most:
+            return await response.read()
         pieces, size = [], 0
         async for piece in response.content.iter_any():
             size += len(piece)
@@ -357,8 +364,12 @@ class Source:
 
 
 def _shown(request: Request) -> str:
-    params = "&".join(f"{name}={value}" for name, value in request.ways[0].items())
-    return f"GET {request.url}?{params}"
+    return f"GET {request.ways[0].human_repr()}"
+
+
+def _address(path: str, parameters: dict[str, str]) -> URL:
+    # Encoded here: to take an address apart and look for what has to be costs more than the rest of a request's making.
+    return URL(f"{path}?{urlencode(parameters)}", encoded=True)
 
 
 def _list_answer(answer: Any) -> list[Any]:

@@ -15,7 +15,6 @@ from mailferry.events.backfill import Backfill
 from mailferry.events.check import BLUR, Lines, compare
 from mailferry.events.destination import in_thread
 from mailferry.events.hours import HOUR, Hours
-from mailferry.events.reader import Reader
 from mailferry.events.source import Source
 from mailferry.events.windows import Range
 
@@ -105,13 +104,13 @@ class Verifier(Backfill):
             lines.count()
             return hours
         for piece in _pieces(progress.coverage, start, end, _PAGES * self._feed.page_limit):
-            await self._compare(hours, piece)
+            await self._compare(hours, piece, progress)
             self._watch(self._feed.section, (piece.end - start) / (end - start), self._metrics.lists)
         return hours
 
-    async def _compare(self, hours: Hours, piece: Range) -> None:
+    async def _compare(self, hours: Hours, piece: Range, progress: Progress) -> None:
         source = Source(self._feed, self._connections, self._metrics, self._journal)
-        reader = Reader(self._feed, source, self._metrics, self._journal, self._clock)
+        reader = self._reader(source, progress)
         listed: list[Placed] = []
         start = piece.start
         async for batch, events in reader.listed(piece.start - BLUR, piece.end + BLUR):

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from mailferry.events.order import newest_first
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from mailferry.events.order import Entry
 
 #: From here on, records that all lie within one second are taken for a page, if they are so round a number.
 _BURST = 100
+#: No page is smaller.
+_SMALLEST = 10
 #: Pages of one window that may be held in memory while its oldest part is still being asked for.
 HELD_PAGES = 16
 
@@ -71,12 +73,15 @@ class Batch:
 class Pages:
     """How many records make a page full: the configured number, or fewer where an answer showed that."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, expected: Callable[[int, int], int] = lambda _start, _end: 0) -> None:
+        """`expected`: how many events of a range, Unix seconds, the provider has listed before; 0 where that is not known."""
         self._configured = self.limit = limit
+        self._expected = expected
         #: Whether no answer has shown yet that `endtime` is exclusive.
         self.inclusive = True
-        #: Small sizes at which an answer was found to be whole.
+        #: Small or odd sizes at which an answer was found to be whole; and the largest of an answer that was not full.
         self._whole: set[int] = set()
+        self._largest = 0
 
     def full(self, size: int) -> bool:
         """Whether an answer of so many records may be cut."""
@@ -84,9 +89,16 @@ class Pages:
             self.limit = self._configured  # the provider returns more again
         return size >= self.limit
 
-    def doubtful(self, size: int) -> bool:
-        """Whether an answer that is not full is of so round a size that it may be a page after all."""
-        return _round(size) and size < self.limit and size not in self._whole
+    def doubtful(self, size: int, asked: Range) -> bool:
+        """Whether an answer that is not full may be a page after all.
+
+        Its size is round, or no answer was larger and one as large; or more of that time was listed before.
+        """
+        if not _SMALLEST <= size < self.limit:
+            return False
+        again = size == self._largest >= _BURST
+        self._largest = max(self._largest, size)
+        return ((again or _round(size)) and size not in self._whole) or size < self._expected(*asked)
 
     def learn(self, answer: Sequence[Entry], older: Sequence[Entry]) -> None:
         """Compare an answer of doubtful size with the answer to its older part alone."""
@@ -96,7 +108,7 @@ class Pages:
         unclear = size >= _BURST and len(older) == size
         if unclear or any(entry.key not in keys for entry in older):
             self.limit = size
-        elif size < _BURST:
+        elif size < _BURST or not _round(size):
             self._whole.add(size)
 
 
@@ -141,7 +153,7 @@ def read(window: Range, pages: Pages) -> Generator[Range | Batch, Sequence[Entry
                 answer = yield asked
         else:
             answer = yield asked
-        if pages.doubtful(len(answer)):
+        if pages.doubtful(len(answer), asked):
             pages.learn(answer, (yield _older(asked, answer)))
         if not pages.full(len(answer)):
             yield Batch(range=asked, answer=answer)
