@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
-from schemathesis import GenerationMode
-from schemathesis.core.result import Ok
 from support_page import configured, fill, in_database, job, opened, past, served
 
 from mailferry.mailbox.workbook.values import Counts, RejectedRow
@@ -41,10 +38,14 @@ def site(
         yield url, numbers
 
 
-@pytest.mark.parametrize("mode", list(GenerationMode))
-def test_every_answer_is_as_described_whatever_is_asked(
-    site: tuple[str, dict[str, int]], mode: GenerationMode
-) -> None:
+@pytest.mark.parametrize("kind", ["positive", "negative"])
+def test_every_answer_is_as_described_whatever_is_asked(site: tuple[str, dict[str, int]], kind: str) -> None:
+    # A tenth of what it costs to collect all tests, in each worker.
+    import schemathesis
+    from schemathesis import GenerationMode
+    from schemathesis.core.result import Ok
+
+    mode = GenerationMode(kind)
     described = schemathesis.openapi.from_url(f"{site[0]}/api/v1/openapi.json")
     operations = [found.ok() for found in described.get_all_operations() if isinstance(found, Ok)]
     assert len(operations) == sum(len(methods) for methods in document()["paths"].values())

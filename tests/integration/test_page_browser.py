@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect, sync_playwright
 from support_page import REJECTED, SCRIPT, TURNED, configured, fill, in_database, job, past, served
 
 from mailferry.mailbox.workbook.values import Counts
@@ -20,7 +18,7 @@ from mailferry.mailbox.workbook.values import Counts
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
     from mailferry.config.database import DatabaseSettings
 
@@ -58,10 +56,19 @@ class Shown:
         return page
 
 
+def expect(what: Locator) -> Any:
+    # A tenth of what it costs to collect all tests, in each worker.
+    from playwright.sync_api import expect
+
+    return expect(what)
+
+
 @pytest.fixture(scope="module")
 def shown(
     tmp_path_factory: pytest.TempPathFactory, new_shared_database: Callable[[], DatabaseSettings]
 ) -> Iterator[Shown]:
+    from playwright.sync_api import sync_playwright
+
     program = shutil.which("chromium")
     assert program, "chromium is missing: apt-get install chromium"
     database, folder = new_shared_database(), tmp_path_factory.mktemp("page")
@@ -99,6 +106,8 @@ def _closed(shown: Shown) -> Iterator[None]:
 
 def faults(page: Page) -> list[str]:
     """What axe finds seriously wrong for those who cannot see, or not use a mouse."""
+    from axe_playwright_python.sync_playwright import Axe
+
     found = Axe().run(page).response["violations"]
     return [
         f"{one['id']}: {node['html']}" for one in found if one["impact"] in SERIOUS for node in one["nodes"]
