@@ -84,9 +84,4 @@ def simulate(
         simulation = replace(simulation, domains=tuple(domain))
     if feed:
         simulation = replace(simulation, feeds=tuple(feed))
-
-    def announce(line: str) -> None:
-        typer.echo(line)
-        sys.stdout.flush()
-
-    sys.exit(run(simulation, announce))
+    sys.exit(run(simulation, typer.echo))
