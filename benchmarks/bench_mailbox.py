@@ -200,6 +200,15 @@ def load(folder: Path) -> Iterator[Figure]:
         against="\\copy of ready CSV, same upsert",
         at_most=3,
     )
+    text, bare = median([(text.said["seconds"][0], copy.client.wall) for _, text, copy, _ in rounds])
+    yield Figure(
+        name="100,000 rows, text, file to commit",
+        value=text,
+        limit=bare,
+        unit="s",
+        against="\\copy of ready CSV, same upsert",
+        at_most=2,
+    )
     book, text = median([(ours.said["seconds"][0], text.said["seconds"][0]) for ours, text, _, _ in rounds])
     yield Figure(
         name="100,000 rows, .xlsx, file to commit",
@@ -247,7 +256,7 @@ def declared(folder: Path) -> Iterator[Figure]:
     path = workbook(folder / "book.xlsx", ROWS)
     text = _as_delimited(_as_csv(path), folder / "delimited.csv")
     with postgres(folder) as server:
-        for name, given, most in ((".xlsx", path, 1.15), ("text", text, 2)):
+        for name, given, most in ((".xlsx", path, 1.15), ("text", text, 1.5)):
             rounds = []
             for _ in range(ROUNDS):
                 taken = []

@@ -65,7 +65,9 @@ def plain_booleans(texts: Sequence[str]) -> Sequence[str] | None:
 
 def plain_dates(texts: Sequence[str]) -> Sequence[str] | None:
     """Days as 2024-01-31 or 31.01.2024."""
-    lines = _DAY_FIRST.sub(r"\3-\2-\1", _lines(texts))
+    lines = _lines(texts)
+    if "." in lines:
+        lines = _DAY_FIRST.sub(r"\3-\2-\1", lines)
     return _valid(lines, _DAYS, dt.date.fromisoformat)
 
 
