@@ -152,7 +152,7 @@ def idle_service(folder: Path) -> Iterator[Figure]:
         mailbox.Maildir(folder / "Maildir")
         config = folder / "mailferry.toml"
         config.write_text(
-            f'{head}[service]\ndata_dir = "data"\n{sections}[mailbox.shipments]\nmaildir = "Maildir"\n'
+            f'{head}[service]\ndata_dir = "data"\n{sections}[mailbox.shipments]\nmaildir = "Maildir"\ncreate_table = true\n'
         )
         with services(config) as [worker]:
             wait_until(head, "SELECT count(*) FROM mailferry.feeds WHERE ended_at IS NOT NULL", 5)
@@ -204,7 +204,7 @@ def one_load(folder: Path) -> Iterator[Figure]:
         mailbox.Maildir(folder / "Maildir")
         config = folder / "mailferry.toml"
         config.write_text(
-            f'{head}[service]\ndata_dir = "data"\n[mailbox.shipments]\nmaildir = "Maildir"\nsubject_filter = ""\n'
+            f'{head}[service]\ndata_dir = "data"\n[mailbox.shipments]\nmaildir = "Maildir"\ncreate_table = true\nsubject_filter = ""\n'
         )
         # The first makes the table, and warms the disk.
         for _ in range(10):
@@ -233,7 +233,7 @@ def _rate(folder: Path, head: str, *, workers: int, count: int = 400, tables: in
         mailbox.Maildir(folder / name)
         sections += (
             f'[mailbox.{name}]\nmaildir = "{name}"\nbase_dir = "{name}.d"\nsubject_filter = ""\n'
-            f'target_table = "{name}"\nschedule = "1h"\n'
+            f'target_table = "{name}"\ncreate_table = true\nschedule = "1h"\n'
         )
     config = folder / "mailferry.toml"
     config.write_text(f'{head}[service]\ndata_dir = "data"\n{sections}')

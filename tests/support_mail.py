@@ -73,4 +73,5 @@ def feed_of(base: Path, root: Path, database: DatabaseSettings, **changes: Any) 
         if name in MailboxSettings.model_fields and name != "name":
             mailbox[name] = changes.pop(name)
     values = {"name": "test", "mailbox": MailboxSettings(**mailbox), "database": database, "base_dir": base}
+    values["create_table"] = True
     return MailboxFeed(**{**values, **changes})

@@ -113,6 +113,7 @@ def _configure(folder: Path, where: dict[str, str], announced: dict[str, Any]) -
             f"[mailbox.{table}]",
             'maildir = "Maildir"',
             f'base_dir = "data/{table}"',
+            "create_table = true",
             'schedule = "1m"',
         ]
         lines += [f'subject_filter = "{table}"', f'target_table = "{table}"', 'unique_key = "hawb_no"']

@@ -42,7 +42,7 @@ def run(folder: Path) -> bool:
     inbox = mailbox.Maildir(folder / "Maildir")
     config = folder / "config.env"
     config.write_text(
-        "EMAIL_MAILDIR=Maildir\nAPP_BASE_DIR=data\nDB_UNIQUE_KEY=hawb_no\nDB_TARGET_TABLE=shipments\n"
+        "EMAIL_MAILDIR=Maildir\nAPP_BASE_DIR=data\nDB_UNIQUE_KEY=hawb_no\nDB_TARGET_TABLE=shipments\nDB_CREATE_TABLE=true\n"
     )
     print(
         "\nMailbox feeds: a Maildir, a private PostgreSQL that starts when needed, six messages with workbooks\n"

@@ -13,6 +13,7 @@ import os
 import re
 import selectors
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -173,6 +174,22 @@ def _check(conn: Connection) -> None:
         heard.register(conn.fileno(), selectors.EVENT_READ)
         if heard.select(timeout=0):
             ConnectionPool.check_connection(conn)
+
+
+def data_folder(conn: Connection) -> Path | None:
+    """Where a server of this machine keeps its data, as far as this user can see it: the private one, and others of the same user.
+
+    The second line of its socket's lock file says so, https://www.postgresql.org/docs/current/storage-file-layout.html.
+    """
+    folder = Path(conn.info.host)
+    if not folder.is_absolute():
+        return None
+    try:
+        lines = (folder / f".s.PGSQL.{conn.info.port}.lock").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    found = Path(lines[1]) if len(lines) > 1 else None
+    return found if found and found.is_dir() else None
 
 
 def prepare(where: dict[str, Any], temp_schema: str) -> None:

@@ -72,6 +72,22 @@ def require_room(folder: Path, min_free: int | None, size: int = 0) -> None:
         )
 
 
+def foreign(folder: Path) -> str:
+    """Why root must not write in a folder, which may be missing yet: it is another user's, who may plant links there; "" where it may."""
+    if sys.platform == "win32" or os.geteuid():
+        return ""
+    import pwd
+
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    if not (owner := there.stat().st_uid):
+        return ""
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"#{owner}"
+    return f"{there} belongs to user {name}, and root writes nothing there. Run it as that user: sudo -u '{name}' mailferry ..."
+
+
 def sync_folder(folder: Path) -> None:
     """Make names that were added to or changed in `folder` durable. Windows has no such call and needs none."""
     if sys.platform == "win32":
@@ -141,13 +157,13 @@ def opener(path: str | Path, flags: int, mode: int = FILE_MODE) -> int:
     return descriptor
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing. Raises OSError."""
+def make_folder(folder: Path, mode: int = FOLDER_MODE) -> None:
+    """Make a folder of this mode, and those above it that are missing, whatever the umask. Raises OSError."""
     if folder.is_dir():
         return
     if folder.parent != folder:
         make_folder(folder.parent)
-    folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+    folder.mkdir(mode=mode, exist_ok=True)
 
 
 def _keep_mode(descriptor: int, path: Path, mode: int | None) -> None:

@@ -344,7 +344,9 @@ class _File:
             if self._file is not None and (found.st_dev, found.st_ino) == self._place:
                 return self._file
         except FileNotFoundError:
-            self.path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            from mailferry.disk import make_folder
+
+            make_folder(self.path.parent, 0o750)
         self.close()
         self._file = FileIO(self.path, "a", opener=_open)
         status = os.fstat(self._file.fileno())

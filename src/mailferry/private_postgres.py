@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mailferry.disk import make_folder
 from mailferry.errors import Retry, Stop
 from mailferry.postgres_account import account_of
 from mailferry.postgres_programs import OLDEST, Binaries, copy_for_all, installed
@@ -166,7 +167,7 @@ class _Server:
 
     def _make_folders(self) -> None:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             with self._opened() as made:
                 if self._account.ids and os.fstat(made).st_uid == 0:
                     os.fchown(made, self._account.uid, self._account.gid)

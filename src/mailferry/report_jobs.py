@@ -176,7 +176,7 @@ def details_text(details: Details, rejected: Sequence[tuple[File, Sequence[Rejec
         if file.error:
             lines.append(f"             {file.error}")
         if file.path:
-            lines.append(f"             {file.path}")
+            lines.append(f"             {file.original if file.original and file.finished_at else file.path}")
         lines += [f"             warning: {warning}" for warning in c.warnings]
     lines += [f"  skipped    part {p.section} {p.name!r}: {p.reason}" for p in details.skipped]
     for file, rows in rejected:

@@ -47,6 +47,8 @@ def _lines(one: Preview) -> Iterator[str]:
         for row in one.rejects
     )
     yield from (f"  {_changed(change)}" for change in one.changes)
+    if one.create_sql:
+        yield f"  the table is made by: {one.create_sql}"
 
 
 def _verdict(one: Preview) -> str:

@@ -116,6 +116,41 @@ def test_a_refused_file_is_a_mail_that_can_be_forwarded_with_an_address_as_the_o
     assert (len(post.mails), len(web.at("/hook")), len(web.at("/ping"))) == (1, 1, 1)
 
 
+def test_a_sender_who_may_not_change_rows_is_on_record_with_the_reason_and_announced_once(
+    tmp_path: Path, database_settings: DatabaseSettings, post: Post
+) -> None:
+    site = Site(tmp_path, database_settings)
+    site.configure(EMAIL_ALLOW_SENDERS="partner.example", ALERT_MAIL_TO=TO, ALERT_SMTP_URL=post.url)
+    site.maildir.deliver(mail("Track and Trace", ("rows.xlsx", workbook(HEADER, ("a1", "ok", 1)))))
+    for status in (1, 0):
+        assert site.load()[0] == status
+    ((state, error, refused),) = site.query("SELECT state, error, refused FROM mailferry.jobs")
+    assert (state, refused) == ("failed", True)
+    assert "EMAIL_ALLOW_SENDERS" in error
+    assert site.query("SELECT count(*) FROM tracking_data") == [(0,)]
+    (only,) = post.mails
+    assert only["Subject"] == "Refused: Track and Trace"
+    body = only.get_body()
+    assert body
+    assert "EMAIL_ALLOW_SENDERS" in body.get_content()
+
+
+def test_mail_that_waits_by_a_limit_is_announced_once_by_cron(
+    tmp_path: Path, database_settings: DatabaseSettings, post: Post
+) -> None:
+    site = Site(tmp_path, database_settings)
+    site.configure(FILE_MAX_SENDER_MESSAGES=1, ALERT_MAIL_TO=TO, ALERT_SMTP_URL=post.url)
+    for key in "ab":
+        site.maildir.deliver(mail("Track and Trace", ("rows.xlsx", workbook(HEADER, (key, "ok", 1)))))
+    for _ in range(2):
+        assert site.load()[0] == 1
+    assert site.query("SELECT count(*) FROM tracking_data") == [(1,)]
+    (only,) = post.mails
+    body = only.get_body()
+    assert body
+    assert "1 messages of sender@example.com wait in the mailbox until tomorrow" in body.get_content()
+
+
 def test_an_event_feed_that_fails_by_cron_is_announced_once_and_its_recovery_once(
     tmp_path: Path, web: Web
 ) -> None:

@@ -322,6 +322,20 @@ def test_a_worker_without_the_fence_commits_nothing_even_if_its_session_lives(
     again.close()
 
 
+def test_events_wait_at_the_provider_while_the_disk_of_the_database_is_nearly_full(
+    tmp_path: Path, pool: Pool, db: Connection
+) -> None:
+    run = Opened(a_feed(tmp_path, min_free=1 << 60), pool)
+    with pytest.raises(Retry, match=r"free on the disk of .*min_free.*Nothing is lost"):
+        run.write(line(1))
+    run.close()
+    assert db.execute("SELECT number FROM mail_events").fetchall() == []
+    again = Opened(a_feed(tmp_path, min_free=0), pool)
+    again.write(line(1))
+    again.close()
+    assert db.execute("SELECT number FROM mail_events").fetchall() == [(1,)]
+
+
 HOSTILE = {
     "NUL": rb'{"a":"x\u0000y"}',
     "NUL in a key": rb'{"a\u0000":1,"a\ufffd":2}',

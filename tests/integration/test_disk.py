@@ -153,6 +153,13 @@ def test_what_a_run_makes_is_not_writable_for_others_whatever_the_umask(tmp_path
         assert not [path for path in made if path.stat().st_mode & 0o022]
 
 
+def test_a_folder_has_its_mode_and_those_above_it_are_not_writable_for_others(tmp_path: Path) -> None:
+    with umask(0):
+        disk.make_folder(tmp_path / "a" / "b" / "c", 0o700)
+    modes = [stat.S_IMODE((tmp_path / place).stat().st_mode) for place in ("a", "a/b", "a/b/c")]
+    assert modes == [0o755, 0o755, 0o700]
+
+
 def test_a_stricter_umask_is_kept(tmp_path: Path) -> None:
     with umask(0o077):
         disk.make_folder(tmp_path / "a" / "b")

@@ -132,6 +132,7 @@ def check(name: str, made: dict[str, object]) -> str:
         variables = {
             "EMAIL_MAILDIR": "Maildir",
             "APP_BASE_DIR": "data",
+            "DB_CREATE_TABLE": "true",
             "DB_HOST": made["host"],
             "DB_PORT": made["port"],
             "DB_USERNAME": made["user"],

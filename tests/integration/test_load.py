@@ -64,9 +64,10 @@ def zipped(**books: bytes) -> bytes:
 
 def test_files_of_one_name_in_a_zip_are_all_loaded(here: Setting) -> None:
     books = {number: workbook(HEADER, (number, "out", 1)) for number in ("a", "b", "c")}
-    here.maildir.deliver(mail("Track and Trace", ("all.zip", zipped(**books))))
+    archive = zipped(**books)
+    here.maildir.deliver(mail("Track and Trace", ("all.zip", archive)))
     here.gather()
-    pending = here.places()
+    pending = [place for place in here.places() if place.endswith("report.xlsx")]
     assert len(pending) == 3
     (here.base / pending[0]).unlink()
     assert here.load().exit_status == 0
@@ -74,7 +75,48 @@ def test_files_of_one_name_in_a_zip_are_all_loaded(here: Setting) -> None:
     assert here.query("SELECT member, name, state FROM mailferry.files ORDER BY id") == [
         (f"{number}/report.xlsx", "report.xlsx", "loaded") for number in ("a", "b", "c")
     ]
-    assert [Path(place).name for place in here.places()] == [Path(place).name for place in pending]
+    (kept,) = here.places()
+    assert kept.startswith("processed/")
+    assert (here.base / kept).read_bytes() == archive
+
+
+def test_an_archive_is_kept_as_it_came_and_its_files_can_be_retried(
+    here: Setting,
+) -> None:
+    books = {"good": workbook(HEADER, ("1", "a", 1))}
+    books |= {name: workbook(HEADER, (None, name, 1)) for name in ("bad", "worse")}
+    archive = zipped(**books)
+    here.maildir.deliver(mail("Track and Trace", ("all.zip", archive)))
+    assert here.load().exit_status == 1
+    failed = [place for place in here.places() if place.startswith("failed/")]
+    assert sorted(place[33:] for place in failed) == ["all.zip", *["report.xlsx.rejects.csv"] * 2]
+    (kept,) = (here.base / place for place in failed if place.endswith("all.zip"))
+    assert kept.read_bytes() == archive
+    assert here.query("SELECT DISTINCT original FROM mailferry.files") == [(str(kept),)]
+    # The message is gone: the archive has them.
+    for message in (here.maildir.root / "cur").iterdir():
+        message.unlink()
+    for share in (0.5, 1):
+        with psycopg.connect(**database.parameters(here.settings)) as conn:
+            admin.retry(conn, 1)
+        here.load(max_rejected=share)
+        assert kept.exists() == (share < 1)
+    assert here.query("SELECT DISTINCT state FROM mailferry.files") == [("loaded",)]
+    found = sorted(here.places())
+    assert all(place.startswith("processed/") for place in found)
+    assert sorted(place[47:] for place in found) == ["all.zip", *["report.xlsx.rejects.csv"] * 2]
+
+
+def test_what_a_mail_inflates_to_is_not_kept(here: Setting) -> None:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in "ab":
+            archive.writestr(f"{name}.csv", b"no;key\r\n" * (25 * 2**20 // 8))
+    message = mail("Track and Trace", ("all.zip", made.getvalue()))
+    here.maildir.deliver(message)
+    assert [file.state for file in one(here.load()).files] == [FileState.REJECTED] * 2
+    kept = sum((here.base / place).stat().st_size for place in here.places())
+    assert (kept, kept < len(message) < 2**18) == (len(made.getvalue()), True), "of 50 MiB"
 
 
 def test_a_run_behind_another_feeds_job_says_so_and_fails(here: Setting) -> None:
@@ -252,20 +294,35 @@ def test_mail_waits_in_the_mailbox_while_the_disk_is_nearly_full(
     assert [row[0] for row in here.rows()] == ["1"]
 
 
-def test_what_is_over_the_bytes_of_a_day_waits_for_tomorrow(
-    here: Setting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(records, "MOST_RETRIES", 0)
+def test_what_is_over_the_bytes_of_a_day_waits_for_tomorrow(here: Setting) -> None:
     here.send(("1", "a", 1))
     here.send(("2", "b", 2))
     run = here.load(max_day_bytes=1)
-    assert (run.status, run.exit_status, run.arrived) == ("failed", 1, 1)
-    assert "until tomorrow, or until that is raised" in run.error
+    assert (run.status, run.exit_status, run.arrived) == ("done", 1, 1)
+    assert ["until tomorrow, or until that is raised" in trouble for trouble in run.troubles] == [True]
     assert [row[0] for row in here.rows()] == ["1"]
     tomorrow = local_now() + dt.timedelta(days=1)
     run = run_once.run(here.feed(max_day_bytes=1), clock=lambda: tomorrow)
     assert (run.exit_status, run.arrived) == (0, 1)
     assert [row[0] for row in here.rows()] == ["1", "2"]
+
+
+def test_a_sender_who_sends_more_than_a_day_allows_waits_and_holds_up_no_other(here: Setting) -> None:
+    for key, name in (("1", "A"), ("2", "B"), ("3", "C"), ("4", "")):
+        sender = f"{name} <Many@example.com>" if name else "few@example.com"
+        book = workbook(HEADER, (key, "a", 1))
+        here.maildir.deliver(mail("Track and Trace", ("data.xlsx", book), sender=sender))
+    for arrived in (3, 0):
+        run = here.load(max_sender_messages=2)
+        assert (run.status, run.exit_status, run.arrived) == ("done", 1, arrived)
+        assert run.troubles == [
+            "1 messages of many@example.com wait in the mailbox until tomorrow: max_sender_messages allows 2 of one sender a day"
+        ]
+        assert [row[0] for row in here.rows()] == ["1", "2", "4"]
+    tomorrow = local_now() + dt.timedelta(days=1)
+    run = run_once.run(here.feed(max_sender_messages=2), clock=lambda: tomorrow)
+    assert (run.exit_status, run.arrived) == (0, 1)
+    assert [row[0] for row in here.rows()] == ["1", "2", "3", "4"]
 
 
 def test_rows_that_the_server_refuses_are_reported_by_their_sheet_and_row(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ from support_mail import Maildir, mail, workbook
 
 from mailferry.commands import mailbox
 from mailferry.config import env
+from mailferry.errors import Stop
+from mailferry.mailbox.folders import Folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +39,7 @@ class Installed:
         self.maildir = Maildir(folder / "Maildir")
         self.config = folder / "config.env"
         self.config.write_text(
-            f"EMAIL_MAILDIR=Maildir\nAPP_BASE_DIR=app\nDB_HOST={database.host}\nDB_NAME={database.name}\n"
+            f"EMAIL_MAILDIR=Maildir\nAPP_BASE_DIR=app\nDB_CREATE_TABLE=true\nDB_HOST={database.host}\nDB_NAME={database.name}\n"
             f"DB_USERNAME={database.user}\nDB_PASSWORD={SECRET}\n"
         )
         self.config.chmod(0o600)
@@ -278,6 +282,39 @@ def test_load_breaks_off_a_step_that_does_not_end_and_the_next_run_does_it(
     assert db.execute("SELECT count(*) FROM tracking_data WHERE status = 'a'").fetchone() == (3,)
 
 
+def test_a_job_whose_files_came_in_an_archive_is_previewed_out_of_it(here: Installed) -> None:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("good.xlsx", workbook(HEADER, ("1", "a")))
+        archive.writestr("bad.xlsx", workbook(HEADER, (None, "b")))
+    here.maildir.deliver(mail("Track and Trace", ("all.zip", made.getvalue())))
+    assert here.run("load")[0] == 1
+    seen = here.json("preview", "1", status=1)["previews"]
+    assert [(one["file"], one["loads"]) for one in seen] == [("good.xlsx", True), ("bad.xlsx", False)]
+
+
+@pytest.mark.parametrize("owned", ["app", "app/failed", "logs"])
+def test_root_writes_nothing_below_a_folder_of_another_user(
+    here: Installed,
+    fresh_logs: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    owned: str,
+) -> None:
+    folder = here.folder / owned
+    folder.mkdir(parents=True)
+    if os.geteuid() == 0:
+        os.chown(folder, 65534, 65534)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    if owned == "logs":
+        here.config.write_text(f"{here.config.read_text()}LOG_DIR=logs\n")
+    assert mailbox.run_check(here.config, as_json=False) in (1, 2)
+    assert f"{folder} belongs to user " in capfd.readouterr().out
+    with pytest.raises(Stop, match="belongs to user"):
+        Folders(base=mailbox.read(here.config).base_dir).prepare()
+    assert not list(folder.iterdir())
+
+
 def test_without_a_database_configured_the_private_one_is_used(tmp_path: Path, server_folder: Path) -> None:
     folder = server_folder / "private-load"
     folder.mkdir(mode=0o755)
@@ -286,7 +323,12 @@ def test_without_a_database_configured_the_private_one_is_used(tmp_path: Path, s
     done = subprocess.run(
         [sys.executable, "-m", "mailferry", "load", "--json"],
         cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "EMAIL_MAILDIR": "Maildir", "APP_BASE_DIR": str(folder / "app")},
+        env={
+            "PATH": os.environ["PATH"],
+            "EMAIL_MAILDIR": "Maildir",
+            "APP_BASE_DIR": str(folder / "app"),
+            "DB_CREATE_TABLE": "true",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -304,6 +346,7 @@ def test_the_commands_take_one_feed_of_a_toml_file(here: Installed) -> None:
     name = here.json("check")["checks"][0]["text"].removeprefix("feed ")
     second = (
         f'\n[mailbox.second]\nmaildir = "{here.maildir.root}"\ntarget_table = "other"\nbase_dir = "second"\n'
+        "create_table = true\n"
     )
     (here.folder / "mailferry.toml").write_text(text + second)
     here.send(("1", "a"))

@@ -17,8 +17,10 @@ from support_mail import Maildir, feed_of, mail, workbook
 
 from mailferry import database
 from mailferry.mailbox import pieces, run_once
+from mailferry.mailbox.health import checks
 from mailferry.mailbox.ledger import records, rows
 from mailferry.mailbox.ledger.jobs import FileState
+from mailferry.mailbox.preview import preview
 from mailferry.mailbox.target import upsert
 from mailferry.secrets import hide
 
@@ -50,6 +52,27 @@ def here(tmp_path: Path, database_settings: DatabaseSettings) -> Setting:
 
 def states(run: run_once.Run) -> list[FileState]:
     return [file.state for _, details in sorted(run.jobs.items()) for file in details.files]
+
+
+def test_mail_makes_no_table_unless_that_is_allowed_and_waits_for_it(here: Setting) -> None:
+    here.send(("HAWB", "Status"), ("1", "a"))
+    feed = feed_of(here.base / "app", here.maildir.root, here.settings, create_table=False)
+    run = run_once.run(feed)
+    assert (run.status, run.exit_status) == ("blocked", 1)
+    assert "no table tracking_data" in run.error
+    assert "`mailferry preview 1`" in run.error
+    assert here.query("SELECT state, error FROM mailferry.jobs") == [("pending", run.error)]
+    assert not here.query("SELECT FROM pg_class WHERE relname = 'tracking_data'")
+    (checked,) = (one for one in checks(feed) if one.name == "database")
+    assert not checked.ok
+    assert "mailferry preview FILE" in checked.text
+    (path,) = (here.base / "app/pending").glob("*.xlsx")
+    with database.connect(here.settings) as pool:
+        (seen,) = preview(pool, feed, path, "data.xlsx")
+    assert not seen.loads
+    here.query(seen.create_sql)
+    assert run_once.run(feed).exit_status == 0
+    assert here.query("SELECT hawb, status, file_source FROM tracking_data") == [("1", "a", "data.xlsx")]
 
 
 def test_a_key_with_a_space_in_its_name_works_for_every_file_not_only_for_the_one_that_made_the_table(

@@ -271,7 +271,7 @@ def test_load_tells_its_job_in_the_files(tmp_path: Path, database_settings: Data
     box = Maildir(tmp_path / "Maildir")
     secret = "pass-of-the-database"
     (tmp_path / "config.env").write_text(
-        f"EMAIL_MAILDIR=Maildir\nAPP_BASE_DIR=app\nAPP_NAME=parcels\nDB_HOST={database_settings.host}\n"
+        f"EMAIL_MAILDIR=Maildir\nDB_CREATE_TABLE=true\nAPP_BASE_DIR=app\nAPP_NAME=parcels\nDB_HOST={database_settings.host}\n"
         f"DB_NAME={database_settings.name}\nDB_USERNAME={database_settings.user}\nDB_PASSWORD={secret}\nLOG_DIR=logs\n"
     )
     box.deliver(mail("Track and Trace", ("a\u202e.xlsx", workbook(("HAWB", "Status"), ("1", "a")))))

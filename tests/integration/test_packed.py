@@ -55,7 +55,7 @@ def taken(tmp_path: Path) -> Callable[..., list[PartOutcome]]:
         found = list(outcomes)
         for part in parts:
             found += store(mailbox, ref, part, tmp_path / "pending", settings, limits)
-        paths = {one.path for one in found if one.verdict is Verdict.TAKEN}
+        paths = {path for one in found for path in (one.path, one.original) if path}
         assert paths == set((tmp_path / "pending").iterdir())
         return found
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailferry.config.mailbox import MailboxSettings
+from mailferry.mailbox.file_contract import About
 from mailferry.mailbox.mime.headers import parse_headers
 from mailferry.mailbox.source.senders import Result, refusal, results
 
@@ -98,4 +99,10 @@ def test_any_field_is_read(value: str) -> None:
 def test_a_long_field_costs_little(value: str) -> None:
     begun = time.process_time()
     results(value)
+    assert time.process_time() - begun < 1
+
+
+def test_the_addresses_of_a_long_sender_cost_little() -> None:
+    begun = time.process_time()
+    assert About(file="", sender="a" * 50_000 + " <ops@example.com>").addresses == ("ops@example.com",)
     assert time.process_time() - begun < 1

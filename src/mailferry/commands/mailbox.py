@@ -78,12 +78,15 @@ def read(config: Path | None, feed: str = "") -> MailboxFeed:
 
 def _chosen(config: Path | None, feed: str) -> tuple[MailboxFeed, Configuration]:
     from mailferry import logs
+    from mailferry.disk import foreign
 
     file = chosen_file(config)
     found = configured(file)
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
     feeds, settings = found.mailboxes, found.service
+    if settings.log_dir and (why := foreign(settings.log_dir.absolute())):
+        raise ConfigError([why])
     logs.set_up(settings.log_level, folder=settings.log_dir, style=settings.log_format)
     names = [one.name for one in feeds]
     if not feed and len(feeds) == 1:

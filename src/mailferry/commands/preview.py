@@ -91,21 +91,27 @@ def _of_job(pool: Pool, feed: MailboxFeed, number: int, rows: int) -> list[Previ
     from mailferry import database
     from mailferry.mailbox import preview as trial
     from mailferry.mailbox.ledger import admin
+    from mailferry.mailbox.storing import original_name
 
     with database.transaction(pool) as conn:
         details = admin.show(conn, number)
     if details is None:
         raise Reject(f"There is no job {number}; `mailferry jobs list` shows those there are.")
-    files = {file.path: file for file in details.files if file.path}
-    here = [file for path, file in files.items() if Path(path).is_file()]
+    here: dict[Path, str] = {}
+    for file in details.files:
+        path, original = Path(file.path), Path(file.original)
+        if path.is_file():
+            here[path] = file.name
+        elif original.is_file():
+            here[original] = original_name(original)
     if not here:
         raise Reject(
             f"None of the files of job {number} is on this host any more; `mailferry jobs retry {number}` fetches them."
         )
     return [
         one
-        for file in here
-        for one in trial.preview(pool, feed, Path(file.path), file.name, job=details.job, most=rows)
+        for path, name in here.items()
+        for one in trial.preview(pool, feed, path, name, job=details.job, most=rows)
     ]
 
 

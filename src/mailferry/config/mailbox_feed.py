@@ -69,6 +69,11 @@ class MailboxFeed(Settings):
     unique_key: Annotated[str, Field(min_length=1)] = setting(
         "hawb", "its unique key column", variable="DB_UNIQUE_KEY"
     )
+    create_table: bool = setting(
+        False,
+        "make a table that is missing from the first file; else mail for it waits until the table is there",
+        variable="DB_CREATE_TABLE",
+    )
     sheet: str = setting(
         "", "a worksheet's name, or `all`; empty: the first visible one with the key", variable="FILE_SHEET"
     )
@@ -166,6 +171,12 @@ class MailboxFeed(Settings):
         0,
         "bytes of attachments that are taken in between two midnights: more waits in the mailbox; 0: any number",
         variable="FILE_MAX_DAY_BYTES",
+        ge=0,
+    )
+    max_sender_messages: int = setting(
+        0,
+        "messages of one sender that are taken in between two midnights: more wait in the mailbox; 0: any number",
+        variable="FILE_MAX_SENDER_MESSAGES",
         ge=0,
     )
     retention_days: int = setting(

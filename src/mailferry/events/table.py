@@ -17,7 +17,8 @@ import psycopg
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from mailferry.database import advisory_key, queries, translated
+from mailferry import disk
+from mailferry.database import advisory_key, data_folder, queries, translated
 from mailferry.errors import Retry, Stop
 from mailferry.events import order, partitions
 from mailferry.events import record as records
@@ -32,6 +33,7 @@ from mailferry.events.windows import Gap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from psycopg import sql
 
@@ -86,6 +88,8 @@ class EventTable:
         self._mark = advisory_key("backfill", feed.section)
         self._locked = self._marked = False
         self._held: Connection | None = None
+        #: Where the database's data is, if that can be seen: a full disk stops the server.
+        self._disk: Path | None = None
         self._table: Table | None = None
         self._partitions: list[Partition] | None = None
         self._identity = order.Identity(feed.identity_fields, feed.ignored_fields)
@@ -203,6 +207,8 @@ class EventTable:
 
         A connection that is lost at its very end leaves open whether it happened: the next run goes by what it finds.
         """
+        if self._disk and lines:
+            disk.require_room(self._disk, self._feed.min_free, sum(len(line.data) for line in lines))
         made = rows((line for line in lines if not line.changed), self._last_number)
         with _translated():
             if made:
@@ -260,6 +266,7 @@ class EventTable:
                 raise Stop(
                     f"The database's encoding is {row[0]}, which cannot hold every event. Use a database in UTF8."
                 )
+            self._disk = data_folder(self._held)
         return self._held
 
     def _prepared(self) -> Table:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 #: Options of a route that say where the rows stand.
 _PLACES = ("header_row", "header_rows", "skip_after", "stop_at", "hidden")
-_ADDRESS = re.compile(r"[^\s<>(),;:\"]+@[^\s<>(),;:\"]+")
+#: Looked for only where a word begins: else a long word without `@` takes seconds.
+_ADDRESS = re.compile(r"(?<![^\s<>(),;:\"])[^\s<>(),;:\"]+@[^\s<>(),;:\"]+")
 #: At the end of the header, where no name can stand.
 _LAST_ADDRESS = re.compile(r"<([^\s<>]+@[^\s<>]+)>\s*$")
 
@@ -172,6 +173,15 @@ def _columns(feed: MailboxFeed, target: Target) -> tuple[Column, ...]:
     """As a sheet has to fill them: no value is needed in a cell that leaves the one of the table."""
     kept = kept_blanks(feed, target)
     return tuple(replace(one, nullable=True) if one.name in kept else one for one in target.columns)
+
+
+def refuse_without_table(feed: MailboxFeed, source: str) -> None:
+    """Raises Stop where a missing table is not to be made; `source` is what `mailferry preview` can look at: a job's number, say."""
+    if not feed.create_table:
+        raise Stop(
+            f"There is no table {feed.target_table}, and mail makes none unless {feed.spelled('create_table')} = true is set."
+            f" `mailferry preview {source}` shows the statement that makes it; until the table is there, mail for it waits"
+        )
 
 
 def check_declared(feed: MailboxFeed, target: Target) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mailferry.disk import explained, replace_file, sync_folder
+from mailferry.disk import explained, foreign, replace_file, sync_folder
 from mailferry.errors import Stop
 from mailferry.mailbox.storing import clear_leftovers
 
@@ -64,6 +64,8 @@ class Folders:
     def prepare(self) -> None:
         """Make what is missing. Raises Stop where that, or writing, is not possible."""
         for folder in (self.pending, self.processed, self.failed):
+            if why := foreign(folder.absolute()):
+                raise Stop(why)
             try:
                 make_folders(folder)
                 with tempfile.TemporaryFile(dir=folder):
@@ -161,6 +163,16 @@ class Folders:
         if path != Path(os.path.normpath(path)):
             return False
         return folder in (self.pending, self.failed) or folder.parent == self.processed
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file is there, in one of these folders."""
+        return self.has(path) and _is_file(path)
+
+    def drop(self, path: Path) -> None:
+        """Delete a file of these folders, if it is there. Raises Retry when the disk refuses."""
+        if self.holds(path):
+            with explained("delete", path):
+                path.unlink(missing_ok=True)
 
     def waiting(self, *, alone: bool) -> list[Path]:
         """The files in `pending`; unless `alone`, only those old enough not to be on their way into the ledger."""

@@ -14,7 +14,7 @@ from mailferry import database
 from mailferry.config.mailbox_feed import Absent
 from mailferry.disk import require_room
 from mailferry.errors import MailferryError, Retry
-from mailferry.mailbox.file_contract import as_route, check_declared
+from mailferry.mailbox.file_contract import as_route, check_declared, refuse_without_table
 from mailferry.mailbox.folders import Folders
 from mailferry.mailbox.source.open import open_mailbox
 from mailferry.mailbox.target import absent, table
@@ -115,6 +115,7 @@ def _targets(feed: MailboxFeed, conn: database.Connection) -> str:
 def _target(feed: MailboxFeed, conn: database.Connection) -> str:
     target = table.Target.inspect(conn, feed.target_table, feed.unique_key)
     if target is None:
+        refuse_without_table(feed, "FILE")
         key = clean_name(feed.unique_key)
         columns = [Column(name=key, type="text")]
         made = table.create(conn, feed.target_table, key, columns, marking=feed.absent is Absent.MARK)

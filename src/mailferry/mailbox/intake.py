@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailferry import logs
@@ -13,21 +14,21 @@ from mailferry.errors import MailferryError, Reject, Retry
 from mailferry.mailbox.attachments import WHOLE, accounted, choose, safe_name
 from mailferry.mailbox.ledger import records
 from mailferry.mailbox.mime.headers import parse_headers
-from mailferry.mailbox.search import Undecided, search
+from mailferry.mailbox.quota import Quota
+from mailferry.mailbox.search import LeftOpen, search
 from mailferry.mailbox.settle import moved_message, settle
 from mailferry.mailbox.source.message import PartOutcome, Summary, Unavailable, Verdict
-from mailferry.mailbox.storing import Budget, DiskFault, store
-from mailferry.mailbox.workbook.values import MIB
+from mailferry.mailbox.storing import Budget, DiskFault, OneFile, original_name, part_named, store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from mailferry.config.mailbox_feed import MailboxFeed
     from mailferry.database import Connection
     from mailferry.mailbox.context import Work
     from mailferry.mailbox.ledger.jobs import File, Job
-    from mailferry.mailbox.source.message import Head, Mailbox
+    from mailferry.mailbox.source.matcher import Look
+    from mailferry.mailbox.source.message import Head, Mailbox, MessageRef
 
 log = logs.of(__name__, logs.EMAIL)
 
@@ -40,19 +41,24 @@ def gather(work: Work) -> Iterator[Job]:
     recorded: as one that failed, so that it does not hold back the rest for ever; or, where the fault says of itself that
     it passes (Unavailable), as a job that is tried again until it does, or a person cancels it.
 
-    While the disk is nearly full, or once the day's bytes are used up, none is fetched: Retry.
+    While the disk is nearly full, none is fetched: Retry.
 
-    A message whose headers cannot be read holds back none: it may not even be wanted. At the end it is Undecided.
+    A message whose headers cannot be read holds back none: it may not even be wanted. Nor does one whose sender has used
+    up the day. At the end they are LeftOpen, as are all once the day's bytes are used up.
     """
     room = functools.partial(require_room, work.folders.pending, work.feed.min_free)
     room()
+    quota = Quota(work)
     look = search(work)
     for head in look.wanted:
         ref = head.ref
         if work.stop.is_set():
             return
         room()
-        _within_the_day(work)
+        if quota.is_used_up():
+            break
+        if quota.leaves(head.sender):
+            continue
         try:
             job = _arrive(work, head)
         except DiskFault:
@@ -64,25 +70,17 @@ def gather(work: Work) -> Iterator[Job]:
             job = _give_up(work, head, error)
         work.failures.pop(ref, None)
         if job is not None:
+            quota.count(head.sender)
             yield job
-    if look.unreadable:
-        first = look.unreadable[0]
-        count = f" and those of {len(look.unreadable) - 1} more" if len(look.unreadable) > 1 else ""
-        raise Undecided(f"the headers of {first.title}{count} cannot be read: {first.problem}")
+    reasons = [_unreadable(look)] if look.unreadable else []
+    if reasons := [*reasons, *quota.reasons]:
+        raise LeftOpen("; ".join(reasons))
 
 
-def _within_the_day(work: Work) -> None:
-    """Raises Retry once the feed has taken in as much as it may until midnight."""
-    feed, now = work.feed, work.clock()
-    if not feed.max_day_bytes:
-        return
-    with work.transaction() as conn:
-        taken = records.taken_in(conn, feed.name, now.replace(hour=0, minute=0, second=0, microsecond=0))
-    if taken >= feed.max_day_bytes:
-        raise Retry(
-            f"{taken / MIB:,.1f} MB of attachments arrived since midnight, and {feed.spelled('max_day_bytes')} allows "
-            f"{feed.max_day_bytes / MIB:,.1f} MB: what else arrived waits in the mailbox until tomorrow, or until that is raised"
-        )
+def _unreadable(look: Look) -> str:
+    first = look.unreadable[0]
+    count = f" and those of {len(look.unreadable) - 1} more" if len(look.unreadable) > 1 else ""
+    return f"the headers of {first.title}{count} cannot be read: {first.problem}"
 
 
 def _arrive(work: Work, head: Head) -> Job | None:
@@ -118,13 +116,19 @@ def _is_known(work: Work, summary: Summary, digest: str) -> bool:
 def take(mailbox: Mailbox, summary: Summary, feed: MailboxFeed, pending: Path) -> list[PartOutcome]:
     """What becomes of each part; what may be a spreadsheet is fetched into `pending`. Raises Reject, Retry."""
     parts, outcomes = choose(summary, feed.mailbox)
-    # Files are named by where they come from, and two feeds on one mailbox must not get hold of each other's. Mailboxes
-    # find a message by the rest.
-    ref = replace(summary.ref, account=f"{feed.name}\0{summary.ref.account}")
+    ref = _named_by(feed, summary.ref)
     budget = Budget(feed.limits.message)
     taken = [store(mailbox, ref, part, pending, feed.mailbox, feed.limits, budget) for part in parts]
     found = [*outcomes, *(outcome for some in taken for outcome in some)]
     return accounted(found, summary, feed.mailbox)
+
+
+def _named_by(feed: MailboxFeed, ref: MessageRef) -> MessageRef:
+    """Files are named by where they come from, and two feeds on one mailbox must not get hold of each other's.
+
+    Mailboxes find a message by the rest.
+    """
+    return replace(ref, account=f"{feed.name}\0{ref.account}")
 
 
 def take_again(work: Work, job: Job) -> list[PartOutcome] | None:
@@ -138,7 +142,9 @@ def take_again(work: Work, job: Job) -> list[PartOutcome] | None:
 
 
 def fetch_again(work: Work, job: Job, file: File) -> PartOutcome:
-    """A recorded file whose copy on disk is gone. Raises Reject where the message no longer has it, Retry."""
+    """A recorded file that is not on disk: out of what it lay in, else of the message. Raises Reject where neither has it, Retry."""
+    if kept := _from_original(work, job, file):
+        return kept
     try:
         parts = take_again(work, job)
     except Reject as error:
@@ -152,6 +158,23 @@ def fetch_again(work: Work, job: Job, file: File) -> PartOutcome:
                 return part
             raise Reject(part.reason)
     raise Reject("the message no longer holds it as a spreadsheet that is wanted")
+
+
+def _from_original(work: Work, job: Job, file: File) -> PartOutcome | None:
+    original = Path(file.original)
+    if not (file.original and work.folders.holds(original)):
+        return None
+    feed = work.feed
+    found = store(
+        OneFile(path=original, inspector=work.mailbox.inspector),
+        _named_by(feed, job.ref),
+        part_named(original_name(original), file.section),
+        work.folders.pending,
+        feed.mailbox,
+        feed.limits,
+    )
+    same = (one for one in found if (one.member, one.sha256) == (file.member, file.sha256))
+    return next(same, None)
 
 
 def _record(

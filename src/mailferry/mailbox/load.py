@@ -17,7 +17,7 @@ from mailferry import logs, tracing
 from mailferry.config.mailbox_feed import Absent, AbsentScope, Order
 from mailferry.database import server_codec
 from mailferry.errors import MailferryError, Reject, Retry, Stop
-from mailferry.mailbox.file_contract import About, kept_blanks, row_contract
+from mailferry.mailbox.file_contract import About, kept_blanks, refuse_without_table, row_contract
 from mailferry.mailbox.ledger import leases, records
 from mailferry.mailbox.ledger.jobs import ClaimLost, FileOutcome, FileState, JobState
 from mailferry.mailbox.pieces import Piece, by_routes, on_disk, pending_files
@@ -216,6 +216,8 @@ def _loaded(
     """Upsert the file's rows; its outcome, to be recorded within, as its rejected rows are read from the open sheet."""
     table.lock(conn, feed.target_table)
     target = Target.inspect(conn, feed.target_table, feed.unique_key)
+    if target is None:
+        refuse_without_table(feed, str(held.job.id))
     if target and feed.absent is Absent.MARK:
         target.refuse_without_mark(conn)
     if target and (same := records.copy_of(conn, held, target, file.sha256, file.id)):

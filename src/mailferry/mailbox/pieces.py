@@ -46,7 +46,7 @@ def pending_files(work: Work, held: Claim) -> list[File]:
 
 def on_disk(work: Work, held: Claim, file: File) -> File:
     """The file with a path that exists on this host; fetched again where it has gone."""
-    if file.path and work.folders.has(Path(file.path)) and Path(file.path).is_file():
+    if file.path and work.folders.holds(Path(file.path)):
         return file
     part = fetch_again(work, held.job, file)
     with work.transaction() as conn:

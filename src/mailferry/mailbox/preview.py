@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mailferry import database
+from mailferry.config.mailbox_feed import Absent
 from mailferry.database import server_codec
 from mailferry.errors import Reject
 from mailferry.mailbox.containers.kinds import Container
@@ -29,23 +30,19 @@ from mailferry.mailbox.ledger.jobs import Claim, File, FileState, Job, JobState
 from mailferry.mailbox.load import upserted
 from mailferry.mailbox.mime.file_buffer import FileBuffer
 from mailferry.mailbox.mime.headers import header_block, parse_headers
-from mailferry.mailbox.mime.transfer_encoding import PIECE
-from mailferry.mailbox.mime.tree import Part
 from mailferry.mailbox.source.message import MessageRef, PartOutcome, Verdict
-from mailferry.mailbox.storing import store
+from mailferry.mailbox.storing import OneFile, part_named, store
 from mailferry.mailbox.target import table
 from mailferry.mailbox.target.table import Target
 from mailferry.mailbox.workbook.contract import Look
+from mailferry.mailbox.workbook.header import clean_name
 from mailferry.mailbox.workbook.inspector import borrowing, look
 from mailferry.mailbox.workbook.reader import Reader
 from mailferry.mailbox.workbook.values import Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mailferry.config.mailbox_feed import MailboxFeed
     from mailferry.database import Connection, Pool
-    from mailferry.mailbox.workbook.inspector import Inspector
     from mailferry.mailbox.workbook.reader import Sheet
     from mailferry.mailbox.workbook.values import Kind, RejectedRow
 
@@ -90,6 +87,8 @@ class Preview:
     loads: bool
     #: Why not; "" where it would.
     error: str = ""
+    #: The statement that makes the table; "" where it is there.
+    create_sql: str = ""
     #: The file of the ledger that it is a duplicate of.
     duplicate_of: int | None = None
     sheets: tuple[str, ...] = ()
@@ -132,30 +131,13 @@ def preview(
         if found.container is Container.MESSAGE:
             about = _of_message(path, about)
         with tempfile.TemporaryDirectory(prefix="mailferry-") as folder:
-            parts = _unpacked(feed, _OneFile(path=path, inspector=inspector), name, Path(folder))
+            parts = _unpacked(feed, OneFile(path=path, inspector=inspector), name, Path(folder))
             return [one for part in parts for one in trials.of_part(part, about)]
 
 
-@dataclass(kw_only=True, slots=True)
-class _OneFile:
-    """A file on disk in place of the part of a message."""
-
-    path: Path
-    inspector: Inspector
-
-    def fetch(self, ref: MessageRef, part: Part) -> Iterator[bytes]:
-        del ref, part
-        with self.path.open("rb") as file:
-            while piece := file.read(PIECE):
-                yield piece
-
-
-def _unpacked(feed: MailboxFeed, file: _OneFile, name: str, folder: Path) -> list[PartOutcome]:
+def _unpacked(feed: MailboxFeed, file: OneFile, name: str, folder: Path) -> list[PartOutcome]:
     """What is in the file, taken out of it as `load` would. Raises Reject where that is no spreadsheet."""
-    part = Part(
-        section="1", mime="application/octet-stream", encoding="", name=name, disposition="", size=None
-    )
-    found = store(file, _NO_MESSAGE, part, folder, feed.mailbox, feed.limits)
+    found = store(file, _NO_MESSAGE, part_named(name), folder, feed.mailbox, feed.limits)
     wanted = [one for one in found if one.verdict in {Verdict.TAKEN, Verdict.REJECTED}]
     if not wanted:
         why = "; ".join(f"{one.name or 'a part'}: {one.reason}" for one in found[:10])
@@ -231,15 +213,18 @@ class _Trial:
     def _loaded(
         self, conn: Connection, feed: MailboxFeed, number: int, target: Target | None, sheet: Sheet
     ) -> Preview:
+        create_sql = "" if target else _create_sql(conn, feed, sheet)
         recording = feed.model_copy(update={"history": True})
         outcome = upserted(conn, recording, self.held, self.file, target, sheet, last=True)
         new = {column.name for column in sheet.new}
+        waits = "" if target or feed.create_table else _no_table(feed)
         return Preview(
             file=self.file.name,
             route=number,
             table=outcome.target.title if outcome.target else target.title if target else feed.target_table,
-            loads=outcome.state in (FileState.LOADED, FileState.DUPLICATE),
-            error=outcome.error or "",
+            loads=outcome.state in (FileState.LOADED, FileState.DUPLICATE) and not waits,
+            error=outcome.error or waits,
+            create_sql=create_sql,
             duplicate_of=outcome.duplicate_of,
             sheets=sheet.sheets,
             header_row=sheet.header_row,
@@ -271,6 +256,19 @@ class _Trial:
         return [Change(key=key, old=old, new=new) for key, old, new in rows]
 
 
+def _create_sql(conn: Connection, feed: MailboxFeed, sheet: Sheet) -> str:
+    key, marking = clean_name(feed.unique_key), feed.absent is Absent.MARK
+    made = table.definition(conn, feed.target_table, key, sheet.new, marking=marking)
+    return f"{made.as_string(conn)};"
+
+
+def _no_table(feed: MailboxFeed) -> str:
+    return (
+        f"there is no table {feed.target_table}, and {feed.spelled('create_table')} = true is not set;"
+        " it waits until the table is there"
+    )
+
+
 def _first_rows(sheet: Sheet, most: int) -> list[dict[str, str | None]]:
     """The first rows that were handed to the database."""
     whole, _, _ = sheet.first_chunk.rpartition(b"\n")
@@ -287,7 +285,7 @@ def _file(path: Path, name: str, kind: Kind) -> File:
     with path.open("rb") as content:
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     return File(
-        id=0, job_id=0, section="", member="", route=0, name=name, path=str(path), kind=kind,
+        id=0, job_id=0, section="", member="", route=0, name=name, path=str(path), original="", kind=kind,
         size=path.stat().st_size, sha256=sha256, content_sha256=None, state=FileState.PENDING, target=None,
         duplicate_of=None, counts=Counts(), error=None, finished_at=None,
     )  # fmt: skip

@@ -23,7 +23,7 @@ from mailferry.mailbox.folders import Folders
 from mailferry.mailbox.ledger import admin, leases, records
 from mailferry.mailbox.ledger.jobs import JobState
 from mailferry.mailbox.pool import MailPool
-from mailferry.mailbox.search import Undecided
+from mailferry.mailbox.search import LeftOpen
 from mailferry.mailbox.settle import settle_rest
 from mailferry.mailbox.source.message import Unreachable
 from mailferry.mailbox.turns import StepResult, load_next, poll
@@ -156,11 +156,11 @@ def _once(mail: MailPool, feed: str, result: Run) -> None:
     def recorded(_job: object) -> None:
         result.arrived += 1
 
-    undecided: list[str] = []
+    left_open: list[str] = []
     try:
         poll(mail, feed, recorded)
-    except Undecided as error:
-        undecided.append(str(error))
+    except LeftOpen as error:
+        left_open.append(str(error))
     except MailferryError as error:
         result.reached |= not isinstance(error, Unreachable)
         # What is recorded need not wait for the mailbox.
@@ -177,7 +177,7 @@ def _once(mail: MailPool, feed: str, result: Run) -> None:
     ended = (details.job for details in result.jobs.values() if details.job.ended)
     if unsettled and any(job.marked_at is None for job in ended):
         raise Retry("; ".join(unsettled))
-    result.troubles = [*undecided, *_held_back(mail, feed), *unsettled]
+    result.troubles = [*left_open, *_held_back(mail, feed), *unsettled]
 
 
 def _load_all(mail: MailPool, feed: str, result: Run) -> None:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 log = logs.of(__name__, logs.EMAIL)
 
 
-class Undecided(Retry):
-    """Headers of some messages cannot be read, so it is open whether they are wanted; all other messages are recorded."""
+class LeftOpen(Retry):
+    """Some messages stay in the mailbox for a later run, as their headers cannot be read or by a limit; all other messages are recorded."""
 
 
 #: Messages whose headers are fetched before what was decided is on record.

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -32,6 +32,8 @@ from mailferry.mailbox.containers.removed import MOST_NOTICE, notice
 from mailferry.mailbox.mime.file_buffer import FileBuffer
 from mailferry.mailbox.mime.headers import clean, text
 from mailferry.mailbox.mime.recode import in_utf8
+from mailferry.mailbox.mime.transfer_encoding import PIECE
+from mailferry.mailbox.mime.tree import Part
 from mailferry.mailbox.source.message import PartOutcome, Verdict
 from mailferry.mailbox.workbook.text_kind import BEGINNING, plain_kind
 from mailferry.mailbox.workbook.values import MIB, Kind
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 
     from mailferry.config.mailbox import MailboxSettings
     from mailferry.mailbox.containers.inner import Inner
-    from mailferry.mailbox.mime.tree import Part
     from mailferry.mailbox.source.message import MessageRef, Parts
     from mailferry.mailbox.workbook.inspector import Found, Inspector
 
@@ -60,6 +61,8 @@ _AS_TEXT = (
 )
 _TEXT = "the text of the message"
 _INCOMING = ".incoming-"
+#: Where the name of the attachment begins in that of its file, see `_Storing._path`.
+_NAME_AT = 16 + 1 + 8 + 1
 #: What is the file's own fault (name, size), not that of the disk.
 _OF_THE_FILE = frozenset({errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EFBIG})
 #: Seconds after which a file that was never finished is of a process that is gone.
@@ -103,7 +106,7 @@ def store(
     limits = limits or Limits()
     storing = _Storing(
         ref=ref,
-        part=part,
+        section=part.section,
         pending=pending,
         settings=settings,
         limits=limits,
@@ -120,6 +123,31 @@ def store(
             f"{pending} cannot be written: {error.strerror or error}; check space and rights"
         ) from None
     return tuple(storing.outcomes)
+
+
+@dataclass(kw_only=True, slots=True)
+class OneFile:
+    """A file on disk in place of the part of a message, for `store`."""
+
+    path: Path
+    inspector: Inspector
+
+    def fetch(self, ref: MessageRef, part: Part) -> Iterator[bytes]:
+        del ref, part
+        with self.path.open("rb") as file:
+            while piece := file.read(PIECE):
+                yield piece
+
+
+def part_named(name: str, section: str = "1") -> Part:
+    """A part of which no more is known."""
+    mime = "application/octet-stream"
+    return Part(section=section, mime=mime, encoding="", name=name, disposition="", size=None)
+
+
+def original_name(path: Path) -> str:
+    """What a file is called that `store` has named."""
+    return path.name[_NAME_AT:]
 
 
 def clear_leftovers(pending: Path, now: float) -> int:
@@ -176,7 +204,7 @@ class _NothingInText(Reject):
 @dataclass(kw_only=True, slots=True)
 class _Storing:
     ref: MessageRef
-    part: Part
+    section: str
     pending: Path
     settings: MailboxSettings
     limits: Limits
@@ -199,6 +227,7 @@ class _Storing:
                 self._add(file, Verdict.IGNORED, _TEXT)
                 return
             pieces = chain((first, second), pieces)
+        sha256 = ""
         with _incoming(self.pending) as incoming:
             path = Path(incoming.name)
             try:
@@ -206,6 +235,8 @@ class _Storing:
                 self._sort(file, path, size, sha256)
             except Reject as error:
                 self._refuse(file, error, _beginning(path))
+            if not file.depth:
+                self._keep_original(file, path, sha256)
 
     def _sort(self, file: _File, path: Path, size: int, sha256: str) -> None:
         found = self.inspector.look(
@@ -376,7 +407,7 @@ class _Storing:
         self.outcomes.append(
             PartOutcome(
                 verdict=verdict,
-                section=self.part.section,
+                section=self.section,
                 member=file.member,
                 name=name,
                 reason=reason,
@@ -384,17 +415,13 @@ class _Storing:
         )
 
     def _keep(self, file: _File, path: Path, kind: Kind, size: int, sha256: str) -> None:
-        """Move a received file to its name; it is durable once the folder is."""
         name = safe_name(file.one.name, f"attachment.{kind}")
         target = self._path(sha256, name, file.member)
-        with path.open("rb+") as received:
-            os.fsync(received.fileno())
-        path.replace(target)
-        sync_folder(self.pending)
+        self._move(path, target)
         self.outcomes.append(
             PartOutcome(
                 verdict=Verdict.TAKEN,
-                section=self.part.section,
+                section=self.section,
                 member=file.member,
                 name=name,
                 path=target,
@@ -404,12 +431,29 @@ class _Storing:
             )
         )
 
+    def _keep_original(self, file: _File, path: Path, sha256: str) -> None:
+        """The part is kept as it came, not the files in it: what it inflates to may be a thousand times larger."""
+        if not any(one.verdict is Verdict.TAKEN and one.member for one in self.outcomes):
+            return
+        target = self._path(sha256, safe_name(file.one.name), "")
+        self._move(path, target)
+        self.outcomes = [
+            replace(one, original=target) if one.verdict is Verdict.TAKEN else one for one in self.outcomes
+        ]
+
+    def _move(self, path: Path, target: Path) -> None:
+        """Move a received file to its name; it is durable once the folder is."""
+        with path.open("rb+") as received:
+            os.fsync(received.fileno())
+        path.replace(target)
+        sync_folder(self.pending)
+
     def _path(self, sha256: str, name: str, member: str) -> Path:
         """By content and by where it came from: two messages with the same file do not share one."""
         ref = self.ref
-        origin = (ref.account, ref.folder, str(ref.uidvalidity), ref.uid, self.part.section, member)
+        origin = (ref.account, ref.folder, str(ref.uidvalidity), ref.uid, self.section, member)
         mark = hashlib.sha256("\0".join(origin).encode(errors="surrogatepass")).hexdigest()
-        return self.pending / f"{sha256[:16]}-{mark[:8]}-{name}"
+        return self.pending / f"{sha256[:16]}-{mark[:8]}-{name}"  # see _NAME_AT
 
 
 def _digest(path: Path) -> str:

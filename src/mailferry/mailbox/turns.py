@@ -13,6 +13,7 @@ from mailferry.mailbox.intake import gather
 from mailferry.mailbox.ledger import leases, records
 from mailferry.mailbox.ledger.rows import job_of
 from mailferry.mailbox.load import load_job
+from mailferry.mailbox.search import LeftOpen
 from mailferry.mailbox.settle import settle, settle_rest
 from mailferry.mailbox.source.message import Unavailable
 from mailferry.secrets import mask
@@ -49,14 +50,20 @@ def poll(mail: MailPool, feed: str, on_recorded: Callable[[Job], object] = lambd
     with tracing.span("poll", feed=feed), mail.acquire(feed) as work:
         with work.transaction() as conn:
             leases.resume(conn, feed)
-        arrived = 0
-        for job in gather(work):
-            arrived += 1
-            on_recorded(job)
+        arrived, left_open = 0, ""
+        try:
+            for job in gather(work):
+                arrived += 1
+                on_recorded(job)
+        except LeftOpen as error:
+            left_open = str(error)
         mail.note_reached(feed, reached=True)
         # A job that ended within the lease may be settled by its worker at this moment.
         ago = dt.timedelta(0) if mail.alone else mail.lease
-        return Polled(arrived=arrived, troubles=tuple(settle_rest(work, ago)))
+        troubles = tuple(settle_rest(work, ago))
+        if left_open:
+            raise LeftOpen("; ".join((left_open, *troubles)))
+        return Polled(arrived=arrived, troubles=troubles)
 
 
 class StepResult(StrEnum):

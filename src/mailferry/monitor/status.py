@@ -142,6 +142,8 @@ def _disks(configuration: Configuration) -> list[Disk]:
     folders: dict[Path, int | None] = dict.fromkeys([settings.data_dir, *filter(None, [settings.log_dir])])
     folders |= {feed.base_dir: feed.min_free for feed in configuration.mailboxes}
     for feed in configuration.events:
+        if feed.destination == "table" and configuration.database.private and configuration.database.data_dir:
+            folders |= {configuration.database.data_dir: feed.min_free}
         if feed.destination == "files":
             folders |= {feed.log_directory: feed.min_free, feed.position_file.parent: feed.min_free}
     found: dict[int, Disk] = {}

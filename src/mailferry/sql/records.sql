@@ -28,15 +28,16 @@ RETURNING *
 
 -- name: insert_file
 -- A second fetch may have gone to another path. No row is returned where other bytes stand under the same name.
-INSERT INTO mailferry.files (job_id, section, member, name, path, kind, size, sha256)
-VALUES (%(job_id)s, %(section)s, %(member)s, %(name)s, %(path)s, %(kind)s, %(size)s, %(sha256)s)
+INSERT INTO mailferry.files (job_id, section, member, name, path, original, kind, size, sha256)
+VALUES (%(job_id)s, %(section)s, %(member)s, %(name)s, %(path)s, %(original)s, %(kind)s, %(size)s, %(sha256)s)
 ON CONFLICT (job_id, section, member, route) DO UPDATE
-SET path = CASE WHEN files.state = 'pending' THEN excluded.path ELSE files.path END
+SET path = CASE WHEN files.state = 'pending' THEN excluded.path ELSE files.path END,
+    original = CASE WHEN files.state = 'pending' THEN excluded.original ELSE files.original END
 WHERE files.sha256 = excluded.sha256
 
 -- name: add_route
-INSERT INTO mailferry.files (job_id, section, member, route, name, path, kind, size, sha256)
-SELECT job_id, section, member, %(route)s, name, path, kind, size, sha256 FROM mailferry.files WHERE id = %(id)s
+INSERT INTO mailferry.files (job_id, section, member, route, name, path, original, kind, size, sha256)
+SELECT job_id, section, member, %(route)s, name, path, original, kind, size, sha256 FROM mailferry.files WHERE id = %(id)s
 ON CONFLICT (job_id, section, member, route) DO NOTHING
 
 -- name: drop_route
@@ -159,7 +160,7 @@ WHERE feed = %(feed)s AND marked_at IS NULL AND state IN ('completed', 'failed')
 ORDER BY received, id
 
 -- name: files
-SELECT id, job_id, section, member, route, name, path, kind, size, sha256, content_sha256, state, target, duplicate_of,
+SELECT id, job_id, section, member, route, name, path, original, kind, size, sha256, content_sha256, state, target, duplicate_of,
        rows_read AS "read", inserted, updated, unchanged, rejected, superseded, absent, left_out, warnings, error, finished_at
 FROM mailferry.files WHERE job_id = ANY(%(ids)s) ORDER BY job_id, id
 
@@ -171,7 +172,10 @@ WHERE feed = %(feed)s AND account = %(account)s AND folder = %(folder)s
 -- name: taken_in
 SELECT coalesce(sum(f.size), 0)::bigint
 FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
-WHERE j.feed = %(feed)s AND j.recorded_at >= %(since)s
+WHERE j.feed = %(feed)s AND j.recorded_at >= %(since)s AND f.route = 0
+
+-- name: senders
+SELECT sender, count(*) FROM mailferry.jobs WHERE feed = %(feed)s AND recorded_at >= %(since)s GROUP BY sender
 
 -- name: reject_file
 INSERT INTO mailferry.files (job_id, section, member, name, path, kind, size, sha256, state, error, finished_at)
@@ -182,18 +186,22 @@ ON CONFLICT (job_id, section, member, route) DO UPDATE SET error = excluded.erro
 DELETE FROM mailferry.files WHERE job_id = %(job_id)s AND section = '' AND state = 'pending'
 
 -- name: refetched
-UPDATE mailferry.files SET path = %(path)s, kind = %(kind)s, size = %(size)s, sha256 = %(sha256)s
+UPDATE mailferry.files SET path = %(path)s, original = %(original)s, kind = %(kind)s, size = %(size)s, sha256 = %(sha256)s
 WHERE id = %(id)s AND state = 'pending'
 
 -- name: recorded_paths
 -- A cancelled job that is wanted after all fetches its files again.
 SELECT f.path FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
 WHERE f.path = ANY(%(paths)s) AND j.state <> 'cancelled'
+UNION
+SELECT f.original FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
+WHERE f.original = ANY(%(paths)s) AND f.original <> '' AND j.state <> 'cancelled'
 
 -- name: left_behind
 -- Jobs that have ended and are marked, with files that another host could not put away for this one.
 SELECT DISTINCT f.job_id FROM mailferry.files AS f JOIN mailferry.jobs AS j ON j.id = f.job_id
-WHERE f.path = ANY(%(paths)s) AND j.state IN ('completed', 'failed') AND j.marked_at IS NOT NULL
+WHERE (f.path = ANY(%(paths)s) OR f.original = ANY(%(paths)s) AND f.original <> '')
+  AND j.state IN ('completed', 'failed') AND j.marked_at IS NOT NULL
 
 -- name: job
 SELECT * FROM mailferry.jobs WHERE id = %(id)s

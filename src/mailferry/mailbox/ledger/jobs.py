@@ -121,6 +121,8 @@ class File:
     route: int
     name: str
     path: str
+    #: Where the attachment is that it lay in; "" where it is the attachment itself.
+    original: str
     kind: Kind
     size: int
     sha256: str

@@ -70,6 +70,11 @@ def taken_in(conn: Connection, feed: str, since: datetime) -> int:
     return int(row[0]) if row else 0
 
 
+def senders(conn: Connection, feed: str, since: datetime) -> dict[str, int]:
+    """How many messages were recorded since then, by their senders as the headers have them."""
+    return dict(conn.execute(_sql("senders"), {"feed": feed, "since": since}).fetchall())
+
+
 def find(conn: Connection, feed: str, ref: MessageRef, header_sha256: str, received: datetime) -> Job | None:
     """The job of a message that is known already.
 
@@ -126,7 +131,7 @@ def take_in(conn: Connection, job_id: int, parts: Iterable[PartOutcome]) -> None
             statement = "insert_file" if part.verdict is Verdict.TAKEN else "reject_file"
             kind = part.kind or _CLAIMED.get(PurePath(part.name).suffix.lower(), Kind.XLSX)
             facts = {
-                "path": path_texts(conn, [part.path])[0] if part.path else "",
+                **_places(conn, part),
                 "kind": str(kind),
                 "size": part.size,
                 "sha256": part.sha256,
@@ -160,9 +165,13 @@ def set_routes(conn: Connection, file: File, routes: Sequence[int]) -> None:
 def refetched(conn: Connection, file_id: int, part: PartOutcome) -> None:
     """A pending file was fetched again."""
     assert part.path is not None
-    (path,) = path_texts(conn, [part.path])
-    values = {"path": path, "kind": str(part.kind), "size": part.size, "sha256": part.sha256}
+    values = {"kind": str(part.kind), "size": part.size, "sha256": part.sha256, **_places(conn, part)}
     conn.execute(_sql("refetched"), {"id": file_id, **values})
+
+
+def _places(conn: Connection, part: PartOutcome) -> dict[str, str]:
+    places = {"path": part.path, "original": part.original}
+    return {name: path_texts(conn, [path])[0] if path else "" for name, path in places.items()}
 
 
 def _one_place(part: PartOutcome) -> Reject:
@@ -304,10 +313,12 @@ def retry_delay(attempt: int) -> timedelta:
     return timedelta(seconds=pause(attempt))
 
 
-def moved(conn: Connection, places: Mapping[int, Path]) -> None:
-    """Files, by id, have gone to another folder after the commit."""
+def moved(conn: Connection, places: Mapping[int, Path], originals: Mapping[int, Path]) -> None:
+    """Files, and what they lay in, both by the files' ids, have gone to another folder after the commit."""
     for file_id, path in zip(places, path_texts(conn, places.values()), strict=True):
         conn.execute("UPDATE mailferry.files SET path = %s WHERE id = %s", (path, file_id))
+    for file_id, path in zip(originals, path_texts(conn, originals.values()), strict=True):
+        conn.execute("UPDATE mailferry.files SET original = %s WHERE id = %s", (path, file_id))
 
 
 def marked(conn: Connection, job: Job, outcome: Outcome) -> None:

@@ -54,7 +54,7 @@ def rejected_rows(conn: Connection, file_id: int, limit: int = 1000) -> list[Rej
 
 def _file(row: dict[str, Any]) -> File:
     counts = Counts(**{key: row.pop(key) for key in Counts.__dataclass_fields__})
-    row["path"] = path_of(row["path"])
+    row |= {name: path_of(row[name]) for name in ("path", "original")}
     return File(**{**row, "state": FileState(row["state"]), "kind": Kind(row["kind"])}, counts=counts)
 
 

@@ -178,3 +178,5 @@ class PartOutcome:
     size: int = 0
     #: SHA-256 of the bytes, hex.
     sha256: str = ""
+    #: The part as it came, where the file lay in it; beside `path`.
+    original: Path | None = None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mailferry.config.mailbox import Provider
-from mailferry.disk import replace_file
+from mailferry.disk import make_folder, replace_file
 from mailferry.errors import Retry, Stop
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Tokens:
         assert settings.refresh_token is not None
         content = {"refresh_token": refresh_token, "from": _digest(settings.refresh_token.get_secret_value())}
         try:
-            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(file.parent, 0o700)
             replace_file(file, json.dumps(content).encode(), mode=0o600)
         except OSError as error:
             raise Stop(
@@ -159,7 +159,7 @@ class Tokens:
         import filelock
 
         try:
-            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(file.parent, 0o700)
             with filelock.FileLock(f"{file}.lock", timeout=_TIMEOUT + 10):
                 yield
         except filelock.Timeout:

@@ -218,7 +218,7 @@ def _lock(conn: Connection, schema: str, table: str) -> None:
 def create(
     conn: Connection, name: str, key: str, columns: Sequence[Column], *, marking: bool = False
 ) -> Target:
-    """Make the table: the columns, a primary key on `key`, and those of `OURS`; `marking`: `absent_since` as well.
+    """Make the table as `definition` has it.
 
     One that exists by now is returned as it is. Raises Stop where none can be made, as without the right, Reject for a
     sheet whose columns no table can have.
@@ -228,12 +228,28 @@ def create(
     if there is not None:
         return there
     schema, table = _place(conn, name)
+    statement = definition(conn, name, key, columns, marking=marking)
+    plain = sql.SQL("CREATE TABLE {} ({} text)").format(sql.Identifier(schema, table), sql.Identifier(key))
+    with blamed(conn, lambda: conn.execute(plain), _or_run(conn, statement)):
+        conn.execute(statement)
+    made = Target.inspect(conn, quoted_name(schema, table), key)
+    assert made is not None
+    return made
+
+
+def definition(
+    conn: Connection, name: str, key: str, columns: Sequence[Column], *, marking: bool = False
+) -> sql.Composed:
+    """The statement that makes a table: the columns, a primary key on `key`, and those of `OURS`; `marking`: `absent_since` too.
+
+    Raises Stop where there is no schema for it, Reject for a sheet whose columns no table can have.
+    """
+    schema, table = _place(conn, name)
     ours = (*OURS, ABSENT) if marking else OURS
     own = [column for column in columns if column.name not in ours]
     if key not in {column.name for column in own}:
         raise Reject(f"No column {key}, the unique key; columns found: {', '.join(c.name for c in own)}.")
     _refuse_system_names(own)
-    plain = sql.SQL("CREATE TABLE {} ({} text)").format(sql.Identifier(schema, table), sql.Identifier(key))
     definitions = [sql.SQL("{} {}").format(sql.Identifier(column.name), _type(column)) for column in own]
     definitions.append(sql.SQL("PRIMARY KEY ({})").format(sql.Identifier(key)))
     definitions.append(sql.SQL("{} text").format(sql.Identifier(SOURCE)))
@@ -243,12 +259,7 @@ def create(
         for name in (RECEIVED, *([ABSENT] if marking else []))
     ]
     body = sql.SQL(", ").join(definitions)
-    statement = sql.SQL("CREATE TABLE {} ({})").format(sql.Identifier(schema, table), body)
-    with blamed(conn, lambda: conn.execute(plain), _or_run(conn, statement)):
-        conn.execute(statement)
-    made = Target.inspect(conn, quoted_name(schema, table), key)
-    assert made is not None
-    return made
+    return sql.SQL("CREATE TABLE {} ({})").format(sql.Identifier(schema, table), body)
 
 
 def _find(conn: Connection, name: str) -> tuple[int, str, str, str, str] | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mailferry import logs
 from mailferry.clock import local_now
+from mailferry.disk import make_folder
 from mailferry.errors import MailferryError
 from mailferry.monitor.alerts.turn import Pauses, give, memory_beside, turn
 from mailferry.monitor.connected import Connected
@@ -56,7 +57,7 @@ def collected(
         judge(status)
         # What another process works on, and what was stopped, is judged by the run that ends it.
         judged = frozenset(result.section for result in results if result.status in ("completed", "error"))
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(checkpoint.parent)
         give(configuration.alerts, status, memory_beside(checkpoint), now, judged)
     except (MailferryError, OSError) as error:
         log.warning("alerts: %s", error)
@@ -74,7 +75,9 @@ def loaded(configuration: Configuration, run: Run) -> None:
     only = replace(configuration, events=(), mailboxes=(feed,))
 
     def known(status: Status) -> None:
-        _ran(status.feeds[0], run.status if run.status in ("failed", "blocked") else "completed", run.error)
+        open_ended = "failed" if run.troubles else "completed"
+        ended = run.status if run.status in ("failed", "blocked") else open_ended
+        _ran(status.feeds[0], ended, "; ".join(filter(None, [run.error, *run.troubles])))
         judge(status)
 
     try:
