@@ -147,6 +147,17 @@ def test_a_text_that_pgp_encrypted_is_refused(taken: Callable[..., list[PartOutc
     assert (outcome.verdict, "encrypted by PGP" in outcome.reason) == (Verdict.REJECTED, True)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "cp857"])
+def test_names_in_an_archive_that_states_no_charset_are_read_and_filtered(
+    taken: Callable[..., list[PartOutcome]], encoding: str
+) -> None:
+    name = "Şubé.xlsx".encode(encoding)
+    plain = "x" * len(name)
+    packed = _zip(**{plain: BOOK}).replace(plain.encode(), name)
+    (outcome,) = _verdicts(taken(_mail("a.zip", packed), name_filter="ŞUBÉ*.xlsx"))
+    assert outcome == ("taken", "Şubé.xlsx", "Şubé.xlsx")
+
+
 def test_what_archives_unpack_to_is_bounded_in_all(taken: Callable[..., list[PartOutcome]]) -> None:
     bomb = _zip(**{f"n{number}_zip": _zip(big_dat=b"PK\x03\x04" + b"\0" * 3_000_000) for number in range(9)})
     found = taken(_mail("a.zip", bomb), Limits(message=10_000_000))

@@ -126,7 +126,7 @@ def entries(archive: zipfile.ZipFile, largest: int) -> Iterator[Entry]:
     for number, info in enumerate(archive.infolist()):
         if info.is_dir():
             continue
-        whole = info.filename.replace("\\", "/")
+        whole = _name(info).replace("\\", "/")
         name = whole.rpartition("/")[2]
         member = whole
         if len(whole) > _LONGEST:
@@ -137,6 +137,23 @@ def entries(archive: zipfile.ZipFile, largest: int) -> Iterator[Entry]:
             member = f"{member} [entry {number + 1}]"
         taken.add(member)
         yield Entry(member=member, name=name, number=number, reason=_why_not(info, largest))
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    """Its name; one that is not flagged as UTF-8 may be so all the same (Macs), else it is of a Turkish DOS.
+
+    That code page, 857, has the letters of Western Europe where 850 has them.
+    """
+    if info.flag_bits & 0x800 or info.filename.isascii():
+        return info.filename
+    try:
+        raw = info.filename.encode("cp437")  # as zipfile has decoded it
+    except UnicodeEncodeError:
+        return info.filename  # it had another place to read it from
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("cp857", errors="replace")
 
 
 def unpacked(archive: zipfile.ZipFile, number: int, largest: int) -> Iterator[bytes]:
