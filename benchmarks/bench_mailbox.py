@@ -333,9 +333,9 @@ def full_sheet(folder: Path) -> Iterator[Figure]:
     yield Figure(
         name="1,048,576 rows, the child's memory",
         value=memory,
-        limit=1500,
+        limit=200,
         unit="MB",
-        against="1.5 GB resident at most",
+        against="200 MB resident at most",
         at_most=1,
     )
 

@@ -36,7 +36,7 @@ class Sandbox(StrEnum):
 class Limits:
     """What one spreadsheet or archive may take, and what holds the child that reads it."""
 
-    #: Address space of the reading child, bytes; about 1 GB is needed for 1,048,576 rows of 12 columns.
+    #: Address space of the reading child, bytes; about 1 GB is needed for 1,048,576 rows of 12 columns that are not read as a stream.
     memory: int = 1536 * _MIB
     #: Processor seconds a file.
     cpu_seconds: int = 120

@@ -72,3 +72,13 @@ def duration(value: dt.timedelta) -> str:
     minutes, seconds = divmod(value.days * 86_400 + value.seconds, 60)
     fraction = f".{value.microseconds:06}" if value.microseconds else ""
     return f"{sign}{minutes // 60:02}:{minutes % 60:02}:{seconds:02}{fraction}"
+
+
+def column_letters(place: int) -> str:
+    """A, B, ... Z, AA for the columns 0, 1, ... 25, 26."""
+    letters = ""
+    place += 1
+    while place:
+        place, rest = divmod(place - 1, 26)
+        letters = chr(ord("A") + rest) + letters
+    return letters

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mailferry.errors import Reject
-from mailferry.mailbox.workbook.cells import is_blank
+from mailferry.mailbox.workbook.cells import column_letters, is_blank
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -121,14 +121,5 @@ def _named(places: set[int]) -> str:
             runs[-1][1:] = [place]
         else:
             runs.append([place])
-    texts = [" to ".join(map(_letters, run)) for run in runs[:20]]
+    texts = [" to ".join(map(column_letters, run)) for run in runs[:20]]
     return ", ".join(texts) + (" ..." if len(runs) > 20 else "")
-
-
-def _letters(place: int) -> str:
-    letters = ""
-    place += 1
-    while place:
-        place, rest = divmod(place - 1, 26)
-        letters = chr(ord("A") + rest) + letters
-    return letters

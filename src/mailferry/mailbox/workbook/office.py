@@ -1,29 +1,36 @@
-"""Workbooks of Excel 2007 and later (.xlsx, .xlsm, .xlsb), through calamine.
+"""Workbooks of Excel 2007 and later (.xlsx, .xlsm, .xlsb), through calamine; large sheets of usual forms as a stream.
 
 calamine shows an error, a formula without a value and an empty cell alike; `sheet_parts` finds the first two.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import zipfile
+from functools import cached_property
+from itertools import islice, zip_longest
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from python_calamine import CalamineError, CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
 
+from mailferry.errors import Reject
 from mailferry.mailbox.workbook import sheet_parts
 from mailferry.mailbox.workbook.book import SheetInfo
 from mailferry.mailbox.workbook.hidden import RowSet
+from mailferry.mailbox.workbook.package import LEAST, Package
+from mailferry.mailbox.workbook.plain_xml import Unknown
 from mailferry.mailbox.workbook.values import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     from python_calamine import CalamineSheet
 
     from mailferry.mailbox.workbook.cells import Cell, Fault
     from mailferry.mailbox.workbook.hidden import HiddenCells
+    from mailferry.mailbox.workbook.sheet_stream import SheetStream
 
 
 class OfficeBook:
@@ -32,28 +39,82 @@ class OfficeBook:
     named = True
     overlong: Fault | None = None
 
-    def __init__(self, file: IO[bytes], path: Path | None, kind: Kind, hidden: HiddenCells) -> None:
-        """`path` is the file's, where it has one: read from there it need not be in memory."""
+    def __init__(
+        self, file: IO[bytes], path: Path | None, kind: Kind, hidden: HiddenCells, *, least: int = LEAST
+    ) -> None:
+        """`path` is the file's, where it has one: read from there it need not be in memory.
+
+        Sheets of an .xlsx that have `least` bytes are streamed.
+        """
         self._kind = kind
         self._hidden = hidden
         self._archive = zipfile.ZipFile(file)
-        file.seek(0)
-        try:
-            self._book = CalamineWorkbook.from_object(path or file)
-        except Exception:
-            if not self._mend():
-                raise
+        #: What calamine opens.
+        self._source = path or file
+        self._package: Package | None = None
+        if kind is Kind.XLSX:
+            with contextlib.suppress(Unknown):
+                self._package = Package(self._archive, least=least)
+        opened = self._package.book if self._package else self._book
         self.sheets = tuple(
             SheetInfo(name=sheet.name, visible=sheet.visible == SheetVisibleEnum.Visible)
-            for sheet in self._book.sheets_metadata
+            for sheet in opened.sheets_metadata
             if sheet.typ == SheetTypeEnum.WorkSheet
         )
-        self._parts = sheet_parts.parts(self._archive, kind)
         #: The last sheet that was asked for, and what its part holds besides.
         self._held: tuple[str, CalamineSheet, sheet_parts.Look] | None = None
+        self._streams: dict[str, SheetStream | None] = {}
+
+    @cached_property
+    def _book(self) -> CalamineWorkbook:
+        if not isinstance(self._source, Path):
+            self._source.seek(0)
+        try:
+            return CalamineWorkbook.from_object(self._source)
+        except Exception:
+            if mended := self._mended():
+                return mended
+            raise
+
+    @cached_property
+    def _parts(self) -> dict[str, str]:
+        return sheet_parts.parts(self._archive, self._kind)
 
     def rows(self, sheet: str) -> Iterator[list[Cell]]:
-        """The rows of the sheet of this name."""
+        """The rows of the sheet of this name: streamed where that is known to be right, else by calamine."""
+        if self._package and sheet not in self._streams:
+            self._streams[sheet] = self._package.stream(sheet)
+        stream = self._streams.get(sheet)
+        if stream is None:
+            yield from self.recorded(sheet)
+            return
+        self._hidden.begin()
+        number = 0
+        try:
+            for row in stream.rows():
+                yield row
+                number += 1
+        except Unknown:
+            self._streams[sheet] = None
+            yield from self._rest(sheet, stream, number)
+
+    def streams(self, sheet: str) -> bool:
+        """Whether all rows of a sheet that has been read came as a stream, or the first of one that is being read."""
+        return self._streams.get(sheet) is not None
+
+    def _rest(self, sheet: str, stream: SheetStream, done: int) -> Iterator[list[Cell]]:
+        """The rows behind those that have been read, by calamine. Raises Reject where it would have read these otherwise."""
+        rows = self.recorded(sheet)
+        for number, own in enumerate(islice(stream.rows(), done), 1):
+            if not _same(own, next(rows, [])):
+                raise Reject(
+                    f"sheet {sheet!r}: cells of row {number} stand in the file behind rows that follow it;"
+                    " open it in a spreadsheet program and save it again"
+                )
+        yield from rows
+
+    def recorded(self, sheet: str) -> Iterator[list[Cell]]:
+        """The rows as calamine has them, and what it does not say."""
         if self._held is None or self._held[0] != sheet:
             self._held = None  # there is no memory for two
             self._held = (sheet, *self._load(sheet))
@@ -98,7 +159,8 @@ class OfficeBook:
             held = self._sheet(sheet)
         finally:
             other.join()
-        if look.utf16 and self._mend():
+        if look.utf16 and (mended := self._mended()):
+            self._book = mended
             return self._load(sheet)
         return held, look
 
@@ -112,15 +174,21 @@ class OfficeBook:
             self._book = CalamineWorkbook.from_object(file)
             return self._book.get_sheet_by_name(name)
 
-    def _mend(self) -> bool:
-        """Open a copy that calamine can read instead; whether there was anything to mend."""
+    def _mended(self) -> CalamineWorkbook | None:
+        """A copy that calamine can read instead; None where there was nothing to mend."""
         file = sheet_parts.mended(self._archive)
         if file is None:
-            return False
+            return None
         self._archive = zipfile.ZipFile(file)
         file.seek(0)
-        self._book = CalamineWorkbook.from_object(file)
-        return True
+        return CalamineWorkbook.from_object(file)
+
+
+def _same(one: Sequence[Cell], other: Sequence[Cell]) -> bool:
+    """Whether two rows of different widths have the same cells."""
+    return all(
+        type(left) is type(right) and left == right for left, right in zip_longest(one, other, fillvalue="")
+    )
 
 
 def _rows(sheet: CalamineSheet) -> Iterator[list[Cell]]:

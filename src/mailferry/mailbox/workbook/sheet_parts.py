@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from mailferry.mailbox.workbook.hidden import HiddenCells
 
 _PIECE = 256 * 1024
+MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 _MAIN = (
-    "http://schemas.openxmlformats.org/spreadsheetml/2006/main",
+    MAIN,
     "http://purl.oclc.org/ooxml/spreadsheetml/main",
 )
 _RELATIONS = "http://schemas.openxmlformats.org/package/2006/relationships"
