@@ -27,7 +27,7 @@ class Unknown(Exception):  # noqa: N818 - says what the file is
 def blocks(pieces: Iterable[bytes], begin: re.Pattern[bytes], unit: bytes, end: bytes) -> Iterator[bytes]:
     """What stands before the content of an element, with its tag; then the content, cut behind an end of `unit`.
 
-    Reads on to the end of the pieces, so that whoever makes them finds that a checksum is wrong.
+    Reads on to the end of the pieces, so that their maker finds that a checksum is wrong.
     """
     buffer = b""
     remaining = iter(pieces)
