@@ -37,6 +37,10 @@ TEXTS: dict[str, tuple[str, Right]] = {
         "\ufeffhawb;n\n1;a\n\ufeffhawb;n\n2;b\n\ufeff3;c\n",
         ([["1", "a"], ["2", "b"], ["3", "c"]], [], "1 row repeats the header"),
     ),
+    "texts that were joined, behind a broken record": (
+        'hawb;n\n1;"a"b\n2;c\n\ufeff3;d\n',
+        ([["2", "c"], ["3", "d"]], [(2, "hawb")], ""),
+    ),
     "zeros that a formula keeps": (
         'hawb;n\n="0012";="a ""b"""\n2;=1\n',
         ([["0012", 'a "b"'], ["2", "=1"]], [], ""),

@@ -104,7 +104,8 @@ class CsvBook:
 
     def _one_by_one(self, lines: Iterable[str], delimiter: str, before: int) -> Iterator[list[list[Cell]]]:
         """The records of these lines, of which `before` came before; those that are broken are rows of faults."""
-        records = csv.reader(lines, delimiter=delimiter, strict=True)
+        unmarked = (line.removeprefix(_MARK) for line in lines)
+        records = csv.reader(unmarked, delimiter=delimiter, strict=True)
         while True:
             found: list[list[str]] = []
             begun = before + records.line_num
