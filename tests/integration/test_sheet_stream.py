@@ -221,14 +221,14 @@ def test_shared_texts_are_found_by_their_index_however_few_are_kept(
     pieces = [xml[at : at + 7] for at in range(0, len(xml), 7)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shared_strings, "_READY", 3)
-        patch.setattr(shared_strings, "_KEPT", 2)
         strings = SharedStrings(pieces)
-        for at in rng.choices(range(len(texts)), k=3 * len(texts)):
-            assert strings[b"%d" % at] == texts[at].replace("_x", "_y")
+    indexes = rng.choices(range(len(texts)), k=3 * len(texts))
+    assert strings.texts([b"%d" % at for at in indexes]) == [texts[at].replace("_x", "_y") for at in indexes]
+    for index in (b"%d" % len(texts), b"-1", b"x", b""):
         with pytest.raises(Unknown):
-            strings[b"%d" % len(texts)]
+            strings.texts([index])
 
 
-def test_the_texts_of_the_table_are_those_that_it_says() -> None:
+def test_the_texts_of_the_table_are_those_that_it_shows() -> None:
     strings = SharedStrings([SHARED.encode()])
-    assert [strings[b"%d" % at] for at in range(len(TEXTS))] == TEXTS
+    assert strings.texts([b"%d" % at for at in range(len(TEXTS))]) == TEXTS

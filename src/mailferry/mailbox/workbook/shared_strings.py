@@ -1,6 +1,6 @@
-"""The texts that the cells of an .xlsx share, for the fast path: all of them as bytes, those in use as text.
+"""The texts that the cells of an .xlsx share, for the fast path: text, or only bytes where they are very many.
 
-A full sheet may have millions. Source: ECMA-376 part 1, 18.4.
+A full sheet may have millions, and a Python string is five times as large. Source: ECMA-376 part 1, 18.4.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mailferry.mailbox.workbook.plain_xml import Unknown, blocks, shown, unescaped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _BEGIN = re.compile(rb"<sst(?: [^<>]*+)?>")
 _TEXT = rb'<t( xml:space="preserve")?>([^<]*+)</t>'
@@ -25,53 +25,49 @@ _ITEM = re.compile(
     % (_TEXT, _RUN % rb'<t(?: xml:space="preserve")?>[^<]*+</t>')
 )
 _OPEN, _CLOSE = b"<si><t>", b"</t></si>"
-#: Texts, and bytes of them, that are ready from the beginning; and others that are kept once they were needed.
-_READY = 250_000
-_READY_BYTES = 32 * 1024 * 1024
-_KEPT = 50_000
-_KEPT_BYTES = 16 * 1024 * 1024
+#: Texts, and bytes of XML that hold them, that are kept as such.
+_READY = 600_000
+_READY_BYTES = 64 * 1024 * 1024
 
 
-class SharedStrings(dict[bytes, str]):
-    """Text by index, as a cell has that. Raises Unknown."""
+class SharedStrings:
+    """A table of shared texts."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
-        super().__init__()
+        """Raises Unknown."""
+        self._ready: list[str] = []
+        #: The others, one after the other, and where each of them ends.
         self._encoded = bytearray()
-        #: Where each of those in `_encoded` ends.
         self._ends = array("Q", [0])
-        self._kept: list[bytes] = []
-        self._kept_size = 0
         content = blocks(pieces, _BEGIN, b"</si>", b"</sst>")
         next(content)
-        size = ready = 0
+        size = 0
         for block in content:
             texts = _texts(block) if block else []
             size += len(block)
-            if ready + len(texts) <= _READY and size <= _READY_BYTES and not self._encoded:
-                self.update(zip(map(b"%d".__mod__, range(ready, ready + len(texts))), texts, strict=True))
-                ready += len(texts)
+            if len(self._ready) + len(texts) <= _READY and size <= _READY_BYTES and not self._encoded:
+                self._ready += texts
             else:
                 encoded = list(map(str.encode, texts))
                 self._ends.extend(list(accumulate(map(len, encoded), initial=len(self._encoded)))[1:])
                 self._encoded += b"".join(encoded)
-        self._ready = ready
 
-    def __missing__(self, index: bytes) -> str:
-        at = int(index) - self._ready if index.isdigit() else -1
-        if not 0 <= at < len(self._ends) - 1:
+    def texts(self, indexes: Sequence[bytes]) -> list[str]:
+        """The texts of some cells, by their index. Raises Unknown where there is none."""
+        if not b"".join(indexes).isdigit():
             raise Unknown("an index of a text")
-        begin, end = self._ends[at : at + 2]
-        text = self._encoded[begin:end].decode()
-        self._kept.append(index)
-        self._kept_size += end - begin
-        if len(self._kept) > _KEPT or self._kept_size > _KEPT_BYTES:
-            for one in self._kept[:-1]:
-                del self[one]
-            self._kept = [index]
-            self._kept_size = end - begin
-        self[index] = text
-        return text
+        numbers = list(map(int, indexes))
+        if max(numbers) < len(self._ready):
+            return list(map(self._ready.__getitem__, numbers))
+        return list(map(self._text, numbers))
+
+    def _text(self, number: int) -> str:
+        if number < len(self._ready):
+            return self._ready[number]
+        at = number - len(self._ready)
+        if at >= len(self._ends) - 1:
+            raise Unknown("an index of a text")
+        return self._encoded[self._ends[at] : self._ends[at + 1]].decode()
 
 
 def _texts(block: bytes) -> list[str]:

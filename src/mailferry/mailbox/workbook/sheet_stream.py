@@ -21,9 +21,10 @@ from mailferry.mailbox.workbook.sheet_parts import BROKEN, column_of
 
 if TYPE_CHECKING:
     import zipfile
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from mailferry.mailbox.workbook.cells import Cell
+    from mailferry.mailbox.workbook.shared_strings import SharedStrings
 
     _Kind = Callable[[Sequence[bytes]], Sequence[Cell]]
     _Shape = tuple[re.Pattern[bytes], list[_Kind | None]]
@@ -79,7 +80,7 @@ class SheetStream:
     """A worksheet that can be read from its start any number of times."""
 
     def __init__(
-        self, archive: zipfile.ZipFile, part: str, strings: Callable[[], Mapping[bytes, str]], styles: Styles
+        self, archive: zipfile.ZipFile, part: str, strings: Callable[[], SharedStrings], styles: Styles
     ) -> None:
         """Read ahead, `AHEAD` bytes, so that most of what is unknown is found before the first row. Raises Unknown."""
         self._archive = archive
@@ -225,7 +226,7 @@ def _inner(cell: bytes) -> bytes:
 class _Kinds(dict[bytes, "_Kind"]):
     """How values become cells, by a cell's attributes. Raises Unknown."""
 
-    def __init__(self, strings: Callable[[], Mapping[bytes, str]], styles: Styles) -> None:
+    def __init__(self, strings: Callable[[], SharedStrings], styles: Styles) -> None:
         super().__init__()
         self._strings = strings
         self._styles = styles
@@ -253,8 +254,8 @@ class _Kinds(dict[bytes, "_Kind"]):
             raise Unknown("a type of cells")
         return self._by_type[name]
 
-    def _shared(self, values: Sequence[bytes]) -> list[Cell]:
-        return list(map(self._strings().__getitem__, values))
+    def _shared(self, values: Sequence[bytes]) -> Sequence[Cell]:
+        return self._strings().texts(values)
 
     def _dates(self, values: Sequence[bytes]) -> list[Cell]:
         return list(map(self._moments.__getitem__, values))
