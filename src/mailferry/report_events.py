@@ -70,6 +70,10 @@ def verified_text(done: dict[str, Verified | str]) -> str:
         for hour in result.hours:
             lines += _hour_lines(hour)
         gone = [hour for hour in result.hours if hour.listed is None]
+        if result.never_listed:
+            lines.append(
+                f"  {result.never_listed} hours could not be checked: the provider was not asked for them yet"
+            )
         if gone and not result.offline:
             lines.append(f"  {len(gone)} hours could not be checked: the provider no longer has them")
     return _text(lines)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support_events import START, a_site
 
+from mailferry.errors import Retry
+from mailferry.events import writer
+from mailferry.events.files import HourlyFiles
 from mailferry.testing.population import Feed, Traits
 from mailferry.testing.provider import Settings
 from mailferry.testing.troubles import Troubles
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mailferry.events.destination import Committed
 
 SIGN_INS = Feed(api_key="key-of-the-sign-ins", domain="example.com", category="authentication", type="")
 MAIL = Feed(api_key="key-of-the-mail-feed", domain="example.org", category="mail", type="outgoinglog")
@@ -29,6 +34,34 @@ def test_a_position_set_back_by_hand_writes_nothing_twice(tmp_path: Path, feed: 
             site.position_file(feed).write_text(str(position))
             assert site.collect().status == 0
         site.assert_exactly_once(feed)
+
+
+@pytest.mark.parametrize("feed", [MAIL, SIGN_INS])
+def test_a_run_that_ends_within_a_wide_window_leaves_no_time_without_audits(
+    tmp_path: Path, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traits = Traits(rate=0.05, start=START, end=START + 7200, late=0.2, late_by=3000, detail_bytes=50)
+    with a_site(tmp_path, {feed: traits}, now=START + 3000) as site:
+        site.configure(audit="1h", split_interval=3600, max_time_gap=3600)
+        monkeypatch.setattr(writer, "COMMIT_EVENTS", 20)
+        commits = 0
+
+        def fails(self: HourlyFiles, *given: Any) -> Committed:
+            nonlocal commits
+            commits += 1
+            if commits == 5:
+                raise Retry("the disk failed")
+            return commit(self, *given)
+
+        commit = HourlyFiles.commit
+        monkeypatch.setattr(HourlyFiles, "commit", fails)
+        assert site.collect().status == 1
+        assert site.lines(feed)
+        for now in (3000, 7200, 5 * 3600):
+            site.clock.now = START + now
+            assert site.collect().status == 0
+        found = site.compared(feed)
+        assert (found.lost, found.twice, found.foreign) == (0, 0, 0), found
 
 
 def test_a_look_back_that_is_raised_writes_nothing_twice(tmp_path: Path) -> None:

@@ -249,3 +249,12 @@ def test_what_cannot_be_checked_is_said_and_ends_with_1(tmp_path: Path) -> None:
         code, answer = verified(site, SIGN_INS)
         assert (code, answer["complete"]) == (1, None)
         assert verified(site, SIGN_INS, "--offline")[0] == 0
+
+
+def test_time_that_was_never_listed_is_not_complete_without_the_provider(tmp_path: Path) -> None:
+    with a_site(tmp_path, {SIGN_INS: TRAITS}) as site:
+        site.configure(start_time=RECENT + 1800)
+        assert site.collect().status == 0
+        assert verified(site, SIGN_INS, "--offline", "--from", RECENT + 1800)[0] == 0
+        code, answer = verified(site, SIGN_INS, "--offline")
+        assert (code, answer["complete"]) == (1, None)

@@ -56,8 +56,11 @@ class Progress:
     coverage: Coverage = field(default_factory=Coverage)
 
     def begin(self, look_back: int) -> int:
-        """Where the next run starts to read."""
-        return max(self.floor, self.position - look_back)
+        """Where the next run starts to read: what was listed only in part is listed again."""
+        spans = self.coverage.spans
+        # Before the first whole range that is the floor; a position that a person has set has none.
+        listed = spans[-1].end if spans else self.floor or self.position
+        return max(self.floor, min(self.position, listed) - look_back)
 
     @property
     def open_gaps(self) -> list[Gap]:

@@ -42,11 +42,15 @@ class Verified:
     repaired: int = 0
     #: The provider was not asked.
     offline: bool = False
+    #: Hours of which some time was never listed: without the provider nothing is known of it.
+    never_listed: int = 0
 
     @property
     def unchecked(self) -> bool:
-        """Whether the provider no longer has some of that time."""
-        return not self.offline and any(hour.listed is None for hour in self.hours)
+        """Whether some of that time could not be checked: the provider no longer has it, or was not asked for it."""
+        if self.offline:
+            return self.never_listed > 0
+        return any(hour.listed is None for hour in self.hours)
 
 
 class Verifier(Backfill):
@@ -68,6 +72,10 @@ class Verifier(Backfill):
             raise Stop(f"[{self._feed.section}] has not collected that time yet; nothing to verify")
         hours = await self._again(await self._examined(progress, start, end, offline=offline), offline)
         verified = Verified(section=self._feed.section, hours=hours, offline=offline)
+        holes = list(progress.coverage.holes(start, end)) if offline else []
+        verified.never_listed = sum(
+            any(hour.start < until and since < hour.start + HOUR for since, until in holes) for hour in hours
+        )
         wanted = [
             Range(max(start, hour.start), min(end, hour.start + HOUR))
             for hour in hours

@@ -165,7 +165,7 @@ class Writer:
             # Events come in order, so all before the last one's second have been taken.
             progress.position = max(progress.position, min(lines[-1].time, self._last_end))
         # What is forgotten must not be listed again, should `look_back` be raised.
-        progress.floor = max(progress.floor, progress.position - self._look_back)
+        progress.floor = progress.begin(self._look_back)
         progress.seen.forget_before(progress.floor)
         self._count_lists()
         if self._unreadable < self._metrics.unreadable:
