@@ -245,13 +245,13 @@ def refusals(conn: Connection, feed: str, now: datetime, first: int = 101) -> di
     }
 
 
-def fill(conn: Connection, configuration: Configuration) -> dict[str, int]:
+def fill(conn: Connection, configuration: Configuration, *, loaded: int = 4) -> dict[str, int]:
     """Last night's mail: most of it loaded, one file refused, one with rejected rows. The numbers of some jobs."""
     registered(conn, configuration)
     worker(conn, running=["collect example-outgoing"])
     feed = configuration.mailboxes[0].name
     now = datetime.now(UTC).replace(microsecond=0)
-    for number in range(1, 19):
+    for number in range(1, loaded + 1):
         job(
             conn,
             str(number),
