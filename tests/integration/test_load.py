@@ -84,7 +84,7 @@ def test_an_archive_is_kept_as_it_came_and_its_files_can_be_retried(
     here: Setting,
 ) -> None:
     books = {"good": workbook(HEADER, ("1", "a", 1))}
-    books |= {name: workbook(HEADER, (None, name, 1)) for name in ("bad", "worse")}
+    books |= {name: workbook(HEADER, *[(None, "b", 1)] * 2, (name, "b", 1)) for name in ("bad", "worse")}
     archive = zipped(**books)
     here.maildir.deliver(mail("Track and Trace", ("all.zip", archive)))
     assert here.load().exit_status == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,8 +90,10 @@ MOMENTS = (
         lambda day, part: repr(day + part / 172_800_000), st.integers(61, 60_000), st.integers(0, 172_799_999)
     )
 )
-ESCAPED = st.text(st.sampled_from("aé <>&'\"ğ\n_x0"), min_size=1).map(
-    lambda text: text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+ESCAPED = (
+    st.text(st.sampled_from("aé <>&'\"ğ\n_x0"), min_size=1)
+    .filter(lambda text: not re.search(r"_x[0a]{4}_", text))  # which calamine alone reads
+    .map(lambda text: text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 )
 KNOWN = (
     st.just("")

@@ -79,8 +79,9 @@ class Pages:
         self._expected = expected
         #: Whether no answer has shown yet that `endtime` is exclusive.
         self.inclusive = True
-        #: Small or odd sizes at which an answer was found to be whole; and the largest of an answer that was not full.
+        #: Small or odd sizes at which an answer was found to be whole: doubted again only while none was larger.
         self._whole: set[int] = set()
+        #: The largest size of an answer that was not full.
         self._largest = 0
 
     def full(self, size: int) -> bool:
@@ -97,8 +98,9 @@ class Pages:
         if not _SMALLEST <= size < self.limit:
             return False
         again = size == self._largest >= _BURST
+        whole = size in self._whole and size < self._largest
         self._largest = max(self._largest, size)
-        return ((again or _round(size)) and size not in self._whole) or size < self._expected(*asked)
+        return ((again or _round(size)) and not whole) or size < self._expected(*asked)
 
     def learn(self, answer: Sequence[Entry], older: Sequence[Entry]) -> None:
         """Compare an answer of doubtful size with the answer to its older part alone."""
