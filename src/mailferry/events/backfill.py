@@ -114,11 +114,11 @@ class Backfill(Collector):
         """Release what it holds of the destination."""
         await in_thread(self._destination.release)
 
-    async def _gaps(self, done: Done, writer: Writer) -> None:
+    async def _gaps(self, done: Done) -> None:
         self._still += [Range(gap.start, gap.end) for gap in done.batch.gaps]
         if done.batch.asked_at is None:
             self._still.append(done.batch.range)
-        await super()._gaps(done, writer)
+        await super()._gaps(done)
 
     async def looked(self) -> Progress:
         """How far the feed got. Raises Stop where it has never run."""
@@ -158,27 +158,29 @@ class Backfill(Collector):
         async with self._locked() as progress:
             now, events = int(self._clock()), progress.events
             held = await self._holds(piece)
-            source = Source(self._feed, self._connections, self._metrics, self._journal)
             feed = self._feed
-            writer = Writer(self._destination, progress, feed.look_back, self._metrics, feed.audit_delays)
-            stopping = asyncio.create_task(self._stop.wait())
-            await writer.audit(piece, refilling=True)
+            self._source = Source(feed, self._connections, self._metrics, self._journal)
+            self._writer = Writer(
+                self._destination, progress, feed.look_back, self._metrics, feed.audit_delays
+            )
+            self._stopping = asyncio.create_task(self._stop.wait())
+            await self._writer.audit(piece, refilling=True)
             gaps = self._result.new_gaps
             try:
-                times = await self._list_again(piece, held, source, progress, stopping, writer)
+                times = await self._list_again(piece, held, progress)
             finally:
-                await stopped(stopping)
+                await stopped(self._stopping)
                 filled.written += progress.events - events
                 filled.new_gaps += self._result.new_gaps - gaps
             if not self._stop.is_set():
-                await writer.audited(now, times)
+                await self._writer.audited(now, times)
                 filled.listed += times.total()
                 filled.reached = piece.end
 
     async def _tried(self, piece: Range, progress: Progress, filled: Filled) -> None:
         held = await self._holds(piece)
-        source = Source(self._feed, self._connections, self._metrics, self._journal)
-        reader = self._reader(source, progress)
+        self._source = Source(self._feed, self._connections, self._metrics, self._journal)
+        reader = self._reader(progress)
         keys = set()
         async for _, events in reader.listed(*piece):
             keys |= {event.key for event in events if piece.start <= event.time < piece.end}

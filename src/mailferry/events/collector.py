@@ -238,17 +238,17 @@ class Collector:
             return
         self._journal.step(f"collecting from {_utc(begin)} to {_utc(end)}")
         self._span = (begin, end)
-        source = Source(feed, self._connections, self._metrics, self._journal, self._place)
+        self._source = Source(feed, self._connections, self._metrics, self._journal, self._place)
         progress.coverage = progress.coverage.not_after(int(now))
-        reader = self._reader(source, progress)
+        reader = self._reader(progress)
         reading = asyncio.create_task(reader.read(begin, end, progress.position, progress.seen))
-        writer = Writer(self._destination, progress, feed.look_back, self._metrics, feed.audit_delays)
-        stopping = asyncio.create_task(self._stop.wait())
+        self._writer = Writer(self._destination, progress, feed.look_back, self._metrics, feed.audit_delays)
+        self._stopping = asyncio.create_task(self._stop.wait())
         try:
-            await self._write(reader, reading, stopping, writer, lambda done: self._covered(done, writer))
-            await self._audit(source, progress, stopping, writer)
+            await self._write(reader, reading, self._covered)
+            await self._audit(progress)
         finally:
-            await stopped(stopping)
+            await stopped(self._stopping)
 
     async def _open(self) -> Progress:
         feed = self._feed
@@ -270,14 +270,12 @@ class Collector:
             )
         return progress
 
-    def _reader(self, source: Source, progress: Progress) -> Reader:
-        return Reader(self._feed, source, self._metrics, self._journal, progress.coverage, self._clock)
+    def _reader(self, progress: Progress) -> Reader:
+        return Reader(self._feed, self._source, self._metrics, self._journal, progress.coverage, self._clock)
 
     # --- looking again
 
-    async def _audit(
-        self, source: Source, progress: Progress, stopping: asyncio.Task[bool], writer: Writer
-    ) -> None:
+    async def _audit(self, progress: Progress) -> None:
         """List again what is due for it, until nothing is, or until it is time to let the next run go on."""
         feed = self._feed
         days = min(feed.log_retention_days or audit.REACH, audit.REACH)
@@ -291,18 +289,10 @@ class Collector:
             )
             if due is None:
                 return
-            await self._audit_one(due, now, source, progress, stopping, writer)
+            await self._audit_one(due, now, progress)
 
-    async def _audit_one(
-        self,
-        due: Range,
-        now: int,
-        source: Source,
-        progress: Progress,
-        stopping: asyncio.Task[bool],
-        writer: Writer,
-    ) -> None:
-        await writer.audit(due)
+    async def _audit_one(self, due: Range, now: int, progress: Progress) -> None:
+        await self._writer.audit(due)
         held = await self._holds(due)
         written = progress.coverage.held(*due)
         there = held.untimed + sum(
@@ -314,11 +304,11 @@ class Collector:
                 "were moved or deleted. That time is not audited; mailferry verify looks closer, and can write them again",
                 level=logging.WARNING,
             )
-            await writer.taken(now, held.times)
+            await self._writer.taken(now, held.times)
             return
         late = self._metrics.audit_late
         before = progress.coverage.expected(*due)
-        times = await self._list_again(due, held, source, progress, stopping, writer)
+        times = await self._list_again(due, held, progress)
         if self._stop.is_set():
             return
         if times.total() < before:
@@ -327,7 +317,7 @@ class Collector:
                 f"{times.total():,} now; what was written stays",
                 level=logging.WARNING,
             )
-        await writer.audited(now, times)
+        await self._writer.audited(now, times)
         late = self._metrics.audit_late - late
         self._journal.step(
             f"audited {_utc(due.start)} to {_utc(due.end)}: {times.total():,} events, {late} of them late"
@@ -337,57 +327,39 @@ class Collector:
         """What the destination has of that time."""
         return await in_thread(lambda: Held(self._destination.found(*some)))
 
-    async def _list_again(
-        self,
-        asked: Range,
-        held: Held,
-        source: Source,
-        progress: Progress,
-        stopping: asyncio.Task[bool],
-        writer: Writer,
-    ) -> Counter[int]:
+    async def _list_again(self, asked: Range, held: Held, progress: Progress) -> Counter[int]:
         """List a range, and write what is not held of it; the number of its events by their second."""
         times: Counter[int] = Counter()
 
         async def count(done: Done) -> None:
             times.update(done.times)
-            await self._gaps(done, writer)
+            await self._gaps(done)
 
-        reader = self._reader(source, progress)
+        reader = self._reader(progress)
         states = progress.newer | progress.seen.states
         seen = Seen(dict.fromkeys(held.keys, asked.end) | progress.seen.ends, states)
         again = progress.details_missing.keys()
         reading = asyncio.create_task(reader.read(*asked, progress.position, seen, held=held, again=again))
-        await self._write(reader, reading, stopping, writer, count)
+        await self._write(reader, reading, count)
         return times
 
     # --- writing
 
     async def _write(
-        self,
-        reader: Reader,
-        reading: asyncio.Task[None],
-        stopping: asyncio.Task[bool],
-        writer: Writer,
-        covered: Callable[[Done], Awaitable[None]],
+        self, reader: Reader, reading: asyncio.Task[None], covered: Callable[[Done], Awaitable[None]]
     ) -> None:
         """Write and commit what the reader passes on, in order, until it ends or fails, or until a stop is asked for."""
         try:
-            await self._pass_on(reader, reading, stopping, writer, covered)
+            await self._pass_on(reader, reading, covered)
         finally:
             await stopped(reading)
             await reader.discard()
-            await writer.flush()
+            await self._writer.flush()
 
     async def _pass_on(
-        self,
-        reader: Reader,
-        reading: asyncio.Task[None],
-        stopping: asyncio.Task[bool],
-        writer: Writer,
-        covered: Callable[[Done], Awaitable[None]],
+        self, reader: Reader, reading: asyncio.Task[None], covered: Callable[[Done], Awaitable[None]]
     ) -> None:
-        while (item := await self._next(reader, reading, stopping)) is not None:
+        while (item := await self._next(reader, reading)) is not None:
             if isinstance(item, BaseException):
                 raise item
             if isinstance(item, Done):
@@ -400,20 +372,20 @@ class Collector:
                     elif line.done():
                         ready = line.result()
                     else:
-                        ready = await self._ready(line, stopping, writer)
+                        ready = await self._ready(line)
                     if ready:
-                        await writer.add(ready, item.range.end)
+                        await self._writer.add(ready, item.range.end)
             except BaseException as error:
                 await cancel(item.lines)
                 if isinstance(error, _OutOfTime):
                     return
                 raise
 
-    async def _next(self, reader: Reader, reading: asyncio.Task[None], stopping: asyncio.Task[bool]) -> Item:
+    async def _next(self, reader: Reader, reading: asyncio.Task[None]) -> Item:
         """The next item; after a stop only what has been read already, then None."""
         if reader.items.empty() and not self._stop.is_set():
             getting = asyncio.create_task(reader.items.get())
-            await asyncio.wait({getting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({getting, self._stopping}, return_when=asyncio.FIRST_COMPLETED)
             if getting.done():
                 return getting.result()
             await stopped(getting)
@@ -423,9 +395,7 @@ class Collector:
                 return None
         return reader.items.get_nowait()
 
-    async def _ready(
-        self, line: asyncio.Task[Line | None], stopping: asyncio.Task[bool], writer: Writer
-    ) -> Line | None:
+    async def _ready(self, line: asyncio.Task[Line | None]) -> Line | None:
         """The line when its detail is there; after a stop, details in flight get `GRACE` seconds in all."""
         while not line.done():
             if self._stop.is_set():
@@ -435,20 +405,20 @@ class Collector:
                     raise _OutOfTime
                 await asyncio.wait({line}, timeout=left)
             else:
-                await asyncio.wait(
-                    {line, stopping}, timeout=writer.due_in(), return_when=asyncio.FIRST_COMPLETED
-                )
-                if writer.due_in() == 0:
-                    await writer.flush()
+                waited = {line, self._stopping}
+                due_in = self._writer.due_in()
+                await asyncio.wait(waited, timeout=due_in, return_when=asyncio.FIRST_COMPLETED)
+                if self._writer.due_in() == 0:
+                    await self._writer.flush()
         return line.result()
 
-    async def _covered(self, done: Done, writer: Writer) -> None:
-        await self._gaps(done, writer)
+    async def _covered(self, done: Done) -> None:
+        await self._gaps(done)
         share = (done.batch.range.end - self._span[0]) / (self._span[1] - self._span[0])
         self._watch(self._feed.section, share, self._metrics.events)
 
-    async def _gaps(self, done: Done, writer: Writer) -> None:
-        for gap in await writer.covered(done):
+    async def _gaps(self, done: Done) -> None:
+        for gap in await self._writer.covered(done):
             self._result.new_gaps += 1
             reason = {
                 "saturated": f"it holds more than the {done.limit} records that the provider returns at once",

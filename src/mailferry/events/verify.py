@@ -117,8 +117,8 @@ class Verifier(Backfill):
         return hours
 
     async def _compare(self, hours: Hours, piece: Range, progress: Progress) -> None:
-        source = Source(self._feed, self._connections, self._metrics, self._journal)
-        reader = self._reader(source, progress)
+        self._source = Source(self._feed, self._connections, self._metrics, self._journal)
+        reader = self._reader(progress)
         listed: list[Placed] = []
         start = piece.start
         async for batch, events in reader.listed(piece.start - BLUR, piece.end + BLUR):
