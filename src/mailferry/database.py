@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import selectors
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +73,24 @@ _LATIN = {5: 9, 6: 10, 7: 13, 8: 14, 9: 15, 10: 16}
 #: SQLSTATE classes and codes, https://www.postgresql.org/docs/current/errcodes-appendix.html
 _PASSING = ("08", "40", "53", "55P03", "57", "58", "25006", "25P03", "XX", "72")
 _DATA = ("21", "22", "23", "44", "P0", "54")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Relation:
+    """A table, by schema and name."""
+
+    schema: str
+    name: str
+
+    @property
+    def title(self) -> str:
+        """Schema and name, as people write them, and as the ledger keeps them."""
+        return f"{self.schema}.{self.name}"
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        """The table in a statement."""
+        return sql.Identifier(self.schema, self.name)
 
 
 def parameters(settings: DatabaseSettings) -> dict[str, Any]:

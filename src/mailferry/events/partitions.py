@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
-from mailferry.database import advisory_key, queries
+from mailferry.database import Relation, advisory_key, queries
 from mailferry.errors import Stop
 
 if TYPE_CHECKING:
@@ -50,37 +50,18 @@ _PATIENCE = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Table:
+class Table(Relation):
     """A partitioned table that events can be written into."""
 
     oid: int
-    schema: str
-    name: str
-
-    @property
-    def title(self) -> str:
-        """Schema and name, as people write them."""
-        return f"{self.schema}.{self.name}"
-
-    @property
-    def identifier(self) -> sql.Identifier:
-        """The table in a statement."""
-        return sql.Identifier(self.schema, self.name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Partition:
+class Partition(Relation):
     """One partition: events from `start` up to but not including `end`, Unix seconds, infinite where it has no bound."""
 
-    schema: str
-    name: str
     start: float
     end: float
-
-    @property
-    def identifier(self) -> sql.Identifier:
-        """The partition in a statement."""
-        return sql.Identifier(self.schema, self.name)
 
 
 def statement(name: str, **identifiers: sql.Composable) -> sql.Composed:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql
 
-from mailferry.database import SCHEMA, advisory_key
+from mailferry.database import SCHEMA, Relation, advisory_key
 from mailferry.errors import Reject, Stop
 from mailferry.mailbox.target.blame import blamed
 from mailferry.mailbox.workbook.header import clean_name
@@ -63,11 +63,9 @@ class TargetColumn(Column):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Target:
+class Target(Relation):
     """A table that can be upserted into."""
 
-    schema: str
-    name: str
     key: str
     #: All columns of the table.
     all_columns: tuple[TargetColumn, ...]
@@ -90,16 +88,6 @@ class Target:
         """The columns that no sheet can fill: we do, or the database itself (generated, identity GENERATED ALWAYS)."""
         own = (one.name for one in self.all_columns if one.name in ORIGINS or not one.writable)
         return (*OURS, *(name for name in own if name not in OURS))
-
-    @property
-    def title(self) -> str:
-        """Schema and name, as the ledger keeps it."""
-        return f"{self.schema}.{self.name}"
-
-    @property
-    def identifier(self) -> sql.Identifier:
-        """The table in a statement."""
-        return sql.Identifier(self.schema, self.name)
 
     def column(self, name: str) -> TargetColumn | None:
         return next((column for column in self.all_columns if column.name == name), None)
