@@ -32,7 +32,7 @@ from mailferry.errors import MailferryError, Reject
 from mailferry.mailbox.workbook.cells import text_of
 from mailferry.mailbox.workbook.contract import RowContract
 from mailferry.mailbox.workbook.formats import kind_of
-from mailferry.mailbox.workbook.header import clean_name, find_header
+from mailferry.mailbox.workbook.header import Finder, clean_name, named
 from mailferry.mailbox.workbook.hidden import HiddenCells
 from mailferry.mailbox.workbook.office import OfficeBook
 from mailferry.mailbox.workbook.reader import Reader
@@ -192,7 +192,8 @@ def compare(path: Path, kind: Kind, head: Sheet, rows: list[list[str]]) -> tuple
         if isinstance(error, KeyboardInterrupt):
             raise
         return f"loaded, {kind}; {name} cannot read it", []
-    header = find_header([[written(value) for value in cells.get(head.header_row) or ()]], names[0])
+    written_row = [written(value) for value in cells.get(head.header_row) or ()]
+    header = Finder(is_key=named(names[0])).find([written_row])
     if header is None:
         return f"loaded, {kind}; {name} sees another header", []
     places = {name: place for place, name in enumerate(header.names) if name}

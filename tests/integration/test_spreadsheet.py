@@ -28,7 +28,7 @@ from mailferry.mailbox.workbook import reader as reader_module
 from mailferry.mailbox.workbook.cells import is_blank
 from mailferry.mailbox.workbook.contract import RowContract, lay_out
 from mailferry.mailbox.workbook.formats import kind_of
-from mailferry.mailbox.workbook.header import find_header
+from mailferry.mailbox.workbook.header import Finder, named
 from mailferry.mailbox.workbook.reader import Reader
 from mailferry.mailbox.workbook.row_writer import RowWriter
 from mailferry.mailbox.workbook.values import MIB, Column, Kind
@@ -423,7 +423,7 @@ def test_what_the_contract_lets_through_the_server_takes(db: Connection, type_na
     contract = RowContract(
         key="k", columns=(Column(name="k", type="integer"), Column(name="v", type=type_name))
     )
-    header = find_header([["k", "v"]], "k")
+    header = Finder(is_key=named("k")).find([["k", "v"]])
     assert header is not None
     writer = RowWriter(layout=lay_out(header, contract), contract=contract)
     text, rejects = writer.batch("S", 2, [[float(at), cell] for at, cell in enumerate(EDGES)])

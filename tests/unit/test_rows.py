@@ -17,7 +17,7 @@ from mailferry.config.spreadsheet import UnknownColumns
 from mailferry.errors import Reject
 from mailferry.mailbox.workbook.cells import is_blank
 from mailferry.mailbox.workbook.contract import Layout, RowContract, align, infer_types, lay_out, with_types
-from mailferry.mailbox.workbook.header import Header, clean_name, find_header, unique_names
+from mailferry.mailbox.workbook.header import Finder, Header, clean_name, named, unique_names
 from mailferry.mailbox.workbook.row_writer import RowWriter
 from mailferry.mailbox.workbook.values import Column, RejectedRow
 
@@ -31,7 +31,7 @@ AMOUNT = Column(name="amount", type="numeric(10,2)")
 
 
 def header_of(rows: Sequence[Any], key: str = "hawb") -> Header:
-    header = find_header(rows, key)
+    header = Finder(is_key=named(key)).find(rows)
     assert header is not None
     return header
 
@@ -100,7 +100,7 @@ def test_the_header_need_be_neither_first_row_nor_first_column() -> None:
 
 def test_a_header_is_looked_for_in_the_first_fifty_rows() -> None:
     assert header_of([[""]] * 49 + [["hawb"]]).row == 50
-    assert find_header([[""]] * 50 + [["hawb"]], "hawb") is None
+    assert Finder(is_key=named("hawb")).find([[""]] * 50 + [["hawb"]]) is None
 
 
 def test_blank_rows_are_dropped_and_row_numbers_stay() -> None:

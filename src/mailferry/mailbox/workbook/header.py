@@ -132,11 +132,6 @@ class Finder:
         return None
 
 
-def find_header(rows: Iterable[Sequence[Cell]], key: str) -> Header | None:
-    """The first of the rows (numbered from 1) with a cell that has the key's name."""
-    return Finder(is_key=named(key)).find(rows)
-
-
 def named(key: str) -> Callable[[Sequence[str]], bool]:
     """Whether one of some names is the key's clean name."""
     wanted = clean_name(key)
