@@ -46,9 +46,13 @@ class Plan:
         configuration = self.configuration
         self.events = {feed.section: feed for feed in configuration.events}
         self.mailboxes = {feed.name: feed for feed in configuration.mailboxes}
-        entries = [_event_entry(feed) for feed in configuration.events]
-        entries += [_mailbox_entry(feed) for feed in configuration.mailboxes]
-        self.entries = {entry.name: entry for entry in entries}
+        self.entries = {
+            name: _entry(name, "events", feed, of_one_host=feed.destination == "files")
+            for name, feed in self.events.items()
+        } | {
+            name: _entry(name, "mailbox", feed, of_one_host=feed.mailbox.kind is MailboxKind.MAILDIR)
+            for name, feed in self.mailboxes.items()
+        }
 
     @property
     def source(self) -> Path:
@@ -78,21 +82,6 @@ def host_name(configuration: Configuration) -> str:
     return configuration.service.host or socket.gethostname()
 
 
-def _event_entry(feed: EventFeed) -> Entry:
-    return Entry(
-        name=feed.section,
-        kind="events",
-        host=feed.host,
-        bound=bool(feed.host) or feed.destination == "files",
-        schedule=feed.due,
-    )
-
-
-def _mailbox_entry(feed: MailboxFeed) -> Entry:
-    return Entry(
-        name=feed.name,
-        kind="mailbox",
-        host=feed.host,
-        bound=bool(feed.host) or feed.mailbox.kind is MailboxKind.MAILDIR,
-        schedule=feed.due,
-    )
+def _entry(name: str, kind: str, feed: EventFeed | MailboxFeed, *, of_one_host: bool) -> Entry:
+    bound = bool(feed.host) or of_one_host
+    return Entry(name=name, kind=kind, host=feed.host, bound=bound, schedule=feed.due)
