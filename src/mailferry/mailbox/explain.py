@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,11 @@ from mailferry.mailbox.storing import Budget, store
 from mailferry.mailbox.workbook.inspector import Inspector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from mailferry.config.mailbox_feed import MailboxFeed
-    from mailferry.mailbox.source.message import Mailbox, MessageRef
+    from mailferry.mailbox.source.message import Mailbox, MessageRef, Summary
 
 
 #: What each is called in the output.
@@ -91,12 +91,7 @@ def _message(feed: MailboxFeed, mailbox: Mailbox, ref: MessageRef, *, is_marked:
     try:
         parts, others = choose(summary, feed.mailbox)
     except Reject as error:
-        return replace(
-            _verdict(ref, f"refused: {error}"),
-            received=summary.received,
-            sender=summary.sender,
-            subject=summary.subject,
-        )
+        return _verdict(ref, f"refused: {error}", summary)
     found = list(others)
     if not is_marked:
         budget = Budget(feed.limits.message)
@@ -117,15 +112,7 @@ def _message(feed: MailboxFeed, mailbox: Mailbox, ref: MessageRef, *, is_marked:
         reason = f"it is marked already (read, or as {feed.mailbox.spelled('mark')} says)"
     elif not parts:
         reason = others[0].reason if len({one.reason for one in others}) == 1 else "no part of it is wanted"
-    return MessageVerdict(
-        uid=ref.uid,
-        received=summary.received,
-        sender=summary.sender,
-        subject=summary.subject,
-        verdict="skipped" if reason else "taken",
-        reason=reason,
-        parts=tuple(map(_part, found)),
-    )
+    return _verdict(ref, reason, summary, found)
 
 
 def _part(outcome: PartOutcome) -> PartVerdict:
@@ -138,5 +125,15 @@ def _part(outcome: PartOutcome) -> PartVerdict:
     )
 
 
-def _verdict(ref: MessageRef, reason: str) -> MessageVerdict:
-    return MessageVerdict(uid=ref.uid, received=None, sender="", subject="", verdict="skipped", reason=reason)
+def _verdict(
+    ref: MessageRef, reason: str, summary: Summary | None = None, parts: Sequence[PartOutcome] = ()
+) -> MessageVerdict:
+    return MessageVerdict(
+        uid=ref.uid,
+        received=summary.received if summary else None,
+        sender=summary.sender if summary else "",
+        subject=summary.subject if summary else "",
+        verdict="skipped" if reason else "taken",
+        reason=reason,
+        parts=tuple(map(_part, parts)),
+    )
