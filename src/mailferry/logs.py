@@ -121,11 +121,6 @@ def bound(**ids: object) -> Iterator[None]:
         _IDS.set(before)
 
 
-def new_id() -> str:
-    """A short random id, for one run of a task."""
-    return os.urandom(4).hex()
-
-
 def marked(text: str) -> str:
     """An error for standard error, before all is set up: marked as one where that is the journal."""
     return _with_priority(text, logging.ERROR) if _is_journal() else text

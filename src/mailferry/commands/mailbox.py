@@ -193,6 +193,8 @@ def ending(stop: threading.Event) -> Iterator[list[int]]:
 
 def run_check(config: Path | None, feed: str = "", *, as_json: bool) -> int:
     """The health checks, printed; returns the exit status."""
+    import dataclasses
+
     from mailferry import report_jobs
     from mailferry.mailbox import health
 
@@ -201,7 +203,7 @@ def run_check(config: Path | None, feed: str = "", *, as_json: bool) -> int:
         status = health.exit_status(found)
     except ConfigError as error:
         found, status = [health.faulty(error)], 2
-    plain = [health.as_plain(one) for one in found]
+    plain = [dataclasses.asdict(one) for one in found]
     typer.echo(
         dumped(exit_status=status, checks=plain)
         if as_json

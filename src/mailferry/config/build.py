@@ -181,7 +181,9 @@ class _Builder(Values):
         if feed is None or len(source.faults) > before:
             return None
         hide(feed.api_key.get_secret_value(), feed.masked_key)
-        self._warn(feed, place)
+        if feed.max_records_per_page > PAGE_LIMIT:
+            what = f"the provider's limit, {PAGE_LIMIT}, is used"
+            source.warnings.append(f"{source.label(place, 'max_records_per_page')}: {what}")
         return self._with_paths(feed, given, beside)
 
     def _with_paths(self, feed: EventFeed, given: Mapping[str, Given], beside: str) -> EventFeed:
@@ -203,12 +205,6 @@ class _Builder(Values):
         elsewhere = "/" in named or "\\" in named
         file = self._resolved(named) if elsewhere else feed.folder / named
         return feed.model_copy(update={"heartbeat_file": file})
-
-    def _warn(self, feed: EventFeed, place: Place) -> None:
-        label = self._source.label
-        if feed.max_records_per_page > PAGE_LIMIT:
-            what = f"the provider's limit, {PAGE_LIMIT}, is used"
-            self._source.warnings.append(f"{label(place, 'max_records_per_page')}: {what}")
 
     def _mailbox(self, place: Place, data_dir: Path, *, has_mailbox: bool = True) -> MailboxFeed | None:
         source, shared = self._source, ("defaults", "mailbox")

@@ -105,7 +105,9 @@ def _parsed(text: str, source: Source) -> configparser.RawConfigParser:
             fault(error.lineno, "stands before any [section]; begin with [DEFAULT] or [MailLogger:<name>]")
         except configparser.ParsingError as error:
             for number, line in error.errors:
-                what = f"cannot be understood; write `option = value` (it begins with {_first_word(line)!r})"
+                # As much of the line as may be shown: it may hold the key.
+                begin = "".join(line.split()[:1])[:20]
+                what = f"cannot be understood; write `option = value` (it begins with {begin!r})"
                 fault(number, what)
         else:
             break
@@ -113,8 +115,3 @@ def _parsed(text: str, source: Source) -> configparser.RawConfigParser:
         if name.startswith(_ASIDE):
             parser.remove_section(name)
     return parser
-
-
-def _first_word(line: str) -> str:
-    """As much of a line as may be shown: it may hold the key."""
-    return line.strip().split(maxsplit=1)[0][:20] if line.strip() else ""

@@ -136,7 +136,8 @@ def _next_of_cron(text: str, after: datetime, key: str) -> datetime:
     times = _cron_times(text, start)
     this = next(times)
     for following in times:
-        due = this + _delay(this, following, key)
+        delay = _share(f"{key} {this.timestamp():.0f}") * min(_JITTER, (following - this) / 10)
+        due = this + delay
         if due > after:
             return due.astimezone(after.tzinfo)
         this = following
@@ -154,10 +155,6 @@ def _cron_times(text: str, start: datetime) -> Iterator[datetime]:
         # `fold` marks the second coming of an hour: work that belongs to an hour of the day is done once.
         if wildcard or not time.fold:
             yield time.astimezone(UTC)
-
-
-def _delay(time: datetime, following: datetime, key: str) -> timedelta:
-    return _share(f"{key} {time.timestamp():.0f}") * min(_JITTER, (following - time) / 10)
 
 
 def _share(text: str) -> float:

@@ -77,7 +77,10 @@ def read(paths: Sequence[Path | None] = (), environ: Mapping[str, str] | None = 
         faults += [fault for _, fault in part.faults]
     service = _service(parts, environ, faults)
     database = _database(parts, service, environ, faults)
-    apart = [*parts, *_beside_ini(parts, environ, faults)]
+    apart = list(parts)
+    if all(_suffix(part.path) == ".ini" for part in parts):
+        # INI files have no such tables: there the environment has.
+        apart.append(_apart_of_environment(environ, faults))
     page = _one_of([(part.path, part.page) for part in apart], "page", faults) or PageSettings()
     alerts = _one_of([(part.path, part.alerts) for part in apart], "alerts", faults) or AlertSettings()
     mailboxes = [
@@ -231,12 +234,6 @@ def alerts_of_environment(environ: Mapping[str, str]) -> tuple[AlertSettings, li
     faults: list[str] = []
     own = _apart_of_environment(environ, faults)
     return own.alerts or AlertSettings(), faults
-
-
-def _beside_ini(parts: list[Part], environ: Mapping[str, str], faults: list[str]) -> list[Part]:
-    """INI files have no such tables: there the environment has."""
-    ini_alone = all(_suffix(part.path) == ".ini" for part in parts)
-    return [_apart_of_environment(environ, faults)] if ini_alone else []
 
 
 def _apart_of_environment(environ: Mapping[str, str], faults: list[str]) -> Part:

@@ -199,12 +199,8 @@ def oldest_first(answer: Sequence[Entry], start: int) -> list[Placed]:
             last = entry.time
         timed = entry.time is not None
         placed.append(Placed(last, entry.key, entry.record, entry.state, timed, entry.base))
-    placed.sort(key=_by_time)
+    placed.sort(key=lambda entry: entry.time)
     return placed
-
-
-def _by_time(entry: Placed) -> int:
-    return entry.time
 
 
 class Seen:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -142,8 +141,3 @@ def _mailbox(feed: MailboxFeed) -> str:
 
 
 _LOOKS = (("folders", _folders), ("database", _database), ("mailbox", _mailbox), ("sandbox", _sandbox))
-
-
-def as_plain(check: Check) -> dict[str, object]:
-    """For JSON."""
-    return dataclasses.asdict(check)

@@ -15,10 +15,8 @@ from mailferry.mailbox.ledger import records, strangers
 from mailferry.mailbox.source.matcher import Look, Matcher
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mailferry.mailbox.context import Work
-    from mailferry.mailbox.source.message import Head, MessageRef
+    from mailferry.mailbox.source.message import Head
 
 log = logs.of(__name__, logs.EMAIL)
 
@@ -53,12 +51,6 @@ def search(work: Work) -> Look:
         unreadable += look.unreadable
     for head in unreadable:
         log.error("%s: %s: %s; the next run tries again", feed, head.title, head.problem)
-    _say_count(feed, unmarked, new, wanted)
-    return matcher.sort([*wanted, *unreadable])
-
-
-def _say_count(
-    feed: str, unmarked: Sequence[MessageRef], new: Sequence[MessageRef], wanted: Sequence[Head]
-) -> None:
     text = "%s: %d messages found, %d of them not looked at before, %d to take in"
     log.info(text, feed, len(unmarked), len(new), len(wanted))
+    return matcher.sort([*wanted, *unreadable])

@@ -255,15 +255,12 @@ class _Storing:
         elif found.kind is None:
             raise _NothingInText
         elif not (file.matched or name_matches(file.one.name, self.settings.name_filter)):
-            self._add(file, Verdict.SKIPPED, self._no_match)
+            unlike = f"the name does not match {self.settings.name_filter!r}"
+            self._add(file, Verdict.SKIPPED, unlike)
         else:
             if found.kind is Kind.CSV and in_utf8(path, file.one.charset):
                 size, sha256 = path.stat().st_size, _digest(path)
             self._keep(file, path, found.kind, size, sha256)
-
-    @property
-    def _no_match(self) -> str:
-        return f"the name does not match {self.settings.name_filter!r}"
 
     def _receive(self, file: _File, incoming: IO[bytes], pieces: Iterable[bytes]) -> tuple[int, str]:
         """Write and hash; size and SHA-256. Ends early, with Reject, for what is not wanted or too large."""

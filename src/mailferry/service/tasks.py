@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import os
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -211,7 +212,7 @@ class Tasks:
         """`ids`: what stands on every line of this run."""
         assert context.job.id is not None
         self.running[context.job.id] = label
-        with logs.bound(task=logs.new_id(), **ids):
+        with logs.bound(task=os.urandom(4).hex(), **ids):
             try:
                 yield
             except Exception as error:

@@ -117,13 +117,9 @@ def undo(conn: Connection, job_id: int) -> Undoing:
     except Reject as error:
         raise Reject(f"Job {job_id} cannot be undone: {error}") from error
     conn.execute(_sql("undo_files"), {"id": job_id})
-    return Undoing(job=_changed(conn, "undone", job_id), rows=rows, counted_on=counted_on)
-
-
-def _changed(conn: Connection, name: str, job_id: int) -> Job:
-    job = one(conn, _sql(name), {"id": job_id})
-    assert job is not None
-    return job
+    undone = one(conn, _sql("undone"), {"id": job_id})
+    assert undone is not None
+    return Undoing(job=undone, rows=rows, counted_on=counted_on)
 
 
 def acknowledge(conn: Connection, job_id: int) -> Job:

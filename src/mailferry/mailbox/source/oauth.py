@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -254,16 +255,10 @@ def _google(settings: OAuthSettings, refresh_token: str) -> _Answer:
             )
     # google-auth returns a naive UTC time
     expiry = credentials.expiry
-    life = (expiry - _naive_utc_now()).total_seconds() if expiry else _DEFAULT_LIFE
+    life = (expiry - datetime.now(UTC).replace(tzinfo=None)).total_seconds() if expiry else _DEFAULT_LIFE
     return _Answer(
         access_token=str(credentials.token), life=life, refresh_token=str(credentials.refresh_token or "")
     )
-
-
-def _naive_utc_now() -> Any:
-    from datetime import UTC, datetime
-
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 @contextlib.contextmanager

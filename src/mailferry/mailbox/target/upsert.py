@@ -304,7 +304,8 @@ class _Stage:
                 f"The table {self._target.title} refuses more than {MOST_PINNED} rows, the last: {reason[:300]}"
             )
         names = columns_of(self._conn, error) or misfits(self._conn, self._cells_of(row), error)
-        values = [(name, self._staged(n, row)) for n, name in self._numbered(names)]
+        numbers = {column.name: n for n, column in enumerate(self._columns)}
+        values = [(name, self._staged(numbers[name], row)) for name in names if name in numbers]
         shown = ", ".join(f"{name} = {value}" for name, value in values)
         value = values[0][1] if len(names) == len(values) == 1 else shown
         self._rejected.append(_rejected(row, ", ".join(names), value[:_SHOWN], reason[:300]))
@@ -322,11 +323,6 @@ class _Stage:
             for n, column in enumerate(self._columns)
             if not self._is_plain(column)
         ]
-
-    def _numbered(self, names: Sequence[str]) -> list[tuple[int, str]]:
-        """Those that are staged, with their numbers."""
-        numbers = {column.name: n for n, column in enumerate(self._columns)}
-        return [(numbers[name], name) for name in names if name in numbers]
 
     def _staged(self, n: int, row: int) -> str:
         statement = sql.SQL("SELECT left({}::text, {}) FROM {} WHERE _row = {}").format(

@@ -114,7 +114,8 @@ class CsvBook:
                 with self._decoding():
                     found.extend(islice(records, _BLOCK))
             except csv.Error as error:
-                first = begun + sum(map(_lines_of, found)) + 1
+                ends = sum(len(_LINE_END.findall(field)) for record in found for field in record)
+                first = begun + len(found) + ends + 1
                 yield _cells(found, delimiter)
                 if "unexpected end" in str(error):
                     raise Reject(
@@ -209,10 +210,6 @@ def _shown(field: str) -> str:
 def _torn(field: str) -> bool:
     """Whether a blank before its quotation mark made a field end at a delimiter within it."""
     return field[:1] == " " and field.lstrip(" ")[:1] == '"' and field.count('"') % 2 == 1
-
-
-def _lines_of(record: list[str]) -> int:
-    return 1 + sum(len(_LINE_END.findall(field)) for field in record)
 
 
 def _broken(error: str, first: int, last: int) -> str:
