@@ -46,8 +46,7 @@ def run_text(run: Run) -> str:
     if run.jobs:
         counted = ", ".join(f"{states.count(state):,} {state}" for state in dict.fromkeys(states))
         lines.append(f"  jobs      {counted}")
-        names = ("read", "inserted", "updated", "unchanged", "superseded", "rejected")
-        lines.append("  rows      " + ", ".join(f"{rows[name]:,} {name}" for name in names))
+        lines.append("  rows      " + ", ".join(f"{count:,} {name}" for name, count in rows.items()))
     for _, details in sorted(run.jobs.items()):
         lines += [f"  failed    {line}" for line in _faults(details)]
     lines += [f"  to do     {mask(text)}" for text in run.troubles]

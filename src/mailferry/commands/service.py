@@ -108,13 +108,11 @@ def reload(
     if as_json:
         typer.echo(dumped(exit_status=int(not good), workers=answers))
     else:
-        for answer in answers or [{"worker": "no worker is running here", "error": ""}]:
+        for answer in answers:
             text = f"refused: {answer['error']}" if answer["error"] else "taken"
-            typer.echo(
-                f"{answer['worker']}: {text}"
-                if answers
-                else f"{answer['worker']}; start one: mailferry start"
-            )
+            typer.echo(f"{answer['worker']}: {text}")
+        if not answers:
+            typer.echo("no worker is running here; start one: mailferry start")
     sys.exit(int(not good))
 
 

@@ -15,7 +15,7 @@ import asyncio
 import os
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -156,10 +156,7 @@ def _announcement(provider: Provider) -> str:
     feeds = [
         {
             "section": f"MailLogger:{feed.domain}-{feed.type or feed.category}",
-            "api_key": feed.api_key,
-            "domain": feed.domain,
-            "category": feed.category,
-            "type": feed.type,
+            **asdict(feed),
             "list_url": provider.list_url(feed.category),
         }
         for feed in provider.population.feeds
