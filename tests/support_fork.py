@@ -20,6 +20,9 @@ import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+from unittest import mock
+
+from mailferry.mailbox.workbook import reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -85,6 +88,7 @@ class Forked:
             environment() if variables is None else dict(variables),
             self._out,
             self._err,
+            traced=bool(trace),
         )
         self._process = _CONTEXT.Process(target=_child, args=(ready, place, work, arguments))
         with ready, go:
@@ -150,8 +154,11 @@ class Forked:
 class _Place:
     """Where a process works."""
 
-    def __init__(self, folder: Path, environment: dict[str, str], out: Path, err: Path) -> None:
+    def __init__(
+        self, folder: Path, environment: dict[str, str], out: Path, err: Path, *, traced: bool
+    ) -> None:
         self._folder = folder
+        self._traced = traced
         self._environment = environment
         self._output = {1: out, 2: err}
 
@@ -166,6 +173,9 @@ class _Place:
             os.close(opened)
         os.chdir(self._folder)
         ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(_PR_SET_PTRACER_ANY), 0, 0, 0)
+        if self._traced:
+            # Of a process that is closed to its own user, strace sees no paths, unless it is root's.
+            mock.patch.object(reader, "undumpable").start()
 
 
 def _child(
