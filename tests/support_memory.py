@@ -12,10 +12,14 @@ from pathlib import Path
 _PR_SET_DUMPABLE = 4
 
 
+def readable() -> None:
+    """Let this process read its own files in /proc: they are root's once it has opened a mailbox."""
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
 def forget() -> None:
     """Begin with what there is now: proc_pid_clear_refs(5)."""
-    # Of a process that has opened a mailbox these files belong to root.
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
+    readable()
     Path("/proc/self/clear_refs").write_text("5", "ascii")
 
 

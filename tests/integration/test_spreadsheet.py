@@ -370,7 +370,10 @@ def test_the_child_has_no_secrets_and_its_files_are_private(
     path = xlsx(tmp_path / "a", Tab(rows=[["key"], ["a"]]))
     with Reader(folder=tmp_path) as reader, reader.open(path, Kind.XLSX, NEW) as sheet:
         child = child_of(reader)
-        assert "hush-hush" not in Path(f"/proc/{child.pid}/environ").read_text()
+        try:
+            assert "hush-hush" not in Path(f"/proc/{child.pid}/environ").read_text()
+        except PermissionError:
+            assert os.geteuid() != 0, "the child is closed to all but root"
         assert child.rlimit(psutil.RLIMIT_AS) == (1536 * MIB, 1536 * MIB)
         assert child.rlimit(psutil.RLIMIT_CORE) == (0, 0)
         (folder,) = (entry for entry in tmp_path.iterdir() if entry.is_dir())
