@@ -41,6 +41,7 @@ _CONTEXT.set_forkserver_preload(
         "mailferry.events.files",
         "mailferry.events.run",
         "mailferry.events.table",
+        "mailferry.mailbox.attempts",
         "mailferry.mailbox.run_once",
         "mailferry.mailbox.source.maildir",
         "mailferry.mailbox.source.watch_imap",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mailferry.config.database import DatabaseSettings
     from mailferry.config.mailbox_feed import MailboxFeed
     from mailferry.mailbox.ledger.jobs import Details
+    from mailferry.mailbox.run_result import Run
 
 
 class Setting(Queried):
@@ -34,7 +35,7 @@ class Setting(Queried):
     def feed(self, **changes: Any) -> MailboxFeed:
         return feed_of(self.base, self.maildir.root, self.settings, **changes)
 
-    def load(self, **changes: Any) -> run_once.Run:
+    def load(self, **changes: Any) -> Run:
         return run_once.run(self.feed(**changes))
 
     def gather(self) -> None:
@@ -66,6 +67,6 @@ class Setting(Queried):
         return sorted(str(path) for path in found if path.name != ".lock")
 
 
-def one(run: run_once.Run) -> Details:
+def one(run: Run) -> Details:
     (details,) = run.jobs.values()
     return details

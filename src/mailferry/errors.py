@@ -40,3 +40,7 @@ class ConfigError(Stop):
         super().__init__("\n".join(faults))
         #: One line a fault, each with file, section, option and what would be right.
         self.faults = faults
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process is asked to end and has no time left; raised by a signal's handler, wherever the work stands."""

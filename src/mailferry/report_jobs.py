@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mailferry.mailbox.health import Check
     from mailferry.mailbox.ledger.admin import Undoing
     from mailferry.mailbox.ledger.jobs import Details, File, Job, Tally
-    from mailferry.mailbox.run_once import Run
+    from mailferry.mailbox.run_result import Run
     from mailferry.mailbox.workbook.values import RejectedRow
 
 

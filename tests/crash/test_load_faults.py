@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fixtures_dovecot import Account
     from support_fork import Forked
 
+    from mailferry.mailbox.run_result import Run
+
 #: Rows whose CSV is more than a pipe holds, so that the reading child waits in the middle of them.
 LARGE = 3000
 _WAITING = """
@@ -85,7 +87,7 @@ def test_a_reading_child_killed_in_the_middle_of_a_file_is_replaced(site: Site) 
 def test_a_reading_child_that_stands_still_is_ended_and_its_file_is_rejected(site: Site) -> None:
     site.send(large=LARGE, files=1)
     feed = feed_of(site.base, site.maildir.root, site.settings, limits=Limits(wall_seconds=6), history=True)
-    runs: list[run_once.Run] = []
+    runs: list[Run] = []
     with held_up(site) as wait:
         thread = threading.Thread(target=lambda: runs.append(run_once.run(feed)))
         thread.start()

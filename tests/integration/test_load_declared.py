@@ -32,6 +32,7 @@ from mailferry.testing.workbooks import Tab, xlsx
 if TYPE_CHECKING:
     from mailferry.config.database import DatabaseSettings
     from mailferry.mailbox.preview import Preview
+    from mailferry.mailbox.run_result import Run
 
 TABLE = "CREATE TABLE shipments (hawb text PRIMARY KEY, weight_kg numeric, eta date, customer text, received_at timestamptz)"
 RULES = (
@@ -61,7 +62,7 @@ class Setting(Queried):
         with psycopg.connect(**database.parameters(self.settings)) as conn:
             admin.retry(conn, job)
 
-    def load(self, **changes: Any) -> run_once.Run:
+    def load(self, **changes: Any) -> Run:
         values = {"target_table": "shipments", "columns": RULES, **changes}
         return run_once.run(feed_of(self.base / "app", self.maildir.root, self.settings, **values))
 
@@ -81,7 +82,7 @@ def book(*tabs: Tab) -> bytes:
         return xlsx(Path(folder, "book.xlsx"), *tabs).read_bytes()
 
 
-def outcomes(run: run_once.Run) -> list[tuple[str, int, str | None]]:
+def outcomes(run: Run) -> list[tuple[str, int, str | None]]:
     return [
         (str(file.state), file.counts.inserted, file.error)
         for _, details in sorted(run.jobs.items())

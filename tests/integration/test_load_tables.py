@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mailferry.config.database import DatabaseSettings
+    from mailferry.mailbox.run_result import Run
 
 
 class Setting(Queried):
@@ -41,7 +42,7 @@ class Setting(Queried):
     def send(self, *rows: tuple[object, ...]) -> None:
         self.maildir.deliver(mail("Track and Trace", ("data.xlsx", workbook(*rows))))
 
-    def load(self, **changes: Any) -> run_once.Run:
+    def load(self, **changes: Any) -> Run:
         return run_once.run(feed_of(self.base / "app", self.maildir.root, self.settings, **changes))
 
 
@@ -50,7 +51,7 @@ def here(tmp_path: Path, database_settings: DatabaseSettings) -> Setting:
     return Setting(tmp_path, database_settings)
 
 
-def states(run: run_once.Run) -> list[FileState]:
+def states(run: Run) -> list[FileState]:
     return [file.state for _, details in sorted(run.jobs.items()) for file in details.files]
 
 

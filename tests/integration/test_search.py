@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from mailferry.config.database import DatabaseSettings
     from mailferry.config.mailbox_feed import MailboxFeed
+    from mailferry.mailbox.run_result import Run
 
 pytestmark = pytest.mark.usefixtures("closed_mailboxes")
 
@@ -41,7 +42,7 @@ class Site(Queried):
         feed = feed_of(self._base / "app", self._base, self.settings)
         return feed.model_copy(update={"mailbox": MailboxSettings(**values)})
 
-    def run(self, **changes: Any) -> run_once.Run:
+    def run(self, **changes: Any) -> Run:
         self.folder.lines.clear()
         return run_once.run(self.feed(**changes))
 

@@ -382,6 +382,16 @@ def test_the_child_has_no_secrets_and_its_files_are_private(
         assert list(sheet.chunks) == [], "read once, there is no more"
 
 
+def test_a_child_that_was_started_before_reads_the_first_file(tmp_path: Path) -> None:
+    path = xlsx(tmp_path / "a", Tab(rows=[["key"], ["a"]]))
+    with Reader() as reader:
+        reader.start()
+        child = child_of(reader)
+        assert load(reader, path)[0] == [["2", "a"]]
+        assert child_of(reader).pid == child.pid
+    assert not child.is_running()
+
+
 def test_a_file_that_is_not_there_is_no_broken_workbook(reader: Reader, tmp_path: Path) -> None:
     with pytest.raises(Retry, match="No such file"):
         load(reader, tmp_path / "gone", kind=Kind.XLSX)

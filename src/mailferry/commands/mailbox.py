@@ -13,7 +13,7 @@ import typer
 from mailferry import console
 from mailferry.commands.options import Config, Feed, Json
 from mailferry.config.text import present
-from mailferry.errors import ConfigError
+from mailferry.errors import ConfigError, Interrupted
 from mailferry.report_json import dumped
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mailferry.config.mailbox_feed import MailboxFeed
     from mailferry.config.service import Configuration
-    from mailferry.mailbox.run_once import Run
+    from mailferry.mailbox.run_result import Run
 
 CONFIG, TOML = "config.env", "mailferry.toml"
 #: Seconds from a signal to the moment when the work is broken off where it stands.
@@ -120,7 +120,7 @@ def run_load(config: Path | None, name: str = "", *, as_json: bool) -> int:
     import threading
 
     from mailferry import report_jobs, tracing
-    from mailferry.mailbox import run_once
+    from mailferry.mailbox.run_result import Run
 
     feed, configuration = _chosen(config, name)
     if configuration.alerts.any:
@@ -136,7 +136,7 @@ def run_load(config: Path | None, name: str = "", *, as_json: bool) -> int:
         typer.echo(report_jobs.run_json(run) if as_json else console.fitted(report_jobs.run_text(run)))
     if received:
         return 128 + received[0]
-    assert isinstance(run, run_once.Run)
+    assert isinstance(run, Run)
     if configuration.alerts.any:
         once.loaded(configuration, run)
     return run.exit_status
@@ -146,7 +146,6 @@ def _run(feed: MailboxFeed, stop: threading.Event) -> Run | None:
     """None where the work had to be broken off."""
     from mailferry import logs
     from mailferry.mailbox import run_once
-    from mailferry.mailbox.load import Interrupted
 
     try:
         with logs.bound(feed=feed.name), console.progress("rows") as watch:
@@ -162,8 +161,6 @@ def ending(stop: threading.Event) -> Iterator[list[int]]:
 
     Returns the signals received.
     """
-    from mailferry.mailbox.load import Interrupted
-
     received: list[int] = []
 
     def react(number: int, _frame: FrameType | None) -> None:

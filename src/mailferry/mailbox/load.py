@@ -53,10 +53,6 @@ table_log = log.about(logs.FILES, logs.DATABASE)
 _FIRST_YEAR = 1990
 
 
-class Interrupted(KeyboardInterrupt):
-    """The process is asked to end and has no time left; raised by a signal's handler, wherever the work stands."""
-
-
 def load_job(work: Work, held: Claim) -> Job | None:
     """Do a claimed job but for settling it; the job as it is afterwards, or None where the claim was lost.
 

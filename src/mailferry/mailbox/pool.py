@@ -172,6 +172,11 @@ class MailPool:
 
     # --- parts
 
+    def keep(self, feed_name: str, reader: Reader) -> None:
+        """A reading child for the feed's next file."""
+        feed = self.feeds[feed_name]
+        self._readers.release((feed.limits, Folders(base=feed.base_dir).pending), reader)
+
     @contextlib.contextmanager
     def acquire(self, feed_name: str) -> Iterator[Work]:
         """The feed's parts, for one thread. Waits, and says so, while a `mailferry load` has the folders to itself.

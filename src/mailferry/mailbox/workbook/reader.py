@@ -182,7 +182,9 @@ class Reader:
 
     def missing_layers(self) -> tuple[str, ...]:
         """The layers of the sandbox that this system lacks. Raises Stop where no child starts, or all are required."""
-        return self._ready_child().missing_layers
+        missing = self._ready_child().missing_layers
+        assert missing is not None
+        return missing
 
     @contextlib.contextmanager
     def open(self, path: Path, kind: Kind, contract: RowContract) -> Iterator[Sheet]:
@@ -223,11 +225,21 @@ class Reader:
                 if not child.idle:
                     self.close()
 
-    def _ready_child(self) -> _Child:
+    def start(self) -> None:
+        """Start the child, and leave it to the first file to wait for it. Raises Retry."""
         if self._child and self._child.worn:
             self.close()
         if self._child is None:
             self._child = _Child(self._limits, self._folder, self._prefix)
+
+    def _ready_child(self) -> _Child:
+        self.start()
+        assert self._child
+        try:
+            self._child.wait()
+        except BaseException:
+            self.close()
+            raise
         return self._child
 
 
@@ -269,20 +281,21 @@ class _Child:
             self._folder.cleanup()
             raise Retry(f"the reading process cannot be started: {error}") from None
         _widen(_pipe(self._process.stdout))
+        #: Layers of the sandbox that this system lacks; None while it is not known.
+        self.missing_layers: tuple[str, ...] | None = None
+
+    def wait(self) -> None:
+        """Until it is ready for a first request. Raises Stop."""
+        if self.missing_layers is not None:
+            return
+        # One for all answers: to start one for each costs more than a small file's rows.
+        threading.Thread(target=self._watch, name="reading child", daemon=True).start()
         try:
-            # One for all answers: to start one for each costs more than a small file's rows.
-            threading.Thread(target=self._watch, name="reading child", daemon=True).start()
-            #: Layers of the sandbox that this system lacks.
-            self.missing_layers: tuple[str, ...] = tuple(orjson.loads(self.answer()[1]))
+            self.missing_layers = tuple(orjson.loads(self.answer()[1]))
         except Reject as error:
-            self.close()
             reason = f"it was not ready within {_START:g} seconds" if self._timed_out else error
             raise Stop(f"the reading process does not start: {reason}") from None
-        except BaseException:
-            self.close()
-            raise
-        if self.missing_layers and limits.sandbox is Sandbox.REQUIRE:
-            self.close()
+        if self.missing_layers and self._limits.sandbox is Sandbox.REQUIRE:
             raise Stop(
                 f"the reading process is to have its whole sandbox (sandbox = require), and this system lacks "
                 f"{lacking(self.missing_layers)}; allow that, or set sandbox = best"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mailferry.config.alert_settings import AlertSettings
     from mailferry.config.service import Configuration
     from mailferry.events.collector import Result
-    from mailferry.mailbox.run_once import Run
+    from mailferry.mailbox.run_result import Run
     from mailferry.monitor.facts import Status
 
 log = logs.of(__name__)
