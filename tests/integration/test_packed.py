@@ -268,6 +268,25 @@ def test_a_file_whose_line_ends_were_changed_says_so(taken: Callable[..., list[P
     assert "base64" in refused.reason
 
 
+@pytest.mark.parametrize(
+    ("rows", "kind"),
+    [
+        (b"HAWB;Status\n1;delivered\n2;returned\n", "flowed"),
+        (b"HAWB;Status\n1;left \n2;returned\n", "fixed"),
+        (b"HAWB;Status\r\n1;left \r\n2;returned\r\n", "flowed"),
+        (b"HAWB;Status\n From 1;delivered\n", "flowed"),
+    ],
+)
+def test_flowed_text_is_taken_where_no_line_can_have_been_broken(
+    taken: Callable[..., list[PartOutcome]], rows: bytes, kind: str
+) -> None:
+    raw = b"Subject: Track and Trace\nContent-Type: text/plain; format=%b; name=rows.csv\n" % kind.encode()
+    (found,) = taken(raw + b"Content-Disposition: attachment; filename=rows.csv\n\n" + rows)
+    broken = kind == "flowed" and re.search(rb"^ | \r?$", rows, re.MULTILINE)
+    assert found.verdict is (Verdict.REJECTED if broken else Verdict.TAKEN)
+    assert ("format=flowed" in found.reason) == bool(broken)
+
+
 def _binary(content: bytes) -> bytes:
     """A message with a workbook as it is; it begins with LF, so that nothing changes its lines."""
     head = "Subject: Track and Trace\nContent-Type: multipart/mixed; boundary=bb\n\n--bb\nContent-Type: application/x; "

@@ -92,6 +92,8 @@ class Candidate:
     disposition: str = ""
     #: Of a text, as its part states it, or "".
     charset: str = ""
+    #: As `Part.flowed`.
+    flowed: bool = False
 
     @property
     def is_declared(self) -> bool:

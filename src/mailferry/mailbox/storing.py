@@ -31,7 +31,7 @@ from mailferry.mailbox.containers.kinds import (
 from mailferry.mailbox.containers.removed import MOST_NOTICE, notice
 from mailferry.mailbox.mime.file_buffer import FileBuffer
 from mailferry.mailbox.mime.headers import clean, text
-from mailferry.mailbox.mime.recode import in_utf8
+from mailferry.mailbox.mime.recode import in_utf8, may_be_broken
 from mailferry.mailbox.mime.transfer_encoding import PIECE
 from mailferry.mailbox.mime.tree import Part
 from mailferry.mailbox.source.message import PartOutcome, Verdict
@@ -58,6 +58,10 @@ _MANY_ENDS = 8
 _AS_TEXT = (
     "its line ends were changed on the way, which destroys it: it was sent without an encoding (Content-Transfer-Encoding:"
     " binary), or copied as text; have it sent again in base64"
+)
+_FLOWED = (
+    "it was sent as text that mail programs may break into shorter lines (format=flowed), and lines of it begin or end with a"
+    " space, as broken ones do: its rows are not certain; have it sent as a file in base64, or as a workbook"
 )
 _TEXT = "the text of the message"
 _INCOMING = ".incoming-"
@@ -113,7 +117,13 @@ def store(
         inspector=mailbox.inspector,
         budget=budget or Budget(limits.message),
     )
-    one = Candidate(name=part.name, mime=part.mime, disposition=part.disposition, charset=part.charset)
+    one = Candidate(
+        name=part.name,
+        mime=part.mime,
+        disposition=part.disposition,
+        charset=part.charset,
+        flowed=part.flowed,
+    )
     try:
         with contextlib.closing(mailbox.fetch(ref, part)) as pieces:  # type: ignore[type-var]  # fetch is a generator in both mailboxes; the protocol promises an iterator
             storing.take(_File(one=one), pieces)
@@ -258,8 +268,11 @@ class _Storing:
             unlike = f"the name does not match {self.settings.name_filter!r}"
             self._add(file, Verdict.SKIPPED, unlike)
         else:
-            if found.kind is Kind.CSV and in_utf8(path, file.one.charset):
-                size, sha256 = path.stat().st_size, _digest(path)
+            if found.kind is Kind.CSV:
+                if file.one.flowed and may_be_broken(path):
+                    raise Reject(_FLOWED)
+                if in_utf8(path, file.one.charset):
+                    size, sha256 = path.stat().st_size, _digest(path)
             self._keep(file, path, found.kind, size, sha256)
 
     def _receive(self, file: _File, incoming: IO[bytes], pieces: Iterable[bytes]) -> tuple[int, str]:

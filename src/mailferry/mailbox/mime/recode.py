@@ -1,4 +1,4 @@
-"""Text in the charset that its part states, kept in UTF-8: the file on disk has nothing any more that states it."""
+"""Text as its part describes it: kept in UTF-8, as the file on disk has nothing any more that states its charset; flowed."""
 
 from __future__ import annotations
 
@@ -49,6 +49,12 @@ def in_utf8(path: Path, stated: str) -> bool:
     finally:
         copy.unlink(missing_ok=True)
     return True
+
+
+def may_be_broken(path: Path) -> bool:
+    """Whether a flowed text has lines as mail programs break or stuff them: with a space at an end (RFC 3676, 4.2 and 4.4)."""
+    with path.open("rb") as lines:
+        return any(line.startswith(b" ") or line.rstrip(b"\r\n").endswith(b" ") for line in lines)
 
 
 def _known(stated: str) -> str:

@@ -44,6 +44,8 @@ class Part:
     size: int | None
     #: As the part states it, or "".
     charset: str = ""
+    #: Whether mail programs may have broken its lines (format=flowed, RFC 3676).
+    flowed: bool = False
     #: Where its encoded body lies in the whole message; None where only the server knows.
     span: tuple[int, int] | None = None
 
@@ -90,6 +92,8 @@ class Node:
             disposition=self.disposition,
             size=self.size,
             charset=first_token(self.type_parameters.get("charset", "")),
+            flowed=self.mime == "text/plain"
+            and first_token(self.type_parameters.get("format", "")).lower() == "flowed",
             span=self.span,
         )
 
