@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from support_database import ask, forget
 
 from mailferry import database, private_postgres
 from mailferry.config.database import DatabaseSettings
@@ -80,16 +81,17 @@ def new_shared_database(postgres: dict[str, str]) -> Iterator[Callable[..., Data
 
 def _databases(postgres: dict[str, str]) -> Iterator[Callable[..., DatabaseSettings]]:
     made: list[str] = []
+    # Copying files beats PostgreSQL 15's default several times over; before 15 it was the only way.
+    [(version,)] = ask(postgres, "SELECT current_setting('server_version_num')::integer")
+    file_copy = " STRATEGY file_copy" if version >= 150_000 else ""
 
     def make(*, template: bool = True, encoding: str = "") -> DatabaseSettings:
         name = f"t{uuid.uuid4().hex}"
-        with psycopg.connect(make_conninfo(**postgres), autocommit=True) as conn:
-            # Copying files beats PostgreSQL 15's default several times over; before 15 it was the only way.
-            how = " STRATEGY file_copy" if conn.info.server_version >= 150_000 else ""
-            if encoding:
-                how += f" ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
-            source = "template" if template and not encoding else "template0"
-            conn.execute(f"CREATE DATABASE {name} TEMPLATE {source}{how}".encode())
+        how = file_copy
+        if encoding:
+            how += f" ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+        source = "template" if template and not encoding else "template0"
+        ask(postgres, f"CREATE DATABASE {name} TEMPLATE {source}{how}")
         made.append(name)
         return DatabaseSettings(
             host=postgres["host"],
@@ -100,10 +102,10 @@ def _databases(postgres: dict[str, str]) -> Iterator[Callable[..., DatabaseSetti
         )
 
     yield make
-    with psycopg.connect(make_conninfo(**postgres), autocommit=True) as conn:
-        for name in made:
-            conn.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
-            conn.execute(f"DROP DATABASE {name}".encode())
+    for name in made:
+        forget(name)
+        ask(postgres, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", name)
+        ask(postgres, f"DROP DATABASE {name}")
 
 
 @pytest.fixture

@@ -9,12 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from support_database import Queried
 from support_fork import Forked, injected, mailferry
 from support_mail import HEADER, Maildir, mail, workbook
-
-from mailferry import database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,8 +63,7 @@ class Site(Queried):
         self.expected = Expected()
         self._last = b""
         self.configure()
-        with psycopg.connect(**database.parameters(settings)) as conn:
-            conn.execute(_TABLE.encode())
+        self.query(_TABLE)
 
     def configure(self, **more: object) -> None:
         """Write config.env; other values, `APP_BASE_DIR` among them, may be given."""

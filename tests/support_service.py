@@ -11,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import psycopg
 from fixtures_dovecot import PASSWORD
 from fixtures_postgres import FAST
 from support_database import query
@@ -21,7 +20,7 @@ from support_link import Link
 from support_mail import mail, workbook
 from support_wait import PATIENCE, wait_for
 
-from mailferry import database, private_postgres
+from mailferry import private_postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -223,18 +222,18 @@ class Table:
         self.sent = 0
         self._rows: dict[str, tuple[str, int]] = {}
         self._changes: Counter[tuple[str, str, int]] = Counter()
-        with psycopg.connect(**database.parameters(settings)) as conn:
-            conn.execute(
-                f"""
-                CREATE TABLE {name} (hawb text PRIMARY KEY, status text, pieces integer);
-                CREATE TABLE {name}_changes
-                    (id bigint GENERATED ALWAYS AS IDENTITY, hawb text, status text, pieces integer);
-                CREATE FUNCTION {name}_note() RETURNS trigger LANGUAGE plpgsql AS
-                    'BEGIN INSERT INTO {name}_changes (hawb, status, pieces) VALUES (new.hawb, new.status, new.pieces);
-                     RETURN NULL; END';
-                CREATE TRIGGER note AFTER INSERT OR UPDATE ON {name} FOR EACH ROW EXECUTE FUNCTION {name}_note()
-                """.encode()
-            )
+        query(
+            settings,
+            f"""
+            CREATE TABLE {name} (hawb text PRIMARY KEY, status text, pieces integer);
+            CREATE TABLE {name}_changes
+                (id bigint GENERATED ALWAYS AS IDENTITY, hawb text, status text, pieces integer);
+            CREATE FUNCTION {name}_note() RETURNS trigger LANGUAGE plpgsql AS
+                'BEGIN INSERT INTO {name}_changes (hawb, status, pieces) VALUES (new.hawb, new.status, new.pieces);
+                 RETURN NULL; END';
+            CREATE TRIGGER note AFTER INSERT OR UPDATE ON {name} FOR EACH ROW EXECUTE FUNCTION {name}_note()
+            """,
+        )
 
     @property
     def subject(self) -> str:

@@ -54,10 +54,6 @@ class Setting(Queried):
     def send(self, *files: tuple[str, bytes], sender: str = "", subject: str = "Track and Trace") -> None:
         self.maildir.deliver(mail(subject, *files, sender=sender))
 
-    def execute(self, statement: str) -> None:
-        with psycopg.connect(**database.parameters(self.settings)) as conn:
-            conn.execute(statement.encode())
-
     def retry(self, job: int) -> None:
         with psycopg.connect(**database.parameters(self.settings)) as conn:
             admin.retry(conn, job)
@@ -73,7 +69,7 @@ class Setting(Queried):
 @pytest.fixture
 def here(tmp_path: Path, database_settings: DatabaseSettings) -> Setting:
     found = Setting(tmp_path, database_settings)
-    found.execute(TABLE)
+    found.query(TABLE)
     return found
 
 
@@ -141,7 +137,7 @@ def test_check_compares_the_declared_columns_of_a_feed_and_its_routes_with_their
         (found,) = [one for one in health.checks(feed) if one.name == "database"]
         return found.ok, found.text
 
-    here.execute(SEA)
+    here.query(SEA)
     assert checked()[0]
     # Two routes into one table that is still to be made, and columns to be made with it.
     fresh = [
@@ -244,7 +240,7 @@ ROUTES = (
 
 
 def test_sheets_of_one_workbook_go_to_their_tables_together(here: Setting) -> None:
-    here.execute(SEA)
+    here.query(SEA)
     here.send(("a.xlsx", book(*TWO)))
     run = here.load(routes=ROUTES)
     assert outcomes(run) == [("loaded", 2, None), ("loaded", 1, None)]
@@ -263,18 +259,18 @@ def test_sheets_of_one_workbook_go_to_their_tables_together(here: Setting) -> No
 
 
 def test_where_one_table_cannot_be_loaded_at_all_the_other_is_not_either(here: Setting) -> None:
-    here.execute("CREATE TABLE sea (bl text, vessel text, hawb text)")
+    here.query("CREATE TABLE sea (bl text, vessel text, hawb text)")
     here.send(("a.xlsx", book(*TWO)))
     run = here.load(routes=ROUTES)
     assert "Table public.sea has no unique index on bl" in run.error
     assert not here.rows()
-    here.execute("ALTER TABLE sea ADD PRIMARY KEY (bl)")
-    here.execute("UPDATE mailferry.jobs SET next_attempt_at = now()")
+    here.query("ALTER TABLE sea ADD PRIMARY KEY (bl)")
+    here.query("UPDATE mailferry.jobs SET next_attempt_at = now()")
     assert outcomes(here.load(routes=ROUTES)) == [("loaded", 2, None), ("loaded", 1, None)]
 
 
 def test_a_table_that_refuses_its_sheet_leaves_that_of_the_other(here: Setting) -> None:
-    here.execute(SEA)
+    here.query(SEA)
     bad = [TWO[0], Tab(name="Sea", rows=[["B/L", "HAWB No"], ["B1", "unknown"]])]
     here.send(("a.xlsx", book(*bad)))
     run = here.load(routes=ROUTES)
@@ -283,7 +279,7 @@ def test_a_table_that_refuses_its_sheet_leaves_that_of_the_other(here: Setting) 
     assert not here.rows("sea", "bl")
     # Refused as a whole for a person: the file lies among those that failed, and can be done again.
     assert len(list((here.base / "app" / "failed").glob("*.xlsx"))) == 1
-    here.execute("INSERT INTO shipments (hawb) VALUES ('unknown')")
+    here.query("INSERT INTO shipments (hawb) VALUES ('unknown')")
     (job,) = run.jobs
     here.retry(job)
     assert [state for state, _, _ in outcomes(here.load(routes=ROUTES))] == ["loaded", "loaded"]
@@ -306,7 +302,7 @@ def test_a_table_that_refuses_its_sheet_leaves_that_of_the_other(here: Setting) 
     ],
 )
 def test_a_route_is_chosen_by_sender_subject_file_and_sheet(here: Setting, route: Route, fits: bool) -> None:
-    here.execute("CREATE TABLE other (hawb text PRIMARY KEY)")
+    here.query("CREATE TABLE other (hawb text PRIMARY KEY)")
     here.send(("a.csv", b"hawb;x\n1;2\n"), sender="ops@one.example")
     values = {name: getattr(route, name) for name in ("sender", "subject", "file", "sheet")}
     here.load(routes=(Route(**values, table="other"),))
@@ -314,7 +310,7 @@ def test_a_route_is_chosen_by_sender_subject_file_and_sheet(here: Setting, route
 
 
 def test_a_name_that_looks_like_an_address_opens_no_route(here: Setting) -> None:
-    here.execute("CREATE TABLE other (hawb text PRIMARY KEY)")
+    here.query("CREATE TABLE other (hawb text PRIMARY KEY)")
     here.send(("a.csv", b"hawb;x\n1;2\n"), sender="=?utf-8?q?ops=40one=2Eexample=2C?= <evil@evil.example>")
     here.load(routes=(Route(sender="one.example", table="other"),))
     assert here.rows(columns="customer") == [("evil.example",)]
@@ -359,7 +355,7 @@ def preview(
 
 
 def test_a_preview_shows_what_a_load_does_and_does_none_of_it(here: Setting) -> None:
-    here.execute(
+    here.query(
         "INSERT INTO shipments VALUES ('00000001', 5, NULL, 'x'), ('00000002', 6, NULL, 'one.example')"
     )
     before = here.rows()
@@ -413,7 +409,7 @@ def test_a_preview_of_what_would_not_load_says_why_and_what_is_made_is_gone(here
 
 
 def test_a_preview_goes_by_the_routes(here: Setting) -> None:
-    here.execute(SEA)
+    here.query(SEA)
     found = preview(here, book(*TWO), "a.xlsx", routes=ROUTES)
     assert [(one.route, one.table, one.loads, one.counts.inserted) for one in found] == [
         (1, "public.shipments", True, 2),
@@ -469,7 +465,7 @@ def test_preview_and_columns_leave_every_byte_of_a_file_to_the_reading_child(
     for module in (formats, archive):
         monkeypatch.setattr(module, "open_zip", parsed)
     monkeypatch.setattr(formats, "plain_kind", parsed)
-    here.execute(SEA)
+    here.query(SEA)
     assert preview(here, book(*TWO), "a.xlsx", routes=ROUTES)
     feed = feed_of(here.base / "app", here.maildir.root, here.settings)
     assert propose(feed, here.base / "a.xlsx", ())

@@ -6,12 +6,10 @@ import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
+from support_database import query
 from support_mail import mail, workbook
 from support_run import Setting
-
-from mailferry import database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,11 +23,6 @@ BASE = "CREATE TABLE tracking_data (hawb text PRIMARY KEY, status text, pieces i
 @pytest.fixture
 def here(tmp_path: Path, database_settings: DatabaseSettings) -> Setting:
     return Setting(tmp_path, database_settings)
-
-
-def sql(settings: DatabaseSettings, text: str) -> None:
-    with psycopg.connect(**database.parameters(settings)) as conn:
-        conn.execute(text.encode())
 
 
 def deliver(here: Setting, *rows: tuple[object, ...], name: str = "bad.xlsx") -> None:
@@ -71,7 +64,7 @@ REFUSED: dict[str, tuple[str, tuple[str, ...], dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_file_that_the_database_refuses_holds_up_no_mail_behind_it(here: Setting, case: str) -> None:
     statements, header, settings, reason = REFUSED[case]
-    sql(here.settings, statements)
+    query(here.settings, statements)
     deliver(here, header, ("1", *["no" * (len(header) // 99 + 1)] * (len(header) - 1)))
     here.send(("2", "out", 3))
     run = here.load(**settings)
@@ -86,19 +79,19 @@ def test_a_file_that_the_database_refuses_holds_up_no_mail_behind_it(here: Setti
 def role(database_settings: DatabaseSettings) -> Iterator[str]:
     """A user who owns none of the tables."""
     name = f"r{uuid.uuid4().hex}"
-    sql(
+    query(
         database_settings,
         f"CREATE ROLE {name} LOGIN; GRANT ALL ON SCHEMA mailferry, temp_processing, public TO {name};"
         f"GRANT ALL ON ALL TABLES IN SCHEMA mailferry TO {name}; GRANT ALL ON ALL SEQUENCES IN SCHEMA mailferry TO {name}",
     )
     yield name
-    sql(database_settings, f"DROP OWNED BY {name}; DROP ROLE {name}")
+    query(database_settings, f"DROP OWNED BY {name}; DROP ROLE {name}")
 
 
 def test_a_table_of_another_owner_takes_all_files_but_those_that_need_a_new_column(
     here: Setting, role: str
 ) -> None:
-    sql(here.settings, f"{BASE}; GRANT SELECT, INSERT, UPDATE ON tracking_data TO {role}")
+    query(here.settings, f"{BASE}; GRANT SELECT, INSERT, UPDATE ON tracking_data TO {role}")
     here.settings = here.settings.model_copy(update={"user": role})
     deliver(here, ("HAWB", "New"), ("1", "x"))
     here.send(("2", "out", 3))
@@ -109,7 +102,7 @@ def test_a_table_of_another_owner_takes_all_files_but_those_that_need_a_new_colu
 
 
 def test_a_column_that_may_not_be_written_refuses_the_file_that_has_it(here: Setting, role: str) -> None:
-    sql(
+    query(
         here.settings,
         f"{BASE}; GRANT SELECT ON tracking_data TO {role}; GRANT INSERT (hawb, status), UPDATE (hawb, status) ON tracking_data TO {role}",
     )
@@ -148,7 +141,7 @@ def test_a_column_that_may_not_be_written_refuses_the_file_that_has_it(here: Set
 def test_a_table_that_takes_no_file_stops_the_feed_until_a_person_acts(
     here: Setting, role: str, statements: str, reason: str
 ) -> None:
-    sql(here.settings, statements.replace("ROLE", role))
+    query(here.settings, statements.replace("ROLE", role))
     here.settings = here.settings.model_copy(update={"user": role})
     here.send(("1", "out", 3))
     run = here.load()
@@ -157,7 +150,7 @@ def test_a_table_that_takes_no_file_stops_the_feed_until_a_person_acts(
 
 
 def test_a_header_of_a_column_that_the_database_fills_is_ignored_with_a_warning(here: Setting) -> None:
-    sql(
+    query(
         here.settings,
         "CREATE TABLE tracking_data (hawb text PRIMARY KEY, a int, twice int GENERATED ALWAYS AS (a * 2) STORED,"
         " number int GENERATED ALWAYS AS IDENTITY, job text, _job int)",

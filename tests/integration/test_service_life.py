@@ -393,7 +393,7 @@ def test_feeds_stay_on_their_host_and_a_wrong_password_holds_up_no_other(
         alive = "SELECT array_agg(host ORDER BY host) FROM mailferry.workers"
         assert query(empty, alive) == [(["a", "a", "b"],)]
         put = "SELECT mailferry.procrastinate_defer_jobs_v1(ARRAY[ROW('events', 'collect', 0, NULL, NULL, '{\"feed\": \"nobody\"}', NULL)::mailferry.procrastinate_job_to_defer_v1])"
-        query(empty, put.replace("SELECT ", "SET search_path TO mailferry; SELECT ", 1))
+        query(empty, put.replace("SELECT ", "SET LOCAL search_path TO mailferry; SELECT ", 1))
         wait_for("the load", table.done)
         wait_for("the refusal", lambda: feed_row(empty, "beta").get("status") == "blocked")
         for name in ("in", "near", "far"):
