@@ -70,10 +70,12 @@ class Fleet:
             more = {"destination": "table"} if table else {"host": "a"}
             url = self.provider.list_url(feed.category)
             tables |= events(
-                name, feed, url, start_time=self._start, look_back=LOOK_BACK, schedule="2s", **more
+                name, feed, url, start_time=self._start, look_back=LOOK_BACK, schedule="3s", **more
             )
         for one in self.tables:
-            tables |= mailbox(one.name, self.account, target_table=one.name, subject_filter=one.subject)
+            tables |= mailbox(
+                one.name, self.account, target_table=one.name, subject_filter=one.subject, schedule="3s"
+            )
         return toml(tables)
 
     # --- traffic
@@ -88,7 +90,7 @@ class Fleet:
 
     def _send(self) -> None:
         number = 0
-        while not self._ended.wait(0.7):
+        while not self._ended.wait(1.0):
             number += 1
             self.account.deliver(self.tables[number % 2].message(large=3000 if number % 10 == 0 else 0))
 
@@ -235,7 +237,7 @@ def a_fleet(
     """Hosts that are not started yet."""
     start = int(time.time()) - 30
     traits: dict[Feed, Traits] = {
-        feed: Traits(rate=3, start=start, late=0.05, late_by=LATE, detail_bytes=200)
+        feed: Traits(rate=2, start=start, late=0.05, late_by=LATE, detail_bytes=200)
         for feed, _ in FEEDS.values()
     }
     answers = Settings(latency=0.02)
