@@ -47,7 +47,7 @@ def test_a_page_smaller_than_configured_loses_nothing_and_is_logged(
 # --- what is no longer kept
 
 
-@pytest.mark.parametrize("step", [300, 43_200])
+@pytest.mark.parametrize("step", [1200, 43_200])
 def test_time_that_the_provider_has_deleted_is_one_gap_up_to_the_first_event_it_still_has(
     tmp_path: Path, step: int
 ) -> None:
@@ -158,9 +158,9 @@ def _follow_the_advice(site: Site, error: str, position: int) -> None:
 
 
 def test_what_the_message_advises_after_a_clock_ran_ahead_loses_nothing(tmp_path: Path) -> None:
-    traits = Traits(rate=0.05, start=START, end=START + 4 * DAY)
+    traits = Traits(rate=0.02, start=START, end=START + 4 * DAY)
     with a_site(tmp_path, {SIGN_INS: traits}, now=START + 1000) as site:
-        site.configure()
+        site.configure(split_interval=1200)
         assert site.collect().status == 0
         # Our clock runs two days ahead; the provider's is right, and lists what there is so far.
         site.provider._clock = lambda: START + 1000.0
@@ -180,7 +180,7 @@ def test_what_the_message_advises_after_a_clock_ran_ahead_loses_nothing(tmp_path
 def test_what_a_clock_that_ran_ahead_listed_counts_as_no_audit(tmp_path: Path) -> None:
     traits = Traits(rate=0.02, start=START, end=START + DAY, late=0.3, late_by=3000)
     with a_site(tmp_path, {SIGN_INS: traits}, now=START + 7200) as site:
-        site.configure(audit="1h")
+        site.configure(audit="1h", split_interval=1200)
         # Our clock alone is two days ahead: all that it lists is older than an hour, to all appearances.
         site.provider._clock = lambda: START + 7200.0
         site.clock.now = START + 2 * DAY

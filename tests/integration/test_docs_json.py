@@ -6,8 +6,7 @@ import contextlib
 import json
 import os
 import re
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 REFERENCE = Path(__file__).parents[2] / "docs/reference"
 PAGE = (REFERENCE / "json.md").read_text("utf-8")
+VARIABLES = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
 METRICS = set(Metrics().to_json())
 
 
@@ -52,23 +52,23 @@ def site(tmp_path: Path, database_settings: DatabaseSettings) -> Site:
 @contextlib.contextmanager
 def provider(folder: Path) -> Iterator[dict[str, Any]]:
     """`mailferry simulate` with its configuration in the folder; returns what it announced."""
-    command = [sys.executable, "-m", "mailferry", "simulate", "--feed", "authentication", "--rate", "0.1"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    printed = folder / "provider.json"
+    process = Forked(mailferry, "simulate", "--feed", "authentication", "--rate", "0.1", log=printed)
+    with process:
         try:
-            assert process.stdout
-            announced = json.loads(process.stdout.readline())
+            wait_for("the announcement", lambda: printed.exists() and printed.read_bytes().endswith(b"\n"))
+            announced: dict[str, Any] = json.loads(printed.read_bytes())
             path = folder / "uzmanposta.ini"
             path.write_text(announced["ini"])
             path.chmod(0o600)
             yield announced
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGTERM)
 
 
 def asked(folder: Path, *arguments: str, status: int | None = 0) -> Any:
     """The answer of a command that ends with `status`, or with 0 or 1 where that is None."""
-    variables = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
-    done = Forked(mailferry, *arguments, folder=folder, variables=variables).finished()
+    done = Forked(mailferry, *arguments, folder=folder, variables=VARIABLES).finished()
     assert done.returncode in ({0, 1} if status is None else {status}), done.stderr
     return json.loads(done.stdout)
 
@@ -186,14 +186,15 @@ def test_what_the_services_commands_print_is_what_the_page_says(site: Site) -> N
     files = ("--config", "config.env", "--config", "uzmanposta.ini")
     with (
         provider(site.folder),
-        subprocess.Popen(
-            [sys.executable, "-m", "mailferry", "start", *files],
-            cwd=site.folder,
-            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
-            stderr=subprocess.DEVNULL,
-        ) as service,
+        Forked(mailferry, "start", *files, folder=site.folder, variables=VARIABLES) as service,
     ):
         try:
+            # The database costs less to ask than the command.
+            done = (
+                "SELECT count(*) FILTER (WHERE last_good_at IS NOT NULL),"
+                " (SELECT count(*) FROM mailferry.jobs WHERE finished_at IS NOT NULL) FROM mailferry.feeds"
+            )
+            wait_for("both feeds' runs", lambda: site.query(done) == [(2, 2)])
             # A file that was refused needs a person.
             status = wait_for(
                 "both feeds have run",
@@ -207,7 +208,7 @@ def test_what_the_services_commands_print_is_what_the_page_says(site: Site) -> N
             )
             reloaded = asked(site.folder, "reload", "--json", *files)
         finally:
-            service.terminate()
+            service.send_signal(signal.SIGTERM)
     assert status.keys() == fields("status", "the whole")
     assert (status["exit_status"], [feed["unhealthy"] for feed in status["feeds"]]) == (1, [False, True])
     assert status["needs"][0].keys() == fields("status", "of `needs`")

@@ -64,16 +64,21 @@ def row(number: int, *cells: str) -> str:
 def read(rows: Iterator[list[Cell]]) -> list[list[str]] | None:
     """Cells as Python shows them, without what is empty at the ends; None where reading fails."""
     found: list[list[str]] = []
+    empty = 0
     try:
         for cells in rows:
+            # There may be a million of them before one that is not.
+            if cells.count("") == len(cells):
+                empty += 1
+                continue
             shown = list(map(repr, cells))
-            while shown and shown[-1] == "''":
+            while shown[-1] == "''":
                 shown.pop()
+            found += [[]] * empty
             found.append(shown)
+            empty = 0
     except Exception:  # noqa: BLE001 - the two readers raise alike, in their own words
         return None
-    while found and not found[-1]:
-        found.pop()
     return found
 
 
