@@ -83,9 +83,9 @@ def test_one_private_server_serves_all_who_ask_and_stops_with_the_last(folder: P
         assert query(where, "SELECT n FROM kept") == (1,)
 
 
-def test_no_other_user_gets_at_the_socket_or_the_data(folder: Path) -> None:
-    with private_postgres.running(folder, settings=FAST) as where:
-        for path in (Path(where["host"]), folder / "data"):
+def test_no_other_user_gets_at_the_socket_or_the_data(made: Path) -> None:
+    with private_postgres.running(made, settings=FAST) as where:
+        for path in (Path(where["host"]), made / "data"):
             assert path.stat().st_mode & 0o077 == 0
 
 
@@ -162,9 +162,10 @@ def test_a_creation_that_was_cut_short_is_begun_again(folder: Path) -> None:
         assert query(where, "SELECT 1") == (1,)
 
 
-def test_a_path_too_long_for_a_socket_and_with_odd_letters_works(folder: Path) -> None:
-    odd = folder.parent / ("it's $HOME ş" + "x" * 100) / "postgres"
+def test_a_path_too_long_for_a_socket_and_with_odd_letters_works(made: Path) -> None:
+    odd = made.parent / ("it's $HOME ş" + "x" * 100) / "postgres"
     odd.parent.mkdir(mode=0o711)
+    made.rename(odd)
     with private_postgres.running(odd, settings=FAST) as where:
         assert query(where, "SELECT 1") == (1,)
         assert Path(where["host"]).stat().st_mode & 0o777 == 0o700
@@ -200,12 +201,16 @@ def test_what_root_makes_in_a_users_folder_is_theirs(folder: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as another user")
 @pytest.mark.parametrize("name", ["", "run", "start.lock", "pgpass", "data/postgresql.conf"])
-def test_a_link_that_the_servers_user_has_planted_leads_root_nowhere(folder: Path, name: str) -> None:
+def test_a_link_that_the_servers_user_has_planted_leads_root_nowhere(
+    folder: Path, made_before: Path, name: str
+) -> None:
     """A command that root types must not give the service's user what is root's."""
     user = pwd.getpwnam("daemon")
     os.chown(folder.parent, user.pw_uid, user.pw_gid)
     closed = folder.parent.parent / f"{folder.parent.name}-closed"
     if name:
+        subprocess.run(["cp", "-a", made_before, folder], check=True)
+        subprocess.run(["chown", "-R", f"{user.pw_uid}:{user.pw_gid}", folder], check=True)
         with private_postgres.running(folder, settings=FAST):
             pass
         (folder / name).unlink() if (folder / name).is_file() else (folder / name).rmdir()
@@ -292,10 +297,10 @@ def refused(where: dict[str, Any], user: str) -> bool:
 
 
 def test_work_needs_a_password_and_is_done_by_a_role_that_owns_the_database_and_is_no_superuser(
-    folder: Path,
+    made: Path,
 ) -> None:
-    with private_postgres.running(folder, settings=FAST) as where:
-        assert (folder / "pgpass").stat().st_mode & 0o777 == 0o600
+    with private_postgres.running(made, settings=FAST) as where:
+        assert (made / "pgpass").stat().st_mode & 0o777 == 0o600
         assert refused(where, "postgres")
         assert refused(where, "loader")
         rights = "rolsuper, rolcreatedb, rolcreaterole, rolreplication, rolbypassrls"
@@ -314,7 +319,7 @@ def test_work_needs_a_password_and_is_done_by_a_role_that_owns_the_database_and_
         # As people use it.
         for user in ("postgres", "loader"):
             of_file = make_conninfo(
-                host=where["host"], user=user, dbname="mailferry", passfile=str(folder / "pgpass")
+                host=where["host"], user=user, dbname="mailferry", passfile=str(made / "pgpass")
             )
             psycopg.connect(of_file).close()
 
@@ -390,13 +395,13 @@ def test_a_password_file_that_others_may_read_is_refused(made: Path) -> None:
         pass
 
 
-def test_a_pool_on_the_private_server_has_our_schema(folder: Path) -> None:
-    settings = DatabaseSettings(data_dir=folder.parent)
+def test_a_pool_on_the_private_server_has_our_schema(made: Path) -> None:
+    settings = DatabaseSettings(data_dir=made.parent)
     with database.connect(settings) as pool, database.transaction(pool) as conn:
         assert conn.execute("SELECT count(*) FROM mailferry.jobs").fetchone() == (0,)
         assert conn.execute("SHOW fsync").fetchone() == ("on",)
         assert conn.execute("SHOW statement_timeout").fetchone() == ("30min",)
-    assert server_pid(folder) is None
+    assert server_pid(made) is None
 
 
 def test_a_wrong_password_is_a_stop_that_does_not_tell_it(made: Path) -> None:
