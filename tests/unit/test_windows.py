@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,9 @@ class Listing:
     """The provider's rules in their shortest form: newest first, capped, one of two readings of `endtime`."""
 
     def __init__(self, times: list[int], *, cap: int, inclusive: bool, shuffled: bool = False) -> None:
+        self._times = sorted(times)
         self.records: list[dict[str, Any]] = [
-            {"queue_id": f"q{number}", "time": time} for number, time in enumerate(sorted(times))
+            {"queue_id": f"q{number}", "time": time} for number, time in enumerate(self._times)
         ]
         self.cap, self.inclusive, self.shuffled = cap, inclusive, shuffled
         self.asked: list[Range] = []
@@ -28,9 +30,8 @@ class Listing:
     def __call__(self, asked: Range) -> list[Entry]:
         self.asked.append(asked)
         last = asked.end if self.inclusive else asked.end - 1
-        page = [record for record in reversed(self.records) if asked.start <= record["time"] <= last][
-            : self.cap
-        ]
+        first, behind = bisect_left(self._times, asked.start), bisect_right(self._times, last)
+        page = self.records[max(first, behind - self.cap) : behind][::-1]
         if self.shuffled:
             page = page[1::2] + page[::2]
         return order.entries(page)
