@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support_events import OUTGOING, SIGN_INS, START, Clock, a_site, command, suffix
+from support_events import OUTGOING, SIGN_INS, START, Clock, a_site, ran, suffix
 from typer.testing import CliRunner
 
 from mailferry.cli import app
@@ -259,10 +259,10 @@ def test_a_stranger_checks_files_and_manifest_with_sha256sum_alone(sealed: Site)
     for line in manifest.read_bytes().splitlines():
         entry = json.loads(line)
         assert entry["previous"] == previous
-        ran = subprocess.run(
+        checked = subprocess.run(
             ["sha256sum", entry["file"]], cwd=folder, capture_output=True, text=True, check=True
         )
-        assert ran.stdout.split()[0] == entry["sha256"]
+        assert checked.stdout.split()[0] == entry["sha256"]
         assert entry["lines"] == (folder / entry["file"]).read_bytes().count(b"\n")
         assert START <= entry["first"] <= entry["last"] < END
         previous = hashlib.sha256(line).hexdigest()
@@ -363,7 +363,7 @@ def test_entries_are_time_stamped_and_openssl_alone_verifies_them(tmp_path: Path
         lines = manifest.read_bytes().splitlines()
         assert len(stamps) == len(lines) == 3
         (folder / "entry").write_bytes(lines[1])
-        ran = subprocess.run(
+        checked = subprocess.run(
             [
                 "openssl",
                 "ts",
@@ -379,7 +379,7 @@ def test_entries_are_time_stamped_and_openssl_alone_verifies_them(tmp_path: Path
             text=True,
             check=False,
         )
-        assert "Verification: OK" in ran.stdout + ran.stderr
+        assert "Verification: OK" in checked.stdout + checked.stderr
         # A stamp of another line, or of an unknown authority, is found.
         stamps[0].write_bytes(stamps[1].read_bytes())
         code, found = seals(site)
@@ -390,14 +390,9 @@ def test_entries_are_time_stamped_and_openssl_alone_verifies_them(tmp_path: Path
 def test_a_feed_that_is_not_sealed_is_no_fault_but_asked_for_by_name_it_is(tmp_path: Path) -> None:
     with a_site(tmp_path, {SIGN_INS: TRAITS}, now=START) as site:
         site.configure()
-        config = ["--config", str(site.config)]
+        config = ("--config", str(site.config))
         ended = CliRunner().invoke(app, ["verify", "--seals", *config])
         assert (ended.exit_code, ended.stdout) == (0, "no feed is sealed\n")
-        named = subprocess.run(
-            command("verify", "--seals", suffix(SIGN_INS), *config),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        named = ran("verify", "--seals", suffix(SIGN_INS), *config)
         assert named.returncode == 2
         assert "set seal = true" in named.stderr

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
-from support_events import INCOMING, OUTGOING, RECENT, SIGN_INS, a_site, command, suffix
-from support_fork import environment
+from support_events import INCOMING, OUTGOING, RECENT, SIGN_INS, a_site, suffix
+from support_fork import Forked, mailferry
 from support_wait import wait_for
 
 from mailferry.events import checkpoint
@@ -36,17 +35,22 @@ def truth(site: Site, feed: Feed) -> Iterator[Event]:
 
 def interrupted(site: Site, number: int, when: Callable[[], bool]) -> tuple[int, str, str]:
     """A run that gets a signal as soon as `when` says; its exit status and output."""
-    arguments = command(
-        "collect", "--config", site.config, "--all", "--parallel", "--max-workers", 2, "--json"
+    arguments = (
+        "collect",
+        "--config",
+        str(site.config),
+        "--all",
+        "--parallel",
+        "--max-workers",
+        "2",
+        "--json",
     )
-    with subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    ) as process:
+    with Forked(mailferry, *arguments) as process:
         wait_for("the moment of the signal", lambda: when() or process.poll() is not None, every=0.001)
         assert process.poll() is None, "ended before the signal"
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-        return process.returncode, out, err
+        done = process.finished(60)
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

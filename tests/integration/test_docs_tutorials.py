@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
+from support_fork import Forked, mailferry
 
 from mailferry import postgres_programs
 
@@ -138,13 +139,6 @@ def check(name: str, made: dict[str, object]) -> str:
             "DB_USERNAME": made["user"],
             "DB_NAME": name,
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "mailferry", "check"],
-            cwd=folder,
-            env={"PATH": os.environ["PATH"], **{key: str(value) for key, value in variables.items()}},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        own = {"PATH": os.environ["PATH"], **{key: str(value) for key, value in variables.items()}}
+        done = Forked(mailferry, "check", folder=Path(folder), variables=own).finished()
     return done.stdout + done.stderr

@@ -6,15 +6,14 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support_fork import Forked, run_module
+from support_fork import Forked, mailferry, run_module
 from support_mail import Maildir, mail, workbook
+from support_wait import wait_for
 
 from mailferry.commands import mailbox
 from mailferry.config import env
@@ -45,19 +44,12 @@ class Installed:
         self.config.chmod(0o600)
         self.variables = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
 
-    def start(self, *arguments: str, module: str = "mailferry") -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=self.folder,
-            env=self.variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, *arguments: str, module: str = "mailferry", log: Path | None = None) -> Forked:
+        return Forked(run_module, module, *arguments, folder=self.folder, variables=self.variables, log=log)
 
     def run(self, *arguments: str, module: str = "mailferry") -> tuple[int, str, str]:
         """Exit status, standard output and standard error."""
-        done = Forked(run_module, module, *arguments, folder=self.folder, variables=self.variables).finished()
+        done = self.start(*arguments, module=module).finished()
         assert SECRET not in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         return done.returncode, done.stdout, done.stderr
@@ -223,20 +215,18 @@ def test_start_loads_at_once_waits_for_its_next_turn_and_ends_on_a_signal(
     here: Installed, number: int
 ) -> None:
     here.send(("1", "a"))
-    process = here.start(module="trackandtrace.main_service")
-    assert process.stderr
-    for line in process.stderr:
-        if "marked as completed" in line:
-            break
+    log = here.folder / "log"
+    log.touch()
+    process = here.start(module="trackandtrace.main_service", log=log)
+    wait_for(log.read_text, lambda: "marked as completed" in log.read_text())
     process.send_signal(number)
-    _, error = process.communicate(timeout=10)
-    assert process.returncode == 0
-    assert "ended" in error
+    assert process.wait(10) == 0
+    assert "ended" in log.read_text()
     assert here.maildir.flags() == {"1.test.host": "S"}
 
 
 @pytest.fixture
-def held_up(here: Installed, db: Connection, connect: Callable[[], Connection]) -> subprocess.Popen[str]:
+def held_up(here: Installed, db: Connection, connect: Callable[[], Connection]) -> Forked:
     """A `load` of three messages that waits within the first, for a row that `db` has locked."""
     db.execute("CREATE TABLE tracking_data (hawb text PRIMARY KEY, status text)")
     db.execute("INSERT INTO tracking_data VALUES ('0', 'old')")
@@ -256,13 +246,13 @@ def held_up(here: Installed, db: Connection, connect: Callable[[], Connection]) 
 
 
 def test_load_finishes_the_step_it_is_at_when_a_signal_comes(
-    here: Installed, held_up: subprocess.Popen[str], db: Connection
+    here: Installed, held_up: Forked, db: Connection
 ) -> None:
     held_up.send_signal(signal.SIGTERM)
     db.rollback()
-    out, _ = held_up.communicate(timeout=30)
-    assert held_up.returncode == 128 + signal.SIGTERM
-    assert "stopped" in out
+    done = held_up.finished(30)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "stopped" in done.stdout
     states = [job["state"] for job in here.json("jobs", "list")["jobs"]]
     assert states == ["pending", "pending", "completed"]
     assert here.json("load")["exit_status"] == 0
@@ -270,12 +260,12 @@ def test_load_finishes_the_step_it_is_at_when_a_signal_comes(
 
 
 def test_load_breaks_off_a_step_that_does_not_end_and_the_next_run_does_it(
-    here: Installed, held_up: subprocess.Popen[str], db: Connection
+    here: Installed, held_up: Forked, db: Connection
 ) -> None:
     held_up.send_signal(signal.SIGTERM)
-    _, error = held_up.communicate(timeout=30)
-    assert held_up.returncode == 128 + signal.SIGTERM
-    assert "broken off" in error
+    done = held_up.finished(30)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "broken off" in done.stderr
     assert {(job["state"], job["attempts"]) for job in here.json("jobs", "list")["jobs"]} == {("pending", 0)}
     db.rollback()
     assert here.json("load")["exit_status"] == 0
@@ -323,20 +313,13 @@ def test_without_a_database_configured_the_private_one_is_used(tmp_path: Path, s
     folder.mkdir(mode=0o755)
     maildir = Maildir(tmp_path / "Maildir")
     maildir.deliver(mail("Track and Trace", ("d.xlsx", workbook(HEADER, ("1", "a")))))
-    done = subprocess.run(
-        [sys.executable, "-m", "mailferry", "load", "--json"],
-        cwd=tmp_path,
-        env={
-            "PATH": os.environ["PATH"],
-            "EMAIL_MAILDIR": "Maildir",
-            "APP_BASE_DIR": str(folder / "app"),
-            "DB_CREATE_TABLE": "true",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    variables = {
+        "PATH": os.environ["PATH"],
+        "EMAIL_MAILDIR": "Maildir",
+        "APP_BASE_DIR": str(folder / "app"),
+        "DB_CREATE_TABLE": "true",
+    }
+    done = Forked(mailferry, "load", "--json", folder=tmp_path, variables=variables).finished()
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"]["inserted"] == 1
     assert not (folder / "app" / "postgres" / "data" / "postmaster.pid").exists()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support_events import INCOMING, KEY
+from support_fork import Forked, mailferry
 from support_mail import Maildir, mail, workbook
 from support_service import Table, events, feed_row, head, hosts, mailbox, toml
 from support_wait import PATIENCE, wait_for
@@ -296,15 +297,8 @@ def test_load_tells_its_job_in_the_files(tmp_path: Path, database_settings: Data
 
 
 def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "mailferry", *arguments],
-        cwd=folder,
-        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **variables},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    own = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **variables}
+    return Forked(mailferry, *arguments, folder=folder, variables=own).finished(PATIENCE)
 
 
 def test_collect_takes_its_settings_from_the_environment_and_stumbles_over_none(tmp_path: Path) -> None:

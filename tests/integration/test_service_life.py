@@ -6,8 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -17,6 +15,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from support_database import query
 from support_events import INCOMING, OUTGOING
+from support_fork import Forked, mailferry
 from support_link import Link
 from support_service import Host, Table, events, feed_row, head, hosts, mailbox, toml
 from support_wait import wait_for
@@ -352,15 +351,10 @@ def opened(pipe: Path) -> int | None:
 
 def reload(host: Host) -> tuple[int, list[str]]:
     """Exit status, and what each worker answered: "" or its error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "mailferry", "reload", "--json", "--config", host.config],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=host.folder,
-        env={"PATH": os.environ["PATH"]},
-        timeout=100,
-    )
+    arguments = ("reload", "--json", "--config", str(host.config))
+    done = Forked(
+        mailferry, *arguments, folder=host.folder, variables={"PATH": os.environ["PATH"]}
+    ).finished()
     assert done.stdout, done.stderr
     return done.returncode, [worker["error"] for worker in json.loads(done.stdout)["workers"]]
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from support_fork import Forked, mailferry
 from support_load import Site
 from support_wait import wait_for
 
@@ -62,7 +63,7 @@ def test_on_a_terminal_it_shows_every_feed_again_until_it_is_interrupted(tmp_pat
 
 def test_without_a_terminal_it_shows_it_once(tmp_path: Path) -> None:
     configured(tmp_path)
-    done = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    done = Forked(mailferry, *COMMAND[3:], folder=tmp_path).finished()
     assert (done.returncode, done.stdout.count("outgoing: new")) == (0, 1)
     assert "\x1b" not in done.stdout
 
