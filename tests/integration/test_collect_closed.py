@@ -270,7 +270,7 @@ def test_a_stranger_checks_files_and_manifest_with_sha256sum_alone(sealed: Site)
 
 
 def test_retention_is_put_on_record_so_that_it_does_not_look_like_removal(sealed: Site) -> None:
-    sealed.configure(audit="off", seal="true", log_retention_days=1)
+    sealed.configure(audit="off", seal="true", log_retention_days=1, split_interval=3600)
     sealed.clock.now += 3 * 86_400
     assert sealed.collect().status == 0
     code, found = seals(sealed)

@@ -171,11 +171,11 @@ def test_data_files_are_kept_unless_days_are_given(tmp_path: Path) -> None:
         os.utime(old, (START, START))
         os.utime(other, (START, START))
         site.clock.now = START + 3 * 86_400
-        site.configure(log_retention_days=3)
+        site.configure(log_retention_days=3, split_interval=7200)
         os.utime(young, (START + 1, START + 1))
         assert site.collect().status == 0
         assert old.exists()
-        site.configure(log_retention_days=2)
+        site.configure(log_retention_days=2, split_interval=7200)
         os.utime(young, (START + 86_401, START + 86_401))
         assert site.collect().status == 0
         assert not old.exists()
