@@ -202,13 +202,13 @@ def test_what_came_by_mail_runs_nothing_and_turns_nothing_round(shown: Shown) ->
     page.on("dialog", lambda _: pytest.fail("a script ran"))
     subject = page.get_by_text("<script>document.title='pwned'</script>").first
 
-    def told(path: str) -> bool:
+    def shows(path: str) -> bool:
         page.goto(shown.url + path)
         return subject.count() > 0
 
     for path in ("/jobs", f"/jobs/{number}", "/feed?name=customs", "/"):
         # What the page knows may be two seconds old.
-        wait_for(path, partial(told, path), every=0.5)
+        wait_for(path, partial(shows, path), every=0.5)
         expect(subject).to_be_visible()
         assert "pwned" not in page.title() or "script" in page.title()
         assert page.evaluate("document.querySelectorAll('main img, main script').length") == 0
