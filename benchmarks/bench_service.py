@@ -167,7 +167,7 @@ def idle_service(folder: Path) -> Iterator[Figure]:
         limit=bare_start().cpu,
         unit="CPU s",
         against="a bare start with asyncio",
-        at_most=9,
+        at_most=7,
     )
 
 

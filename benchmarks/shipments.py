@@ -75,15 +75,16 @@ _PARTS = {
 }
 
 
-def workbook(path: Path, rows: int, *, first: int = 0) -> Path:
-    """Write an .xlsx of a header and so many rows; `first` shifts the keys."""
+def workbook(path: Path, rows: int, *, first: int = 0, hidden: bool = False) -> Path:
+    """Write an .xlsx of a header and so many rows; `first` shifts the keys. `hidden`: with an empty column that is hidden."""
     strings = [name for name, _ in COLUMNS] + [*_CUSTOMERS, *_CITIES, *_STATUSES, _NOTE]
     index = {text: at for at, text in enumerate(strings)}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in _PARTS.items():
             archive.writestr(name, _HEAD + content)
         with archive.open("xl/worksheets/sheet1.xml", "w", force_zip64=True) as part:
-            part.write(f'{_HEAD}<worksheet xmlns="{_MAIN}"><sheetData>'.encode())
+            columns = '<cols><col min="20" max="20" hidden="1"/></cols>' if hidden else ""
+            part.write(f'{_HEAD}<worksheet xmlns="{_MAIN}">{columns}<sheetData>'.encode())
             header = "".join(f'<c r="{chr(65 + at)}1" t="s"><v>{at}</v></c>' for at in range(len(COLUMNS)))
             part.write(f'<row r="1">{header}</row>'.encode())
             for row in range(2, rows + 2):

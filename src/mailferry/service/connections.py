@@ -21,8 +21,10 @@ from psycopg.rows import TupleRow
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
 
-#: Seconds between two looks, after psycopg's own default.
+#: Seconds between two looks whether a thread that waits is to be interrupted, after psycopg's own default.
 _INTERVAL = 0.1
+#: The same in an event loop, which ends a wait by itself: ten looks a second would be half of what an idle service costs.
+_ASYNC_INTERVAL = 60.0
 
 
 class WatchedConnections:
@@ -66,7 +68,12 @@ class _Watched:
 
 
 class _Async(_Watched, psycopg.AsyncConnection[TupleRow]):
-    async def wait(self, gen: PQGen[Any], interval: float = _INTERVAL, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - psycopg's own parameter
+    async def wait(
+        self,
+        gen: PQGen[Any],
+        interval: float = _ASYNC_INTERVAL,
+        timeout: float | None = None,  # noqa: ASYNC109 - psycopg's own parameter
+    ) -> Any:
         self.since = time.monotonic()
         try:
             return await super().wait(gen, interval, timeout)
