@@ -55,7 +55,7 @@ def test_on_a_terminal_it_shows_every_feed_again_until_it_is_interrupted(tmp_pat
         try:
             wait_for("two looks", twice)
             shown.send_signal(signal.SIGINT)
-            # It writes to its end, for which a terminal that nobody reads has no room.
+            # It writes to its end, for which a terminal that is not read has no room.
             with contextlib.suppress(OSError):
                 while piece := os.read(leader, 65536):
                     said += piece
